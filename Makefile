@@ -1,0 +1,57 @@
+# `make demo` and `make test` set up everything they need in .venv; the other targets do too.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The torch whose semantics the tests hold this package to.
+TORCH ?= torch==2.14.1
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') setup.py pyproject.toml
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo test test-sanitize lint format bench info clean
+
+demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
+	$(BIN)/python examples/train_language_model.py
+
+test: $(VENV)/.built-all ## every test, over every instruction set that the machine runs
+	$(BIN)/python -m pytest
+
+test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer and UBSan
+	tests/sanitize.sh $(BIN)/python
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(VENV)/.tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(VENV)/.built
+	$(BIN)/python -m fused_losses.bench run
+
+info: $(VENV)/.built
+	$(BIN)/python -m fused_losses.info
+
+clean:
+	rm -rf build $(VENV) fused_losses/*.so *.egg-info
+
+$(VENV)/.tools: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "setuptools>=77" wheel
+	$(BIN)/pip install --quiet "$(TORCH)" "pybind11>=2.13" ninja
+	$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(r for name in ("bench", "test", "dev") for r in extras[name]), sep="\n")' > $(VENV)/requirements.txt
+	$(BIN)/pip install --quiet -r $(VENV)/requirements.txt
+	touch $@
+
+# The host's own library, for those who only want to run it.
+$(VENV)/.built: $(VENV)/.tools $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+$(VENV)/.built-all: $(VENV)/.tools $(SOURCES)
+	FUSED_LOSSES_CPU=all $(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
+	touch $(VENV)/.built $@

@@ -1,0 +1,56 @@
+// The softmax cross-entropy engine: logits viewed as (outer, classes, inner), one softmax for each
+// (outer, inner).
+#pragma once
+
+#include "../views.h"
+
+namespace fused_losses {
+
+// In elements. outer[d] goes with outer_sizes[d].
+struct ClassStrides {
+  int64_t classes = 0, inner = 0;
+  int64_t outer[kMaxDims];
+};
+
+struct ClassTensor {
+  void* data = nullptr;  // null: absent
+  ScalarType dtype = ScalarType::Float;
+  ClassStrides strides;
+};
+
+struct CrossEntropyArguments {
+  int64_t outer = 1, classes = 1, inner = 1;
+  int outer_dims = 0;  // `outer` is the product of so many sizes
+  int64_t outer_sizes[kMaxDims];
+  ClassTensor input;
+  ClassTensor labels;         // Long or Byte; strides.classes is unused
+  ClassTensor probabilities;  // instead of labels
+  ClassTensor weight;         // strides.classes only
+  int64_t ignore_index = -100;
+  double label_smoothing = 0;
+  double scale = 1;      // of the gradients
+  ClassTensor upstream;  // reduction="none": the upstream gradient of each row
+
+  // Each row's maximum and sum of exponentials, a row after the other, in Compute<input>. Written going
+  // forward, read going backward, when losses are not computed again.
+  void* max = nullptr;
+  void* sum = nullptr;
+  bool backward = false;
+
+  Result losses;  // reduction="none", a row after the other
+  ClassTensor input_gradient;
+  ClassTensor probabilities_gradient;
+};
+
+// Checks the labels and returns what reduction="mean" divides by: the weights of the rows' classes, added up,
+// or the number of rows where targets are probabilities. Throws std::out_of_range for a label outside
+// [0, classes) that is not ignore_index.
+double cross_entropy_divisor(const CrossEntropyArguments& arguments);
+
+// Returns the sum of the rows' losses (0 going backward).
+double cross_entropy(const CrossEntropyArguments& arguments);
+
+// The same for input that holds log-probabilities already: the negative log-likelihood.
+double nll(const CrossEntropyArguments& arguments);
+
+}  // namespace fused_losses

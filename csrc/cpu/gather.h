@@ -1,0 +1,91 @@
+// Bringing operands into reach of vector loops: any element type, any strides, a chunk at a time.
+#pragma once
+
+#include <stdexcept>
+
+#include "../views.h"
+#include "storage.h"
+
+namespace fused_losses {
+
+// Elements handled between two looks at strides: a few operands of it fit into the first-level cache.
+inline constexpr int64_t kChunk = 1024;
+
+// Calls function(S{}) for the storage type that dtype names.
+template <class Function>
+inline auto with_storage(ScalarType dtype, Function&& function) {
+  switch (dtype) {
+    case ScalarType::Float: return function(float{});
+    case ScalarType::Double: return function(double{});
+    case ScalarType::BFloat16: return function(BFloat16{});
+    case ScalarType::Half: return function(Half{});
+    default: throw std::runtime_error("fused_losses: expected a floating point tensor");
+  }
+}
+
+template <class S>
+constexpr ScalarType kScalarType = std::is_same_v<S, float>      ? ScalarType::Float
+                                   : std::is_same_v<S, double>   ? ScalarType::Double
+                                   : std::is_same_v<S, BFloat16> ? ScalarType::BFloat16
+                                                                 : ScalarType::Half;
+
+// n elements `stride` apart to consecutive elements of type T.
+template <class T, class S>
+inline void gather_run(T* to, const S* from, int64_t stride, int64_t n) {
+  if (stride == 1) {
+    convert(to, from, n);
+  } else if (stride == 0) {
+    const T value = static_cast<T>(static_cast<Compute<S>>(*from));
+    for (int64_t i = 0; i < n; ++i) to[i] = value;
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(static_cast<Compute<S>>(from[i * stride]));
+  }
+}
+
+template <class T, class S>
+inline void scatter_run(S* to, int64_t stride, const T* from, int64_t n) {
+  if (stride == 1) {
+    convert(to, from, n);
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i * stride] = static_cast<S>(static_cast<Compute<S>>(from[i]));
+  }
+}
+
+// Elements [begin, begin + n) of the operand, as consecutive elements of type T: where they lie if they lie
+// so, else gathered into `buffer`.
+template <class T>
+inline const T* gather(const Operand& operand, const Iteration& iteration, int64_t begin, int64_t n, T* buffer) {
+  if (operand.contiguous && operand.dtype == kScalarType<T>) return static_cast<const T*>(operand.data) + begin;
+  with_storage(operand.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    const S* const data = static_cast<const S*>(operand.data);
+    if (operand.contiguous) {
+      convert(buffer, data + begin, n);
+      return;
+    }
+    int64_t index[kMaxDims];
+    const int last = iteration.dims - 1;
+    int64_t offset = 0;
+    for (int64_t rest = begin, d = last; d >= 0; --d) {
+      index[d] = rest % iteration.sizes[d];
+      rest /= iteration.sizes[d];
+      offset += index[d] * operand.strides[d];
+    }
+    for (int64_t done = 0; done < n;) {
+      const int64_t room = iteration.sizes[last] - index[last];
+      const int64_t run = room < n - done ? room : n - done;
+      gather_run(buffer + done, data + offset, operand.strides[last], run);
+      done += run;
+      index[last] += run;
+      offset += run * operand.strides[last];
+      for (int d = last; d > 0 && index[d] == iteration.sizes[d]; --d) {
+        offset += operand.strides[d - 1] - index[d] * operand.strides[d];
+        index[d] = 0;
+        ++index[d - 1];
+      }
+    }
+  });
+  return buffer;
+}
+
+}  // namespace fused_losses

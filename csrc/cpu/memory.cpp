@@ -1,0 +1,120 @@
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+
+namespace fused_losses {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// A training step frees one gradient before it asks for the next of the same size, so what is worth holding
+// is about one step's worth of gradients. The pages are only lent (MADV_FREE): under memory pressure the
+// kernel takes them back instead of failing somebody else's allocation.
+constexpr size_t kDefaultLimit = size_t{1} << 30;
+
+// A freed buffer serves a smaller request only down to 4/5 of its size: more would hide memory in use.
+constexpr size_t usable_from(size_t bytes) { return bytes + bytes / 4; }
+
+class Pool {
+ public:
+  void* allocate(size_t bytes) {
+    bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    void* memory = nullptr;
+    const auto found = free_.lower_bound(bytes);
+    if (found != free_.end() && found->first <= usable_from(bytes)) {
+      bytes = found->first;
+      memory = found->second;
+      free_.erase(found);
+      held_ -= bytes;
+    } else {
+      memory = map_pages(bytes);
+    }
+    sizes_[memory] = bytes;
+    return memory;
+  }
+
+  void free(void* memory) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto entry = sizes_.find(memory);
+    const size_t bytes = entry->second;
+    sizes_.erase(entry);
+    if (bytes > limit_) {
+      munmap(memory, bytes);
+      return;
+    }
+    madvise(memory, bytes, MADV_FREE);
+    free_.emplace(bytes, memory);
+    held_ += bytes;
+    shrink(limit_);
+  }
+
+  void set_limit(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    limit_ = bytes;
+    shrink(limit_);
+  }
+
+  void release() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    shrink(0);
+  }
+
+  size_t held() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return held_;
+  }
+
+ private:
+  // Largest first: fewest calls, and the smaller ones are the likelier to fit again.
+  void shrink(size_t limit) {
+    while (held_ > limit) {
+      const auto largest = std::prev(free_.end());
+      munmap(largest->second, largest->first);
+      held_ -= largest->first;
+      free_.erase(largest);
+    }
+  }
+
+  // mmap aligns to 4 KiB only: map one huge page more, and give back what lies outside.
+  static void* map_pages(size_t bytes) {
+    void* const mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    const auto start = reinterpret_cast<uintptr_t>(mapped);
+    const uintptr_t aligned = (start + kHugePage - 1) / kHugePage * kHugePage;
+    if (aligned != start) munmap(mapped, aligned - start);
+    const uintptr_t end = aligned + bytes;
+    if (end != start + bytes + kHugePage) munmap(reinterpret_cast<void*>(end), start + bytes + kHugePage - end);
+    void* const memory = reinterpret_cast<void*>(aligned);
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    return memory;
+  }
+
+  std::mutex mutex_;
+  std::multimap<size_t, void*> free_;
+  std::unordered_map<void*, size_t> sizes_;
+  size_t held_ = 0;
+  size_t limit_ = kDefaultLimit;
+};
+
+// Never destroyed: tensors may outlive static destructors.
+Pool& pool() {
+  static Pool* const instance = new Pool;
+  return *instance;
+}
+
+}  // namespace
+
+void* pool_allocate(size_t bytes) { return pool().allocate(bytes); }
+void pool_free(void* memory) { pool().free(memory); }
+int64_t pool_held_bytes() { return static_cast<int64_t>(pool().held()); }
+void pool_release() { pool().release(); }
+void pool_set_limit(int64_t bytes) { pool().set_limit(static_cast<size_t>(bytes)); }
+
+}  // namespace fused_losses

@@ -1,0 +1,284 @@
+// The pointwise engine. The elements are cut into blocks, blocks go to threads, a block is done chunk by chunk:
+// operands are gathered into the first-level cache where they do not lie ready, then one loop of vector
+// instructions makes value and derivatives together. The cut depends on the number of elements only, and
+// block sums are added in order, so the result is the same for any number of threads.
+#include "pointwise.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "gather.h"
+#include "parallel.h"
+#include "storage.h"
+
+#include "../formulas/pointwise.h"
+
+namespace fused_losses {
+namespace {
+
+// 16 chunks: large enough that a thread's start costs nothing, small enough to share 64k elements out.
+constexpr int64_t kBlock = 16 * kChunk;
+
+enum class Values { kUnused, kSummed, kStored };
+enum class Derivatives { kNone, kInput, kBoth };
+
+// What a loop over one chunk is compiled for.
+struct Plan {
+  Values values;
+  Derivatives derivatives;
+  bool factor;   // multiply by factor[i]
+  bool ignored;  // skip elements whose target is `ignored`
+};
+
+template <class S>
+struct Chunk {
+  using T = Compute<S>;
+  const S* operands[3];
+  const T* factor;
+  T ignored;
+  T scale;
+  S* values;
+  S* derivatives[2];
+  int64_t count;
+};
+
+struct ChunkResult {
+  double sum = 0;
+  bool in_domain = true;
+};
+
+template <class Mask>
+bool all_set(Mask mask) {
+  constexpr int lanes = sizeof(Mask) / sizeof(mask[0]);
+  bool all = true;
+  for (int i = 0; i < lanes; ++i) all &= mask[i] != 0;
+  return all;
+}
+
+template <Plan plan, bool kExtra, class Formula, class S>
+ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
+  using T = Compute<S>;
+  using V = Vector<T>;
+  const V zero{};
+  V sum{};
+  auto outside = zero != zero;
+  for_each_register<T>(chunk.count, [&](int64_t i, auto count) {
+    const V x = load(chunk.operands[0] + i, count, 0);
+    const V t = load(chunk.operands[1] + i, count, 0);
+    const auto terms = [&] {
+      if constexpr (kExtra) {
+        return formula.terms(x, t, load(chunk.operands[2] + i, count, 0));
+      } else {
+        return formula.terms(x, t);
+      }
+    }();
+    V factor{};
+    if constexpr (plan.factor) factor = load(chunk.factor + i, count, 0);
+    const auto finish = [&](V v) {
+      if constexpr (plan.factor) v *= factor;
+      if constexpr (plan.ignored) v = select(t == chunk.ignored, zero, v);
+      return v;
+    };
+    if constexpr (Formula::kNeedsDomain) {
+      auto good = formula.in_domain(x);
+      if constexpr (plan.ignored) good |= t == chunk.ignored;
+      outside |= ~good;
+    }
+    if constexpr (plan.values == Values::kSummed) {
+      V value = finish(terms.value);
+      if constexpr (std::is_same_v<decltype(count), int>) value = keep_lanes(value, count, 0);
+      sum += value;
+    }
+    if constexpr (plan.values == Values::kStored) store(chunk.values + i, finish(terms.value), count);
+    if constexpr (plan.derivatives != Derivatives::kNone) {
+      V scale = zero + chunk.scale;
+      if constexpr (plan.factor) scale *= factor;
+      const auto scaled = [&](V v) {
+        v *= scale;
+        if constexpr (plan.ignored) v = select(t == chunk.ignored, zero, v);
+        return v;
+      };
+      store(chunk.derivatives[0] + i, scaled(terms.derivative[0]), count);
+      if constexpr (plan.derivatives == Derivatives::kBoth) {
+        store(chunk.derivatives[1] + i, scaled(terms.derivative[1]), count);
+      }
+    }
+  });
+  return {plan.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
+}
+
+// One block, in elements of type S: the operands' own type where all agree and no factor interferes, else the
+// compute type.
+template <Plan plan, bool kExtra, class Formula, class S>
+ChunkResult run_block(const Formula& formula, const PointwiseArguments& arguments, int64_t begin, int64_t end) {
+  using T = Compute<S>;
+  alignas(64) S buffers[6][kChunk];
+  alignas(64) T factor[2][kChunk];
+  ChunkResult result;
+  for (int64_t at = begin; at < end; at += kChunk) {
+    Chunk<S> chunk;
+    chunk.count = end - at < kChunk ? end - at : kChunk;
+    const auto reach = [&](const Operand& operand, auto* buffer) {
+      return gather(operand, arguments.iteration, at, chunk.count, buffer);
+    };
+    for (int k = 0; k < (kExtra ? 3 : 2); ++k) chunk.operands[k] = reach(arguments.operands[k], buffers[k]);
+    if constexpr (plan.factor) {
+      // Absent factors are 1; ignoring goes together with a factor, to keep the number of loops down.
+      chunk.factor = nullptr;
+      for (int k = 0; k < 2; ++k) {
+        if (!arguments.factors[k].data) continue;
+        const T* const one = reach(arguments.factors[k], factor[k]);
+        if (chunk.factor) {
+          for (int64_t i = 0; i < chunk.count; ++i) factor[1][i] = chunk.factor[i] * one[i];
+        }
+        chunk.factor = chunk.factor ? factor[1] : one;
+      }
+      if (!chunk.factor) {
+        if (at == begin) std::fill_n(factor[0], kChunk, T(1));
+        chunk.factor = factor[0];
+      }
+    }
+    chunk.ignored = static_cast<T>(arguments.ignored);
+    chunk.scale = static_cast<T>(arguments.scale);
+    // Results of another type than S, and those that nobody wants, go through a buffer.
+    const auto place = [&](const Result& wanted, S* buffer) {
+      return wanted.data && wanted.dtype == kScalarType<S> ? static_cast<S*>(wanted.data) + at : buffer;
+    };
+    chunk.values = place(arguments.values, buffers[3]);
+    for (int k = 0; k < 2; ++k) chunk.derivatives[k] = place(arguments.derivatives[k], buffers[4 + k]);
+    const ChunkResult one = run_chunk<plan, kExtra>(formula, chunk);
+    result.sum += one.sum;
+    result.in_domain &= one.in_domain;
+    const auto deliver = [&](const Result& wanted, const S* made) {
+      if (!wanted.data || wanted.dtype == kScalarType<S>) return;
+      with_storage(wanted.dtype, [&](auto storage) {
+        convert(static_cast<decltype(storage)*>(wanted.data) + at, made, chunk.count);
+      });
+    };
+    deliver(arguments.values, chunk.values);
+    for (int k = 0; k < 2; ++k) deliver(arguments.derivatives[k], chunk.derivatives[k]);
+  }
+  return result;
+}
+
+template <Plan plan, bool kExtra, class S, class Formula>
+double run(const Formula& formula, const PointwiseArguments& arguments) {
+  const int64_t count = arguments.iteration.count;
+  const int64_t blocks = (count + kBlock - 1) / kBlock;
+  std::vector<double> sums(blocks);
+  std::atomic<bool> in_domain{true};
+  parallel_for(blocks, 2, [&](int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t begin = b * kBlock;
+      const int64_t end = begin + kBlock < count ? begin + kBlock : count;
+      const ChunkResult result = run_block<plan, kExtra, Formula, S>(formula, arguments, begin, end);
+      sums[b] = result.sum;
+      if (!result.in_domain) in_domain = false;
+    }
+  });
+  if (!in_domain) throw std::runtime_error("all elements of input should be between 0 and 1");
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+template <Values values, Derivatives derivatives, bool kExtra, class Formula>
+double choose_storage(const Formula& formula, const PointwiseArguments& arguments) {
+  const ScalarType dtype = arguments.operands[0].dtype;
+  bool same = true, wide = false;
+  for (const Operand& operand : arguments.operands) {
+    if (!operand.data) continue;
+    same &= operand.contiguous && operand.dtype == dtype;
+    wide |= operand.dtype == ScalarType::Double;
+  }
+  for (const Result& result : arguments.derivatives) same &= !result.data || result.dtype == dtype;
+  const bool factor = arguments.factors[0].data || arguments.factors[1].data;
+  constexpr Plan plain{values, derivatives, false, false};
+  constexpr Plan weighted{values, derivatives, true, false};
+  constexpr Plan ignoring{values, derivatives, true, true};
+  const auto compute = [&](auto type) {
+    using T = decltype(type);
+    if (arguments.has_ignored) return run<ignoring, kExtra, T>(formula, arguments);
+    if (factor) return run<weighted, kExtra, T>(formula, arguments);
+    return run<plain, kExtra, T>(formula, arguments);
+  };
+  if (wide) return compute(double{});
+  if constexpr (values != Values::kStored) {
+    if (same && !factor && !arguments.has_ignored) {
+      if (dtype == ScalarType::BFloat16) return run<plain, kExtra, BFloat16>(formula, arguments);
+      if (dtype == ScalarType::Half) return run<plain, kExtra, Half>(formula, arguments);
+    }
+  }
+  return compute(float{});
+}
+
+template <bool kExtra, class Formula>
+double choose_plan(const Formula& formula, const PointwiseArguments& arguments) {
+  const bool input = arguments.derivatives[0].data, target = arguments.derivatives[1].data;
+  if (arguments.values.data) return choose_storage<Values::kStored, Derivatives::kNone, kExtra>(formula, arguments);
+  if (arguments.wants_sum) {
+    if (target) return choose_storage<Values::kSummed, Derivatives::kBoth, kExtra>(formula, arguments);
+    if (input) return choose_storage<Values::kSummed, Derivatives::kInput, kExtra>(formula, arguments);
+    return choose_storage<Values::kSummed, Derivatives::kNone, kExtra>(formula, arguments);
+  }
+  if (target) return choose_storage<Values::kUnused, Derivatives::kBoth, kExtra>(formula, arguments);
+  return choose_storage<Values::kUnused, Derivatives::kInput, kExtra>(formula, arguments);
+}
+
+template <class Formula>
+constexpr bool kTakesExtra = requires(const Formula& formula, float x) { formula.terms(x, x, x); };
+
+}  // namespace
+
+template <class Formula>
+double pointwise(const PointwiseArguments& arguments) {
+  const Formula formula(arguments.parameters);
+  if constexpr (kTakesExtra<Formula>) {
+    if (arguments.operands[2].data) return choose_plan<true>(formula, arguments);
+  }
+  return choose_plan<false>(formula, arguments);
+}
+
+double pointwise_divisor(const PointwiseArguments& arguments, bool sum_weights) {
+  const int64_t count = arguments.iteration.count;
+  const int64_t blocks = (count + kBlock - 1) / kBlock;
+  const Operand& operand = sum_weights ? arguments.factors[0] : arguments.operands[1];
+  std::vector<double> sums(blocks);
+  const auto sum = [&](auto type) {
+    using T = decltype(type);
+    using V = Vector<T>;
+    const T ignored = static_cast<T>(arguments.ignored);
+    parallel_for(blocks, 2, [&](int64_t first, int64_t last) {
+      alignas(64) T buffer[kChunk];
+      for (int64_t b = first; b < last; ++b) {
+        const int64_t end = (b + 1) * kBlock < count ? (b + 1) * kBlock : count;
+        for (int64_t at = b * kBlock; at < end; at += kChunk) {
+          const int64_t n = end - at < kChunk ? end - at : kChunk;
+          const T* const elements = gather(operand, arguments.iteration, at, n, buffer);
+          V total{};
+          for_each_register<T>(n, [&](int64_t i, auto lanes) {
+            const V one = load(elements + i, lanes, 0);
+            const V term = sum_weights ? one : select(one == ignored, V{}, V{} + T(1));
+            total += keep_lanes(term, lanes, 0);
+          });
+          sums[b] += sum_of_lanes(total);
+        }
+      }
+    });
+  };
+  if (operand.dtype == ScalarType::Double) {
+    sum(double{});
+  } else {
+    sum(float{});
+  }
+  double total = 0;
+  for (const double one : sums) total += one;
+  return total;
+}
+
+#define FUSED_LOSSES_INSTANTIATE(name, Formula) template double pointwise<Formula>(const PointwiseArguments&);
+FUSED_LOSSES_POINTWISE(FUSED_LOSSES_INSTANTIATE)
+#undef FUSED_LOSSES_INSTANTIATE
+
+}  // namespace fused_losses

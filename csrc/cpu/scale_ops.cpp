@@ -1,0 +1,31 @@
+// The operator scale_: a gradient that overwrote its logits cannot be computed again, only multiplied.
+#include "parallel.h"
+#include "tensors.h"
+
+namespace fused_losses {
+namespace {
+
+// A factor of 1, the usual upstream gradient, leaves the memory untouched.
+void scale_inplace(const Tensor& gradient, const Tensor& factor) {
+  const double by = item(factor);
+  if (by == 1) return;
+  const View view(gradient);
+  if (!is_dense(view)) throw std::runtime_error("fused_losses: scale_ needs a dense tensor");
+  with_storage(view.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    using T = Compute<S>;
+    S* const data = static_cast<S*>(view.data);
+    parallel_for(view.count, 16 * kChunk, [&](int64_t begin, int64_t end) {
+      for_each_register<T>(end - begin, [&](int64_t i, auto count) {
+        S* const at = data + begin + i;
+        store(at, load(at, count, 0) * static_cast<T>(by), count);
+      });
+    });
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) { m.impl("scale_", TORCH_BOX(&scale_inplace)); }
+
+}  // namespace fused_losses

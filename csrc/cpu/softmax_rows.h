@@ -1,0 +1,318 @@
+// Softmax over rows that lie in memory as they are: the passes over a stretch of one row.
+//
+// A row is read from memory once. The first pass keeps a running maximum, adds up exp(x - maximum), and leaves
+// these numerators where the gradient will stand (or in a buffer, if the gradient's type is narrower); the
+// second, while the row is in cache, turns them into the gradient by one multiplication each: one exponential
+// per element in all. The maximum of each chunk's time is remembered to bring its numerators to the final one.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "parallel.h"
+#include "softmax_targets.h"
+
+namespace fused_losses {
+
+template <class T>
+T subtrahend(T max) {
+  // exp(-inf - -inf) would be NaN where a whole chunk is masked by -inf; its numerators are 0.
+  return max == -std::numeric_limits<T>::infinity() ? T(0) : max;
+}
+
+// The largest of n elements; NaN elements may or may not count (the sum of exponentials will be NaN).
+template <class S>
+Compute<S> max_of(const S* x, int64_t n) {
+  using V = Vector<Compute<S>>;
+  constexpr double kLowest = -std::numeric_limits<double>::infinity();
+  V largest = splat<V>(kLowest);
+  for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
+    const V v = load(x + i, count, kLowest);
+    largest = v > largest ? v : largest;
+  });
+  return max_of_lanes(largest);
+}
+
+// First pass over a chunk: adds it to `state`, whose maximum is final for the chunk when this returns. Numerators go
+// to `numerators` unless that is null; q may be null.
+template <bool kStore, bool kSoft, class S>
+void accumulate_chunk(SoftmaxState& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
+  using T = Compute<S>;
+  using V = Vector<T>;
+  constexpr double kLowest = -std::numeric_limits<double>::infinity();
+  state.raise(max_of(x, n));
+  const T shift = subtrahend(static_cast<T>(state.max));
+  V sum{}, mass{}, cross{};
+  for_each_register<T>(n, [&](int64_t i, auto count) {
+    const V difference = load(x + i, count, kLowest) - shift;
+    const V e = exp(difference);
+    sum += e;
+    if constexpr (kStore) store(numerators + i, e, count);
+    if constexpr (kSoft) {
+      const V soft = load(q + i, count, 0);
+      mass += soft;
+      V product = soft * difference;
+      if constexpr (std::is_same_v<decltype(count), int>) product = keep_lanes(product, count, 0);
+      cross += product;
+    }
+  });
+  state.sum += sum_of_lanes(sum);
+  if constexpr (kSoft) {
+    state.mass += sum_of_lanes(mass);
+    state.cross += sum_of_lanes(cross);
+  }
+}
+
+// Second pass over a chunk, from numerators relative to `max_then`, or from logits (numerators == null).
+template <bool kSoft, class S>
+void emit_from_numerators(const Compute<S>* numerators, Compute<S> factor, const Compute<S>* q, Compute<S> of_soft,
+                          S* gradient, int64_t n) {
+  using V = Vector<Compute<S>>;
+  for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
+    V v = load(numerators + i, count, 0) * factor;
+    if constexpr (kSoft) v += load(q + i, count, 0) * of_soft;
+    store(gradient + i, v, count);
+  });
+}
+
+template <bool kSoft, class S>
+void emit_from_logits(const S* x, Compute<S> max, Compute<S> factor, const Compute<S>* q, Compute<S> of_soft,
+                      S* gradient, int64_t n) {
+  using V = Vector<Compute<S>>;
+  for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
+    V v = exp(load(x + i, count, 0) - max) * factor;
+    if constexpr (kSoft) v += load(q + i, count, 0) * of_soft;
+    store(gradient + i, v, count);
+  });
+}
+
+// The gradient of the probabilities: factor w_c ((max - x_c) + log_sum).
+template <class S, class P>
+void emit_probabilities_gradient(const S* x, Compute<S> max, Compute<S> log_sum, Compute<S> factor,
+                                 const Compute<S>* weight, P* gradient, int64_t n) {
+  using T = Compute<S>;
+  using V = Vector<T>;
+  for_each_register<T>(n, [&](int64_t i, auto count) {
+    V v = ((max - load(x + i, count, 0)) + log_sum) * factor;
+    if (weight) v *= load(weight + i, count, 0);
+    if constexpr (std::is_same_v<Compute<P>, T>) store(gradient + i, v, count);
+  });
+}
+
+template <class S>
+class SoftmaxRows {
+  using T = Compute<S>;
+
+ public:
+  explicit SoftmaxRows(const CrossEntropyArguments& arguments)
+      : arguments_(arguments),
+        targets_(arguments),
+        soft_(!targets_.soft.absent()),
+        classes_(arguments.classes),
+        stretches_((classes_ + kStretch - 1) / kStretch),
+        constant_mass_(soft_ && !arguments.probabilities.data ? mass(nullptr) : 0),
+        // Numerators are of no use where the gradient of probabilities needs the logits again.
+        keep_numerators_(arguments.input_gradient.data && !arguments.backward &&
+                         !arguments.probabilities_gradient.data) {}
+
+  double run() {
+    const int64_t rows = arguments_.outer * arguments_.inner;
+    const int64_t rows_per_block = std::max<int64_t>(1, kStretch / std::max<int64_t>(classes_, 1));
+    const int64_t blocks = (rows + rows_per_block - 1) / rows_per_block;
+    std::vector<double> sums(blocks);
+    // Few long rows: threads share each of them.
+    if (stretches_ > 1 && rows < 4 * thread_count()) {
+      Scratch scratch(*this);
+      for (int64_t r = 0; r < rows; ++r)
+        sums[r] = row(r, scratch, [&](const auto& body) { parallel_for(stretches_, 1, body); });
+    } else {
+      parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
+        Scratch scratch(*this);
+        for (int64_t b = first; b < last; ++b) {
+          const int64_t end = std::min(rows, (b + 1) * rows_per_block);
+          for (int64_t r = b * rows_per_block; r < end; ++r) {
+            sums[b] += row(r, scratch, [&](const auto& body) { body(int64_t{0}, stretches_); });
+          }
+        }
+      });
+    }
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    return total;
+  }
+
+ private:
+  static constexpr bool kInPlaceNumerators = std::is_same_v<S, T>;
+
+  // Of a row in work.
+  struct Scratch {
+    std::vector<SoftmaxState> states;  // per stretch
+    std::vector<T> chunk_max;
+    std::vector<T> numerators;
+
+    explicit Scratch(const SoftmaxRows& rows)
+        : states(rows.stretches_), chunk_max((rows.classes_ + kChunk - 1) / kChunk) {
+      if (rows.keep_numerators_ && !kInPlaceNumerators) numerators.resize(rows.classes_);
+    }
+  };
+
+  // One row's loss and gradient. share(body) runs body(first, last) over all stretches.
+  template <class Share>
+  double row(int64_t r, Scratch& scratch, const Share& share) {
+    const int64_t outer = r / arguments_.inner, inner = r % arguments_.inner;
+    const S* const x = at<S>(arguments_, arguments_.input, outer, inner);
+    S* const gradient =
+        const_cast<S*>(static_cast<const S*>(row_start(arguments_, arguments_.input_gradient, outer, inner)));
+    const void* const probabilities = row_start(arguments_, arguments_.probabilities, outer, inner);
+    const bool has_hot = arguments_.labels.data;
+    const int64_t label = has_hot ? label_of(arguments_, outer, inner) : 0;
+    if (has_hot && label == arguments_.ignore_index) {
+      if (gradient) share([&](int64_t first, int64_t last) { clear(gradient, first, last); });
+      if (arguments_.losses.data) store_loss(arguments_, r, 0);
+      if (!arguments_.backward) set_statistics(r, 0, 1);
+      return 0;
+    }
+    const double hot = has_hot ? targets_.hot_factor * targets_.weight(label) : 0;
+    const double x_y = has_hot ? static_cast<double>(static_cast<T>(x[label])) : 0;  // before it is overwritten
+    T* const numerators = !keep_numerators_    ? nullptr
+                          : kInPlaceNumerators ? reinterpret_cast<T*>(gradient)
+                                               : scratch.numerators.data();
+
+    SoftmaxState state;
+    if (arguments_.backward) {
+      state.max = static_cast<const T*>(arguments_.max)[r];
+      state.sum = static_cast<const T*>(arguments_.sum)[r];
+      state.mass = probabilities ? mass(probabilities) : constant_mass_;
+    } else {
+      share([&](int64_t first, int64_t last) {
+        for (int64_t s = first; s < last; ++s)
+          scratch.states[s] = accumulate(x, probabilities, numerators, scratch.chunk_max, s);
+      });
+      for (const SoftmaxState& part : scratch.states) state.merge(part);
+      set_statistics(r, state.max, state.sum);
+    }
+
+    const double scale = arguments_.scale * upstream_of(arguments_, outer, inner);
+    const SoftmaxGradient pieces(state.sum, state.mass, hot, scale);
+    if (gradient || arguments_.probabilities_gradient.data) {
+      share([&](int64_t first, int64_t last) {
+        for (int64_t s = first; s < last; ++s) {
+          emit(x, probabilities, numerators, scratch.chunk_max, gradient,
+               row_start(arguments_, arguments_.probabilities_gradient, outer, inner), state, pieces, scale, s);
+        }
+      });
+    }
+    if (gradient && has_hot) gradient[label] = static_cast<S>(static_cast<T>(at_label(label, x_y, state, pieces)));
+    if (arguments_.backward) return 0;
+    const double value = cross_entropy_value(state, has_hot, hot, x_y);
+    if (arguments_.losses.data) store_loss(arguments_, r, value);
+    return value;
+  }
+
+  // Calls body(begin, count) for the chunks of a stretch.
+  template <class Body>
+  void for_each_chunk(int64_t stretch, const Body& body) const {
+    const int64_t end = std::min(classes_, (stretch + 1) * kStretch);
+    for (int64_t c = stretch * kStretch; c < end; c += kChunk) body(c, std::min(kChunk, end - c));
+  }
+
+  SoftmaxState accumulate(const S* x, const void* probabilities, T* numerators, std::vector<T>& chunk_max,
+                          int64_t stretch) const {
+    SoftmaxState state;
+    alignas(64) T q[kChunk];
+    for_each_chunk(stretch, [&](int64_t c, int64_t n) {
+      if (soft_) targets_.soft.chunk(probabilities, c, n, q);
+      const auto pass = [&](auto keep, auto soft) {
+        accumulate_chunk<keep.value, soft.value>(state, x + c, n, q, numerators + (keep.value ? c : 0));
+      };
+      using Yes = std::true_type;
+      using No = std::false_type;
+      if (numerators) {
+        soft_ ? pass(Yes{}, Yes{}) : pass(Yes{}, No{});
+      } else {
+        soft_ ? pass(No{}, Yes{}) : pass(No{}, No{});
+      }
+      chunk_max[c / kChunk] = static_cast<T>(state.max);
+    });
+    return state;
+  }
+
+  void emit(const S* x, const void* probabilities, const T* numerators, const std::vector<T>& chunk_max, S* gradient,
+            const void* probabilities_gradient, const SoftmaxState& state, const SoftmaxGradient& pieces, double scale,
+            int64_t stretch) const {
+    const T max = static_cast<T>(state.max);
+    const T of_soft = static_cast<T>(pieces.of_soft);
+    alignas(64) T q[kChunk];
+    for_each_chunk(stretch, [&](int64_t c, int64_t n) {
+      if (probabilities_gradient) {
+        const T factor = static_cast<T>(targets_.soft.from_probabilities * scale);
+        const T* const weight = targets_.soft.weight ? targets_.soft.weight + c : nullptr;
+        with_storage(arguments_.probabilities_gradient.dtype, [&](auto storage) {
+          using P = decltype(storage);
+          P* const to = static_cast<P*>(const_cast<void*>(probabilities_gradient)) + c;
+          emit_probabilities_gradient(x + c, max, static_cast<T>(std::log(state.sum)), factor, weight, to, n);
+        });
+      }
+      if (!gradient) return;
+      if (soft_) targets_.soft.chunk(probabilities, c, n, q);
+      if (numerators) {
+        // A chunk of nothing but -inf has numerators 0 and a maximum that must not turn them into NaN, unless
+        // the whole row is like that.
+        const T then = chunk_max[c / kChunk];
+        const double lift = then == -std::numeric_limits<T>::infinity() && max != then
+                                ? 0
+                                : std::exp(static_cast<double>(then) - static_cast<double>(max));
+        const T factor = static_cast<T>(pieces.of_numerator * lift);
+        soft_ ? emit_from_numerators<true>(numerators + c, factor, q, of_soft, gradient + c, n)
+              : emit_from_numerators<false>(numerators + c, factor, q, of_soft, gradient + c, n);
+      } else {
+        const T factor = static_cast<T>(pieces.of_numerator);
+        soft_ ? emit_from_logits<true>(x + c, max, factor, q, of_soft, gradient + c, n)
+              : emit_from_logits<false>(x + c, max, factor, q, of_soft, gradient + c, n);
+      }
+    });
+  }
+
+  // The one element where the terms nearly cancel: in double, and rounded once.
+  double at_label(int64_t label, double x_y, const SoftmaxState& state, const SoftmaxGradient& pieces) const {
+    const double numerator = std::exp(x_y - state.max);
+    double q = targets_.soft.constant;
+    if (targets_.soft.weight) q *= static_cast<double>(targets_.soft.weight[label]);
+    return numerator * pieces.of_numerator + pieces.of_hot + (soft_ ? q * pieces.of_soft : 0);
+  }
+
+  double mass(const void* probabilities) const {
+    double total = 0;
+    alignas(64) T q[kChunk];
+    for (int64_t s = 0; s < stretches_; ++s) {
+      for_each_chunk(s, [&](int64_t c, int64_t n) {
+        targets_.soft.chunk(probabilities, c, n, q);
+        Vector<T> sum{};
+        for_each_register<T>(n, [&](int64_t i, auto count) { sum += load(q + i, count, 0); });
+        total += sum_of_lanes(sum);
+      });
+    }
+    return total;
+  }
+
+  void clear(S* gradient, int64_t first, int64_t last) const {
+    const int64_t begin = first * kStretch, end = std::min(classes_, last * kStretch);
+    std::fill(gradient + begin, gradient + end, S(0));
+  }
+
+  void set_statistics(int64_t r, double max, double sum) {
+    static_cast<T*>(arguments_.max)[r] = static_cast<T>(max);
+    static_cast<T*>(arguments_.sum)[r] = static_cast<T>(sum);
+  }
+
+  const CrossEntropyArguments& arguments_;
+  const Targets<T> targets_;
+  const bool soft_;
+  const int64_t classes_;
+  const int64_t stretches_;
+  const double constant_mass_;  // of the soft target, where that is the same for every row
+  const bool keep_numerators_;
+};
+
+}  // namespace fused_losses

@@ -1,0 +1,299 @@
+// Softmax where the classes of a row do not lie side by side, as in images (N, C, H, W), or are so few that a row
+// does not fill a register: many rows at once, one to a lane. A tile of positions x classes is read into cache
+// by the first pass and stays there for the other two. Where even the positions do not lie side by side, the
+// tile is gathered first, and its gradient scattered after.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "parallel.h"
+#include "softmax_targets.h"
+
+namespace fused_losses {
+
+template <class S>
+class SoftmaxTiles {
+  using T = Compute<S>;
+  using V = Vector<T>;
+
+  // Positions of a tile: 256 bytes of float per class, so that memory is read in runs of four cache lines.
+  static constexpr int kPositions = 64;
+  using Lanes = T[kPositions];
+
+ public:
+  explicit SoftmaxTiles(const CrossEntropyArguments& arguments)
+      : arguments_(arguments), targets_(arguments), soft_(!targets_.soft.absent()) {}
+
+  double run() {
+    // Tiles may cross from one outer index to the next, so that short inner dimensions fill them too.
+    const int64_t rows = arguments_.outer * arguments_.inner;
+    const int64_t tiles = (rows + kPositions - 1) / kPositions;
+    const int64_t tiles_per_block = std::max<int64_t>(1, kStretch / (kPositions * arguments_.classes));
+    const int64_t blocks = (tiles + tiles_per_block - 1) / tiles_per_block;
+    std::vector<double> sums(blocks);
+    parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
+      Scratch scratch;
+      for (int64_t b = first; b < last; ++b) {
+        const int64_t end = std::min(tiles, (b + 1) * tiles_per_block);
+        for (int64_t t = b * tiles_per_block; t < end; ++t) {
+          sums[b] +=
+              tile(t * kPositions, static_cast<int>(std::min<int64_t>(kPositions, rows - t * kPositions)), scratch);
+        }
+      }
+    });
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    return total;
+  }
+
+ private:
+  // Gathered tiles, [classes][kPositions]; empty until one is needed.
+  struct Scratch {
+    std::vector<T> input, probabilities, input_gradient, probabilities_gradient;
+  };
+
+  // A tile as the passes see it: element [c][p] at data[c * stride + p].
+  template <class E>
+  struct Plane {
+    E* data;
+    int64_t stride;
+    E* row(int64_t c) const { return data + c * stride; }
+  };
+
+  // Where the rows of a tile begin: in runs of equal outer index.
+  template <class Body>
+  void for_each_run(int64_t first, int count, const Body& body) const {
+    for (int done = 0; done < count;) {
+      const int64_t outer = (first + done) / arguments_.inner, inner = (first + done) % arguments_.inner;
+      const int run = static_cast<int>(std::min<int64_t>(count - done, arguments_.inner - inner));
+      body(outer, inner, done, run);
+      done += run;
+    }
+  }
+
+  // Whether the tile can be worked on where it lies: whole, in one run, positions side by side.
+  bool lies_ready(const ClassTensor& tensor, int64_t first, int count) const {
+    return count == kPositions && tensor.strides.inner == 1 && tensor.dtype == kScalarType<S> &&
+           first % arguments_.inner + count <= arguments_.inner;
+  }
+
+  Plane<T> gather_tile(const ClassTensor& tensor, int64_t first, int count, std::vector<T>& buffer) const {
+    buffer.resize(arguments_.classes * kPositions);
+    with_storage(tensor.dtype, [&](auto storage) {
+      using E = decltype(storage);
+      for_each_run(first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+        const E* const from = at<E>(arguments_, tensor, outer, inner);
+        for (int64_t c = 0; c < arguments_.classes; ++c) {
+          gather_run(&buffer[c * kPositions + done], from + c * tensor.strides.classes, tensor.strides.inner, run);
+        }
+      });
+    });
+    return {buffer.data(), kPositions};
+  }
+
+  void scatter_tile(const ClassTensor& tensor, int64_t first, int count, const std::vector<T>& buffer) const {
+    with_storage(tensor.dtype, [&](auto storage) {
+      using E = decltype(storage);
+      for_each_run(first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+        E* const to = const_cast<E*>(at<E>(arguments_, tensor, outer, inner));
+        for (int64_t c = 0; c < arguments_.classes; ++c) {
+          scatter_run(to + c * tensor.strides.classes, tensor.strides.inner, &buffer[c * kPositions + done], run);
+        }
+      });
+    });
+  }
+
+  double tile(int64_t first, int count, Scratch& scratch) {
+    const ClassTensor& gradient = arguments_.input_gradient;
+    const bool in_place =
+        lies_ready(arguments_.input, first, count) && (!gradient.data || lies_ready(gradient, first, count));
+    if (in_place) {
+      const auto start = [&](const ClassTensor& tensor) {
+        return tensor.data
+                   ? const_cast<S*>(at<S>(arguments_, tensor, first / arguments_.inner, first % arguments_.inner))
+                   : nullptr;
+      };
+      const Plane<S> x{start(arguments_.input), arguments_.input.strides.classes};
+      return passes(x, Plane<S>{start(gradient), gradient.strides.classes}, first, count, scratch);
+    }
+    const Plane<T> x = gather_tile(arguments_.input, first, count, scratch.input);
+    if (!gradient.data) return passes(x, Plane<T>{nullptr, 0}, first, count, scratch);
+    scratch.input_gradient.resize(arguments_.classes * kPositions);
+    const double value = passes(x, Plane<T>{scratch.input_gradient.data(), kPositions}, first, count, scratch);
+    scatter_tile(gradient, first, count, scratch.input_gradient);
+    return value;
+  }
+
+  // What is known of each position before its logits are read. Positions past `count` look ignored.
+  struct Positions {
+    Lanes hot{}, scale{}, x_y{}, soft_at_label{}, valid{};
+    int64_t label[kPositions];
+  };
+
+  template <class E>
+  Positions read_positions(Plane<E> x, int64_t first, int count) const {
+    Positions positions;
+    for_each_run(first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+      for (int i = 0; i < run; ++i) {
+        const int p = done + i;
+        positions.scale[p] = static_cast<T>(arguments_.scale * upstream_of(arguments_, outer, inner + i));
+        if (arguments_.labels.data) {
+          const int64_t label = label_of(arguments_, outer, inner + i);
+          if (label == arguments_.ignore_index) continue;
+          positions.label[p] = label;
+          positions.hot[p] = static_cast<T>(targets_.hot_factor * targets_.weight(label));
+          positions.soft_at_label[p] = static_cast<T>(targets_.soft.constant * targets_.weight(label));
+          positions.x_y[p] = static_cast<T>(x.row(label)[p]);
+        }
+        positions.valid[p] = 1;
+      }
+    });
+    return positions;
+  }
+
+  // q of class c: one number for all positions, or the probabilities of each.
+  V soft_of(Plane<T> probabilities, int64_t c, int p) const {
+    const T weight = targets_.soft.weight ? targets_.soft.weight[c] : T(1);
+    V q = splat<V>(targets_.soft.constant);
+    if (probabilities.data) q += load(probabilities.row(c) + p) * static_cast<T>(targets_.soft.from_probabilities);
+    return q * weight;
+  }
+
+  // Calls body(p) for the first position of each register.
+  template <class Body>
+  static void for_each_lane_group(const Body& body) {
+    for (int p = 0; p < kPositions; p += kLanes<T>) body(p);
+  }
+
+  template <class E>
+  double passes(Plane<E> x, Plane<E> gradient, int64_t first, int count, Scratch& scratch) {
+    const int64_t classes = arguments_.classes;
+    const Positions positions = read_positions(x, first, count);
+    Plane<T> probabilities{nullptr, 0};
+    if (arguments_.probabilities.data) {
+      probabilities = gather_tile(arguments_.probabilities, first, count, scratch.probabilities);
+    }
+
+    Lanes max, sum, mass{}, cross{};
+    if (arguments_.backward) {
+      std::fill_n(max, kPositions, T(0));
+      std::fill_n(sum, kPositions, T(1));
+      std::copy_n(static_cast<const T*>(arguments_.max) + first, count, max);
+      std::copy_n(static_cast<const T*>(arguments_.sum) + first, count, sum);
+      if (soft_) {
+        for (int64_t c = 0; c < classes; ++c) {
+          for_each_lane_group([&](int p) { store(mass + p, load(mass + p) + soft_of(probabilities, c, p)); });
+        }
+      }
+    } else {
+      soft_ ? statistics<true>(x, probabilities, max, sum, mass, cross)
+            : statistics<false>(x, probabilities, max, sum, mass, cross);
+      std::copy_n(max, count, static_cast<T*>(arguments_.max) + first);
+      std::copy_n(sum, count, static_cast<T*>(arguments_.sum) + first);
+    }
+
+    if (arguments_.probabilities_gradient.data) {
+      emit_probabilities_gradient(x, positions, max, sum, scratch);
+      scatter_tile(arguments_.probabilities_gradient, first, count, scratch.probabilities_gradient);
+    }
+    if (gradient.data) {
+      soft_ ? emit<true>(x, gradient, probabilities, positions, max, sum, mass)
+            : emit<false>(x, gradient, probabilities, positions, max, sum, mass);
+      for (int p = 0; p < count; ++p) {
+        if (positions.valid[p] != 0 && arguments_.labels.data) {
+          gradient.row(positions.label[p])[p] = static_cast<E>(at_label(positions, p, max[p], sum[p], mass[p]));
+        }
+      }
+    }
+    return arguments_.backward ? 0 : values(positions, first, count, max, sum, mass, cross);
+  }
+
+  template <bool kSoft, class E>
+  void statistics(Plane<E> x, Plane<T> probabilities, Lanes& max, Lanes& sum, Lanes& mass, Lanes& cross) const {
+    const int64_t classes = arguments_.classes;
+    std::fill_n(max, kPositions, -std::numeric_limits<T>::infinity());
+    std::fill_n(sum, kPositions, T(0));
+    for (int64_t c = 0; c < classes; ++c) {
+      for_each_lane_group([&](int p) {
+        const V v = load(x.row(c) + p), m = load(max + p);
+        store(max + p, v > m ? v : m);
+      });
+    }
+    for (int64_t c = 0; c < classes; ++c) {
+      for_each_lane_group([&](int p) {
+        const V difference = load(x.row(c) + p) - load(max + p);
+        store(sum + p, load(sum + p) + exp(difference));
+        if constexpr (kSoft) {
+          const V q = soft_of(probabilities, c, p);
+          store(mass + p, load(mass + p) + q);
+          store(cross + p, load(cross + p) + q * difference);
+        }
+      });
+    }
+  }
+
+  template <bool kSoft, class E>
+  void emit(Plane<E> x, Plane<E> gradient, Plane<T> probabilities, const Positions& positions, const Lanes& max,
+            const Lanes& sum, const Lanes& mass) const {
+    Lanes factor;
+    for_each_lane_group([&](int p) {
+      store(factor + p, (load(positions.hot + p) + load(mass + p)) * load(positions.scale + p) / load(sum + p));
+    });
+    for (int64_t c = 0; c < arguments_.classes; ++c) {
+      for_each_lane_group([&](int p) {
+        V v = exp(load(x.row(c) + p) - load(max + p)) * load(factor + p);
+        if constexpr (kSoft) v -= soft_of(probabilities, c, p) * load(positions.scale + p);
+        store(gradient.row(c) + p, select(load(positions.valid + p) != V{}, v, V{}));
+      });
+    }
+  }
+
+  template <class E>
+  void emit_probabilities_gradient(Plane<E> x, const Positions& positions, const Lanes& max, const Lanes& sum,
+                                   Scratch& scratch) const {
+    scratch.probabilities_gradient.resize(arguments_.classes * kPositions);
+    const T from_probabilities = static_cast<T>(targets_.soft.from_probabilities);
+    for (int64_t c = 0; c < arguments_.classes; ++c) {
+      const T weight = targets_.soft.weight ? targets_.soft.weight[c] * from_probabilities : from_probabilities;
+      for_each_lane_group([&](int p) {
+        const V v = (load(max + p) - load(x.row(c) + p)) + log(load(sum + p));
+        store(&scratch.probabilities_gradient[c * kPositions + p], v * (load(positions.scale + p) * weight));
+      });
+    }
+  }
+
+  // The one element where the terms nearly cancel: subtracted before anything is divided.
+  T at_label(const Positions& positions, int p, double max, double sum, double mass) const {
+    const double hot = positions.hot[p];
+    const double numerator = exp(positions.x_y[p] - static_cast<T>(max));
+    const double difference = numerator * (hot + mass) - sum * (hot + positions.soft_at_label[p]);
+    return static_cast<T>(difference / sum * positions.scale[p]);
+  }
+
+  double values(const Positions& positions, int64_t first, int count, const Lanes& max, const Lanes& sum,
+                const Lanes& mass, const Lanes& cross) const {
+    Lanes value;
+    V total{};
+    for_each_lane_group([&](int p) {
+      const V log_sum = log(load(sum + p));
+      V v{};
+      if (arguments_.labels.data) v = load(positions.hot + p) * ((load(max + p) - load(positions.x_y + p)) + log_sum);
+      if (soft_) v += load(mass + p) * log_sum - load(cross + p);
+      v = select(load(positions.valid + p) != V{}, v, V{});
+      store(value + p, v);
+      total += v;
+    });
+    if (arguments_.losses.data) {
+      for (int p = 0; p < count; ++p) store_loss(arguments_, first + p, value[p]);
+    }
+    return sum_of_lanes(total);
+  }
+
+  const CrossEntropyArguments& arguments_;
+  const Targets<T> targets_;
+  const bool soft_;
+};
+
+}  // namespace fused_losses

@@ -1,0 +1,148 @@
+// How elements lie in memory and how they get into registers: float and double as they are, bfloat16 and
+// half converted on the way, rounded to nearest even on the way back.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <type_traits>
+
+#include "vec_math.h"
+
+namespace fused_losses {
+
+using BFloat16 = torch::headeronly::BFloat16;
+using Half = torch::headeronly::Half;
+
+// Arithmetic happens in Compute<Storage>: double for double, float for everything else.
+template <class S>
+using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+inline constexpr int kFloatLanes = kLanes<float>;
+typedef uint16_t ShortV __attribute__((vector_size(kVectorBytes / 2)));
+
+// ---- whole registers -------------------------------------------------------------------------
+
+template <class T>
+inline Vector<T> load(const T* from) {
+  Vector<T> v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+template <class T>
+inline void store(T* to, Vector<T> v) {
+  std::memcpy(to, &v, sizeof(v));
+}
+
+inline FloatV load(const BFloat16* from) {
+  ShortV bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  return bit_cast<FloatV>(__builtin_convertvector(bits, UIntV) << 16);
+}
+inline void store(BFloat16* to, FloatV v) {
+  const UIntV bits = bit_cast<UIntV>(v);
+  const UIntV rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const UIntV safe = v == v ? rounded : UIntV{} + 0x7fc0;  // rounding must not turn NaN into infinity
+  const ShortV narrow = __builtin_convertvector(safe, ShortV);
+  std::memcpy(to, &narrow, sizeof(narrow));
+}
+
+inline FloatV load(const Half* from) {
+#if defined(__AVX512F__)
+  return (FloatV)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__F16C__)
+  return (FloatV)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+  FloatV v;
+  for (int i = 0; i < kFloatLanes; ++i) v[i] = static_cast<float>(from[i]);
+  return v;
+#endif
+}
+inline void store(Half* to, FloatV v) {
+#if defined(__AVX512F__)
+  const __m256i narrow = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow);
+#elif defined(__F16C__)
+  const __m128i narrow = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrow);
+#else
+  for (int i = 0; i < kFloatLanes; ++i) to[i] = Half(v[i]);
+#endif
+}
+
+// ---- the first `count` lanes of a register -----------------------------------------------------
+
+template <class S>
+inline Vector<Compute<S>> load_partial(const S* from, int count, double fill) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) {
+    const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+    return (FloatV)_mm512_mask_loadu_ps((__m512)splat<FloatV>(fill), mask, from);
+  }
+#endif
+  S padded[kLanes<Compute<S>>];
+  for (S& element : padded) element = static_cast<S>(static_cast<Compute<S>>(fill));
+  std::memcpy(padded, from, count * sizeof(S));
+  return load(padded);
+}
+template <class S>
+inline void store_partial(S* to, Vector<Compute<S>> v, int count) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) {
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+    return;
+  }
+#endif
+  S padded[kLanes<Compute<S>>];
+  store(padded, v);
+  std::memcpy(to, padded, count * sizeof(S));
+}
+
+// v with `fill` in the lanes from `count` on.
+template <class V>
+inline V keep_lanes(V v, int count, double fill) {
+  using T = typename Lane<V>::type;
+  for (int i = count; i < kLanes<T>; ++i) v[i] = static_cast<T>(fill);
+  return v;
+}
+
+// ---- arrays ------------------------------------------------------------------------------------
+
+// Calls body(offset, count) for each register of n elements; count is a constant but for the last.
+template <class T, class Body>
+inline void for_each_register(int64_t n, Body&& body) {
+  constexpr int lanes = kLanes<T>;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(i, std::integral_constant<int, lanes>{});
+  if (i < n) body(i, static_cast<int>(n - i));
+}
+
+// The two sides of for_each_register's constant: a whole register is loaded and stored whole.
+template <class S, class Count>
+inline Vector<Compute<S>> load(const S* from, Count count, double fill) {
+  if constexpr (std::is_same_v<Count, int>) {
+    return load_partial(from, count, fill);
+  } else {
+    return load(from);
+  }
+}
+template <class S, class Count>
+inline void store(S* to, Vector<Compute<S>> v, Count count) {
+  if constexpr (std::is_same_v<Count, int>) {
+    store_partial(to, v, count);
+  } else {
+    store(to, v);
+  }
+}
+
+// Converts n elements between any two storage types, through the compute type of either.
+template <class To, class From>
+inline void convert(To* to, const From* from, int64_t n) {
+  if constexpr (std::is_same_v<Compute<To>, Compute<From>>) {
+    for_each_register<Compute<From>>(n, [&](int64_t i, auto count) { store(to + i, load(from + i, count, 0), count); });
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<To>(static_cast<Compute<To>>(from[i]));
+  }
+}
+
+}  // namespace fused_losses

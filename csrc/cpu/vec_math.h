@@ -1,0 +1,231 @@
+// One register of floats or doubles, and the words of formulas/math.h for it.
+//
+// Written in the vector extensions that GCC and Clang share, so one text serves SSE2, AVX2 and AVX-512
+// and anything else the compiler knows; intrinsics stand only where the extensions have no word.
+// float functions are polynomials good to about 1 ulp (tests/test_vec_math.py measures them);
+// double functions call libm lane by lane: exact, and no one trains at float64 for speed.
+//
+// Include this before any file of formulas/.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include <torch/headeronly/util/Half.h>
+
+#include "../formulas/math.h"
+
+namespace fused_losses {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+using FloatV = Vector<float>;
+using DoubleV = Vector<double>;
+typedef int32_t IntV __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t UIntV __attribute__((vector_size(kVectorBytes)));
+typedef int64_t LongV __attribute__((vector_size(kVectorBytes)));
+
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <>
+struct Lane<FloatV> {
+  using type = float;
+};
+template <>
+struct Lane<DoubleV> {
+  using type = double;
+};
+
+template <>
+inline FloatV splat<FloatV>(double value) {
+  return FloatV{} + static_cast<float>(value);
+}
+template <>
+inline DoubleV splat<DoubleV>(double value) {
+  return DoubleV{} + value;
+}
+
+template <class To, class From>
+inline To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+inline FloatV select(IntV mask, FloatV a, FloatV b) { return mask ? a : b; }
+inline DoubleV select(LongV mask, DoubleV a, DoubleV b) { return mask ? a : b; }
+inline FloatV abs(FloatV x) { return bit_cast<FloatV>(bit_cast<IntV>(x) & 0x7fffffff); }
+inline DoubleV abs(DoubleV x) { return bit_cast<DoubleV>(bit_cast<LongV>(x) & 0x7fffffffffffffffLL); }
+
+// ---- float: polynomials ----------------------------------------------------------------------
+
+// 2^n * y for integral n in [-151, 129]; in two steps, so that neither factor leaves float's range
+// and the product is rounded once where it is subnormal.
+inline FloatV scale_by_power_of_two(FloatV y, FloatV n) {
+#if defined(__AVX512F__)
+  return (FloatV)_mm512_scalef_ps((__m512)y, (__m512)n);
+#else
+  const IntV exponent = __builtin_convertvector(n, IntV);
+  const IntV half = exponent >> 1;
+  const FloatV first = bit_cast<FloatV>((half + 127) << 23);
+  const FloatV second = bit_cast<FloatV>((exponent - half + 127) << 23);
+  return y * first * second;
+#endif
+}
+
+// Nearest integer, for |x| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
+inline FloatV round_to_integer(FloatV x) {
+#if defined(__AVX512F__)
+  return (FloatV)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  constexpr float kShift = 12582912.0f;
+  return (x + kShift) - kShift;
+#endif
+}
+
+// e^x = 2^n e^r, |r| <= ln(2)/2; ln 2 is split so that n * kLn2High is exact.
+inline FloatV exp(FloatV x) {
+  constexpr float kLog2e = 1.44269504088896341f;
+  constexpr float kLn2High = 0.693359375f;
+  constexpr float kLn2Low = -2.12194440e-4f;
+  // Beyond these, the result is 0 or infinity; written so that NaN takes neither branch.
+  x = x < -104.0f ? splat<FloatV>(-104.0) : x;
+  x = x > 89.0f ? splat<FloatV>(89.0) : x;
+  const FloatV n = round_to_integer(x * kLog2e);
+  const FloatV r = (x - n * kLn2High) - n * kLn2Low;
+  FloatV p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return scale_by_power_of_two(p, n);
+}
+
+// log(2^e (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)).
+inline FloatV log_of_parts(FloatV e, FloatV f) {
+  FloatV p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const FloatV square = f * f;
+  const FloatV tail = p * (f * square) + e * -2.12194440e-4f - 0.5f * square;
+  return (f + tail) + e * 0.693359375f;
+}
+
+// x = 2^e (1 + f) for normal and subnormal x > 0.
+inline void split(FloatV x, FloatV& e, FloatV& f) {
+#if defined(__AVX512F__)
+  // The exponent of x sqrt(1/2), plus one, puts 1 + f between sqrt(1/2) and sqrt(2).
+  const __m512 v = (__m512)x;
+  e = (FloatV)_mm512_getexp_ps(_mm512_mul_ps(v, _mm512_set1_ps(0.70710678118654752f))) + 1.0f;
+  f = (FloatV)_mm512_scalef_ps(v, (__m512)(-e)) - 1.0f;
+#else
+  constexpr float kSmallestNormal = 1.17549435e-38f;
+  const IntV tiny = x < kSmallestNormal;
+  x = tiny ? x * 8388608.0f : x;  // 2^23
+  const IntV bits = bit_cast<IntV>(x);
+  // Subtracting the bits of sqrt(1/2) rounds the exponent to the power of two that is nearest in ratio.
+  const IntV exponent = (bits - 0x3f3504f3) >> 23;
+  f = bit_cast<FloatV>(bits - (exponent << 23)) - 1.0f;
+  e = __builtin_convertvector(exponent, FloatV) - (tiny ? splat<FloatV>(23.0) : FloatV{});
+#endif
+}
+
+// log at the edges of its domain, where the polynomial knows nothing: 0, negative, infinity, NaN.
+inline FloatV log_edges(FloatV x, FloatV inside) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  inside = x == 0.0f ? splat<FloatV>(-kInfinity) : inside;
+  const IntV outside = ~((x >= 0.0f) & (x < kInfinity));
+  // infinity stays infinity; below 0 and NaN become NaN.
+  return outside ? (x > 0.0f ? x : splat<FloatV>(std::numeric_limits<float>::quiet_NaN())) : inside;
+}
+
+inline FloatV log(FloatV x) {
+  FloatV e, f;
+  split(x, e, f);
+  return log_edges(x, log_of_parts(e, f));
+}
+
+// Near 0 the polynomial takes x itself as f: 1 + x would round its low bits away.
+inline FloatV log1p(FloatV x) {
+  const FloatV u = 1.0f + x;
+  FloatV e, f;
+  split(u, e, f);
+  const IntV near = (x > -0.25f) & (x < 0.375f);
+  e = near ? FloatV{} : e;
+  f = near ? x : f;
+  return log_edges(u, log_of_parts(e, f));
+}
+
+// ---- double: libm, lane by lane --------------------------------------------------------------
+
+template <double (*function)(double)>
+inline DoubleV each_lane(DoubleV x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = function(x[i]);
+  return x;
+}
+inline DoubleV exp(DoubleV x) { return each_lane<std::exp>(x); }
+inline DoubleV log(DoubleV x) { return each_lane<std::log>(x); }
+inline DoubleV log1p(DoubleV x) { return each_lane<std::log1p>(x); }
+
+// ---- across lanes ----------------------------------------------------------------------------
+
+// In double, whatever the lane: a register's sum is added to sums of thousands.
+template <class V>
+inline double sum_of_lanes(V v) {
+  constexpr int lanes = kLanes<typename Lane<V>::type>;
+  double total = 0;
+  for (int i = 0; i < lanes; ++i) total += v[i];
+  return total;
+}
+inline double sum_of_lanes(FloatV v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  double total = 0;
+  for (int i = 0; i < kLanes<float>; ++i) total += v[i];
+  return total;
+#endif
+}
+
+template <class V>
+inline typename Lane<V>::type max_of_lanes(V v) {
+  auto largest = v[0];
+  for (int i = 1; i < kLanes<typename Lane<V>::type>; ++i) largest = v[i] > largest ? v[i] : largest;
+  return largest;
+}
+#if defined(__AVX512F__)
+inline float max_of_lanes(FloatV v) { return _mm512_reduce_max_ps((__m512)v); }
+#endif
+
+}  // namespace fused_losses

@@ -1,0 +1,65 @@
+// Softmax cross-entropy over a row of logits x, as one formula for class indices, label smoothing and class
+// probabilities. A row's target is `hot` at class y (0 where there is no such class) plus soft targets q:
+//
+//   class index y            hot = w_y                  q = 0
+//   ... smoothed by e        hot = (1 - e) w_y          q_c = e / C w_c
+//   probabilities t          hot = 0                    q_c = ((1 - e) t_c + e / C) w_c
+//
+// With m = max x, s = sum exp(x - m), Q = sum q and X = sum q (x - m):
+//   loss = hot ((m - x_y) + log s) + Q log s - X
+//   dloss/dx_c = (hot + Q) exp(x_c - m) / s - hot [c = y] - q_c
+//   dloss/dt_c = (1 - e) w_c ((m - x_c) + log s)
+// (m - x) + log s rather than lse - x: lse has no bits left for log s when logits are large.
+#pragma once
+
+#include "math.h"
+
+namespace fused_losses {
+
+// What is known of a part of a row; parts are merged.
+struct SoftmaxState {
+  double max = -INFINITY;
+  double sum = 0;    // of exp(x - max)
+  double mass = 0;   // Q
+  double cross = 0;  // X
+
+  // The same sums, relative to a larger maximum.
+  FUSED_LOSSES_HOST_DEVICE void raise(double larger) {
+    if (!(larger > max)) return;
+    const double step = max - larger;
+    if (sum != 0) sum *= exp(step);
+    if (mass != 0) cross += mass * step;
+    max = larger;
+  }
+
+  FUSED_LOSSES_HOST_DEVICE void merge(SoftmaxState other) {
+    raise(other.max);
+    other.raise(max);
+    sum += other.sum;
+    mass += other.mass;
+    cross += other.cross;
+  }
+};
+
+// What a row's gradient is made of, given its maximum and sum; `scale` is the upstream gradient over the
+// reduction's divisor.
+struct SoftmaxGradient {
+  double of_numerator;  // times exp(x_c - m)
+  double of_hot;        // added at class y
+  double of_soft;       // times q_c
+
+  FUSED_LOSSES_HOST_DEVICE SoftmaxGradient(double sum, double mass, double hot, double scale)
+      : of_numerator((hot + mass) * scale / sum), of_hot(-hot * scale), of_soft(-scale) {}
+};
+
+// x_y is read only where hot counts: a row of probabilities has no class y.
+FUSED_LOSSES_HOST_DEVICE inline double cross_entropy_value(const SoftmaxState& state, bool has_hot, double hot,
+                                                           double x_y) {
+  const double log_sum = log(state.sum);
+  double value = 0;
+  if (has_hot) value = hot * ((state.max - x_y) + log_sum);
+  if (state.mass != 0 || state.cross != 0) value += state.mass * log_sum - state.cross;
+  return value;
+}
+
+}  // namespace fused_losses

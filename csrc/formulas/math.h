@@ -1,0 +1,40 @@
+// The words that formulas are written in, for one float or double at a time.
+// `cpu/vec_math.h` has the same words for a vector of them; it must be included before any formula,
+// because a template finds only those overloads that argument-dependent look-up cannot miss.
+#pragma once
+
+#include <cmath>
+
+#if defined(__CUDACC__)
+#define FUSED_LOSSES_HOST_DEVICE __host__ __device__
+#else
+#define FUSED_LOSSES_HOST_DEVICE
+#endif
+
+#define FUSED_LOSSES_WORD \
+  template <class T>      \
+  FUSED_LOSSES_HOST_DEVICE inline
+
+namespace fused_losses {
+
+// The type of one lane: T itself here, the element of a vector in vec_math.h.
+template <class T>
+struct Lane {
+  using type = T;
+};
+
+FUSED_LOSSES_WORD T splat(double value) { return static_cast<T>(value); }
+
+FUSED_LOSSES_HOST_DEVICE inline float select(bool mask, float a, float b) { return mask ? a : b; }
+FUSED_LOSSES_HOST_DEVICE inline double select(bool mask, double a, double b) { return mask ? a : b; }
+
+FUSED_LOSSES_HOST_DEVICE inline float abs(float x) { return std::fabs(x); }
+FUSED_LOSSES_HOST_DEVICE inline double abs(double x) { return std::fabs(x); }
+FUSED_LOSSES_HOST_DEVICE inline float exp(float x) { return std::exp(x); }
+FUSED_LOSSES_HOST_DEVICE inline double exp(double x) { return std::exp(x); }
+FUSED_LOSSES_HOST_DEVICE inline float log(float x) { return std::log(x); }
+FUSED_LOSSES_HOST_DEVICE inline double log(double x) { return std::log(x); }
+FUSED_LOSSES_HOST_DEVICE inline float log1p(float x) { return std::log1p(x); }
+FUSED_LOSSES_HOST_DEVICE inline double log1p(double x) { return std::log1p(x); }
+
+}  // namespace fused_losses

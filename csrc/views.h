@@ -1,0 +1,39 @@
+// What kernels see of tensors: a pointer, an element type, and where each element lies.
+#pragma once
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+
+namespace fused_losses {
+
+using ScalarType = torch::headeronly::ScalarType;
+
+// torch's own limit on the dimensions of a tensor iterator.
+inline constexpr int kMaxDims = 64;
+
+enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
+
+// An operand of an elementwise loop. `contiguous` means that element i of the iteration is data[i];
+// otherwise strides (in elements, 0 where broadcast) go with the sizes of the iteration.
+struct Operand {
+  const void* data = nullptr;  // null: absent
+  ScalarType dtype = ScalarType::Float;
+  bool contiguous = true;
+  int64_t strides[kMaxDims];
+};
+
+// A result of an elementwise loop; always written in iteration order.
+struct Result {
+  void* data = nullptr;  // null: not wanted
+  ScalarType dtype = ScalarType::Float;
+};
+
+// The order in which elements are visited: outermost first, dimensions merged where every operand allows.
+struct Iteration {
+  int dims = 0;
+  int64_t count = 1;
+  int64_t sizes[kMaxDims];
+};
+
+}  // namespace fused_losses

@@ -1,0 +1,30 @@
+"""The losses of torch.nn in single passes that include the backward.
+
+`fused_losses.functional` stands in for torch.nn.functional, and the modules here for those of torch.nn.
+"""
+
+from fused_losses import functional
+from fused_losses.cache import cached_bytes, empty_cache, set_cache_limit
+from fused_losses.modules import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "L1Loss",
+    "MSELoss",
+    "NLLLoss",
+    "cached_bytes",
+    "empty_cache",
+    "functional",
+    "set_cache_limit",
+]

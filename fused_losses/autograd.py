@@ -1,0 +1,163 @@
+"""The backward contract: when gradients are computed, where they are kept, what a second backward does.
+
+    fused      the forward writes the gradient for an upstream gradient of 1; the first backward hands it
+               out, after computing it again into the same memory if the upstream gradient is another one
+    recompute  the forward writes the loss only; every backward computes the gradient from the inputs
+    inplace    as fused, but the gradient overwrites the input
+    late       as recompute, but the gradient overwrites the input: what inplace becomes where upstream
+               must be known first (reduction="none", float16)
+
+A buffer is given away with the first backward, so no gradient that a user holds is ever written again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from fused_losses.ops import INPUT_GRADIENT, OPERATORS, TARGET_GRADIENT, scale_
+from fused_losses.registry import LOSSES
+
+Strategy = Literal["fused", "recompute", "inplace", "late"]
+
+REDUCTIONS = ("none", "mean", "sum")
+"""By the number that operators know them by."""
+
+
+def loss_without_gradient(
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    extra: Tensor | None,
+    options: tuple[Any, ...],
+    reduction: int,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """The loss alone: what runs where no one asks for a gradient."""
+    operands = (input, target, weight) if LOSSES[name].has_statistics else (input, target, weight, extra)
+    loss: Tensor = OPERATORS[name].forward(*operands, *options, reduction, dtype, 0)[0]
+    return loss
+
+
+class LossFunction(Function):
+    """A loss and its gradients with respect to input and target.
+
+    `options` are the operator's own, between its tensors and `reduction`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        name: str,
+        strategy: Strategy,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        extra: Tensor | None,
+        options: tuple[Any, ...],
+        reduction: int,
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        """The loss; `name` is the operator's."""
+        needs = ctx.needs_input_grad
+        wanted = (INPUT_GRADIENT if needs[2] else 0) | (TARGET_GRADIENT if needs[3] else 0)
+        operators, keeps_statistics = OPERATORS[name], LOSSES[name].has_statistics
+        at_once = strategy in ("fused", "inplace")
+        overwrite = strategy == "inplace" and needs[2]
+        run = operators.forward_inplace if overwrite else operators.forward
+        operands = (input, target, weight) if keeps_statistics else (input, target, weight, extra)
+        outputs = run(*operands, *options, reduction, dtype, wanted if at_once else 0)
+        gradients = outputs[2:] if keeps_statistics else outputs[1:]
+        if overwrite:
+            torch.autograd.graph.increment_version(input)
+            gradients = [input.detach(), *gradients]
+        ctx.gradients = gradients if at_once else None
+        ctx.call = (name, strategy, options, reduction, dtype, wanted)
+        ctx.save_for_backward(
+            None if overwrite else input, target, weight, outputs[1] if keeps_statistics else extra
+        )
+        loss: Tensor = outputs[0]
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of input and target, where they are needed."""
+        name, strategy, options, reduction, _, wanted = ctx.call
+        ready = ctx.gradients
+        if ready is not None:
+            ctx.gradients = None
+        input, target, weight, fourth = ctx.saved_tensors
+        if input is None:
+            gradients = _gradients_in_place(ready, upstream)
+        elif torch.is_grad_enabled():
+            gradients = _differentiable_gradients(ctx, upstream)
+        else:
+            operators = OPERATORS[name]
+            arguments = (upstream, input, target, weight, fourth, *options, reduction, wanted)
+            if ready is not None:
+                operators.backward_into(ready, True, *arguments)
+                gradients = ready
+            elif strategy == "late" and wanted & INPUT_GRADIENT:
+                gradients = _gradients_into_input(operators, arguments)
+            else:
+                gradients = operators.backward(*arguments)
+        remaining = iter(gradients)
+        of_input = next(remaining) if wanted & INPUT_GRADIENT else None
+        of_target = next(remaining) if wanted & TARGET_GRADIENT else None
+        if of_input is not None and input is not None:
+            of_input = of_input.sum_to_size(input.shape)
+        if of_target is not None:
+            of_target = of_target.sum_to_size(target.shape)
+        return None, None, of_input, of_target, None, None, None, None, None
+
+
+def _gradients_in_place(ready: list[Tensor] | None, upstream: Tensor) -> list[Tensor]:
+    if ready is None:
+        raise RuntimeError(
+            "Trying to backward through the graph a second time, but backward='inplace' has handed out its "
+            "only gradient, which overwrote the input. Use backward='fused' or 'recompute' to backward again."
+        )
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "backward='inplace' overwrote the input, so its gradient cannot be differentiated again: use "
+            "backward='fused' or 'recompute' with create_graph=True."
+        )
+    for gradient in ready:
+        scale_(gradient, upstream)
+    return ready
+
+
+def _gradients_into_input(operators: Any, arguments: tuple[Any, ...]) -> list[Tensor]:
+    """The input's gradient over the input; the target's, which still reads the input, before that."""
+    upstream, input, *rest, wanted = arguments
+    of_target = []
+    if wanted & TARGET_GRADIENT:
+        of_target = operators.backward(upstream, input, *rest, TARGET_GRADIENT)
+    memory = input.detach()
+    operators.backward_into([memory], False, upstream, memory, *rest, INPUT_GRADIENT)
+    torch.autograd.graph.increment_version(input)
+    return [memory, *of_target]
+
+
+def _differentiable_gradients(ctx: FunctionCtx, upstream: Tensor) -> list[Tensor]:
+    """The gradients as a graph of torch's own operators, for create_graph=True."""
+    name, _, options, reduction, dtype, wanted = ctx.call  # type: ignore[attr-defined]
+    input, target, weight, fourth = ctx.saved_tensors  # type: ignore[attr-defined]
+    extra = None if LOSSES[name].has_statistics else fourth
+    bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT))
+    of = [tensor for tensor, bit in bits if wanted & bit]
+    operands = [_cast(tensor, dtype) for tensor in (input, target, weight, extra)]
+    loss = LOSSES[name].reference(*operands, options, REDUCTIONS[reduction])
+    return list(torch.autograd.grad(loss, of, upstream.to(loss.dtype), create_graph=True))
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """To the dtype that the loss was asked for, as autocast would have cast the operands."""
+    if tensor is None or dtype is None or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(dtype)

@@ -1,0 +1,105 @@
+"""Who takes a call: the kernels, and by which strategy, or torch's own function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from fused_losses import backend
+from fused_losses.autograd import LossFunction, Strategy, loss_without_gradient
+
+Backward = Literal["fused", "recompute", "inplace"]
+
+REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
+FLOATING = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+strict = os.environ.get("FUSED_LOSSES_STRICT") == "1"
+"""Raise, rather than quietly run torch's function, where the kernels cannot take a call that torch can."""
+
+
+def kernels_take(*tensors: Tensor | None) -> bool:
+    """Whether kernels can read these tensors here and now.
+
+    Not for subclasses, which may mean anything by their data; not under torch.func or forward-mode AD, which
+    must see through the operators.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return False
+    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+        return False
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor and type(tensor) is not Parameter:
+            return False
+        if tensor.device.type not in backend.devices or tensor.layout is not torch.strided:
+            return False
+    return True
+
+
+def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
+    """Torch's own function, which also raises torch's own errors for calls that no one can take."""
+    result = function(*arguments, **keywords)
+    if strict and not torch._C._are_functorch_transforms_active():
+        raise RuntimeError(f"FUSED_LOSSES_STRICT: {function.__name__} would run through torch")
+    return result
+
+
+def autocasts(input: Tensor) -> bool:
+    """Whether torch would cast the operands of a loss to float32 and return that."""
+    return torch.is_autocast_enabled(input.device.type)
+
+
+def run(
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    extra: Tensor | None,
+    options: tuple[Any, ...],
+    reduction: int,
+    dtype: torch.dtype | None,
+    backward: Backward,
+) -> Tensor:
+    """The kernels, with gradients if anyone will ask for them."""
+    arguments = (input, target, weight, extra, options, reduction, dtype)
+    if not (torch.is_grad_enabled() and (input.requires_grad or target.requires_grad)):
+        return loss_without_gradient(name, *arguments)
+    strategy = _strategy(backward, input, reduction)
+    loss: Tensor = LossFunction.apply(name, strategy, *arguments)
+    return loss
+
+
+def _strategy(backward: Backward, input: Tensor, reduction: int) -> Strategy:
+    if backward == "recompute" or torch.compiler.is_compiling():
+        # A compiled graph decides itself what it keeps, and has no use for memory that changes under it.
+        return "recompute"
+    # Without the upstream gradient, nothing of use can be written; in float16, 1/N and what a loss scaler
+    # will multiply by must meet before they are rounded.
+    early = reduction != 0 and input.dtype is not torch.float16
+    if backward == "fused":
+        return "fused" if early and not _saved_tensors_are_hooked() else "recompute"
+    if input.requires_grad:
+        _check_overwritable(input)
+    return "inplace" if early else "late"
+
+
+def _saved_tensors_are_hooked() -> bool:
+    """Whether someone wants to see (or move, or drop) what autograd keeps: a buffer would escape them."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def _check_overwritable(input: Tensor) -> None:
+    leaf = input._base if input._is_view() else input
+    if leaf is not None and leaf.is_leaf and leaf.requires_grad:
+        raise RuntimeError(
+            "backward='inplace' would overwrite a leaf tensor that requires grad (or a view of one): a leaf "
+            "Variable that requires grad is being used in an in-place operation."
+        )
+    if not torch.ops.aten.is_non_overlapping_and_dense(input):
+        raise RuntimeError("backward='inplace' needs an input that is dense in memory.")

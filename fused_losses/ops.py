@@ -1,0 +1,85 @@
+"""The operators `torch.ops.fused_losses.*`: their schemas.
+
+Each loss has four, named after it:
+
+    NAME            loss, row statistics (softmax family), and the gradients asked for
+    NAME_           the same; the input's gradient overwrites it
+    NAME_backward   the gradients, computed from the inputs
+    NAME_backward_  the same, into tensors that are there; left alone if they are ready and upstream is 1
+
+`gradients` is a sum of 1 (of the input) and 2 (of the target). Kernels are registered by the libraries in
+`csrc/`, one per dispatch key; fake tensors are answered by `fused_losses.fakes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from fused_losses import backend
+from fused_losses.fakes import FAKES, INPUT_GRADIENT, TARGET_GRADIENT, nothing
+from fused_losses.registry import LOSSES, Family, Loss
+
+__all__ = ["INPUT_GRADIENT", "OPERATORS", "TARGET_GRADIENT", "Operators", "scale_"]
+
+_library = torch.library.Library("fused_losses", "DEF")
+
+# Tensors of the forward, tensors that the backward takes besides, and options.
+_SCHEMAS: dict[Family, tuple[str, str, str]] = {
+    "pointwise": (
+        "Tensor target, Tensor? weight, Tensor? extra",
+        "",
+        "float[] parameters, float? ignore_index, int reduction",
+    ),
+    "softmax": (
+        "Tensor target, Tensor? weight",
+        ", Tensor statistics",
+        "int ignore_index, float label_smoothing, int reduction",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The four operators of a loss."""
+
+    forward: OpOverload[Any, Any]
+    forward_inplace: OpOverload[Any, Any]
+    backward: OpOverload[Any, Any]
+    backward_into: OpOverload[Any, Any]
+
+
+def _define(loss: Loss) -> Operators:
+    operands, kept, options = _SCHEMAS[loss.family]
+    wanted = "ScalarType? dtype, int gradients"
+    name = loss.name
+    schemas = (
+        f"{name}(Tensor input, {operands}, {options}, {wanted}) -> Tensor[]",
+        f"{name}_(Tensor(a!) input, {operands}, {options}, {wanted}) -> Tensor[]",
+        f"{name}_backward(Tensor upstream, Tensor input, {operands}{kept}, {options}, "
+        "int gradients) -> Tensor[]",
+        f"{name}_backward_(Tensor(a!)[] into, bool ready, Tensor upstream, Tensor input, "
+        f"{operands}{kept}, {options}, int gradients) -> ()",
+    )
+    for schema in schemas:
+        _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    names = [schema.split("(")[0] for schema in schemas]
+    for operator, fake in zip(names, FAKES[loss.family], strict=True):
+        torch.library.register_fake(f"fused_losses::{operator}", fake, lib=_library)
+    return Operators(*(getattr(torch.ops.fused_losses, operator).default for operator in names))
+
+
+OPERATORS: dict[str, Operators] = {name: _define(loss) for name, loss in LOSSES.items()}
+
+_library.define("scale_(Tensor(a!) gradient, Tensor factor) -> ()")
+torch.library.register_fake("fused_losses::scale_", nothing, lib=_library)
+scale_: OpOverload[Any, Any] = torch.ops.fused_losses.scale_.default
+
+_library.define("cached_bytes() -> int")
+_library.define("empty_cache() -> ()")
+_library.define("set_cache_limit(int bytes) -> ()")
+
+backend.load()
