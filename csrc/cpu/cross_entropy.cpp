@@ -13,8 +13,12 @@
 namespace fused_losses {
 namespace {
 
+// Rows of fewer classes go many to a register, and are transposed for it: measured, a row's own overhead costs
+// more than that up to about this length.
+constexpr int64_t kShortRow = 64;
+
 bool rows_lie_ready(const CrossEntropyArguments& arguments) {
-  if (arguments.classes == 1) return true;
+  if (arguments.classes < kShortRow) return false;
   for (const ClassTensor* tensor :
        {&arguments.input, &arguments.probabilities, &arguments.input_gradient, &arguments.probabilities_gradient}) {
     if (tensor->data && tensor->strides.classes != 1) return false;

@@ -25,13 +25,17 @@ T subtrahend(T max) {
 template <class S>
 Compute<S> max_of(const S* x, int64_t n) {
   using V = Vector<Compute<S>>;
+  constexpr int lanes = kLanes<Compute<S>>;
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
-  V largest = splat<V>(kLowest);
-  for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
-    const V v = load(x + i, count, kLowest);
-    largest = v > largest ? v : largest;
-  });
-  return max_of_lanes(largest);
+  // Four at a time: one comparison would wait for the one before.
+  V largest[4] = {splat<V>(kLowest), splat<V>(kLowest), splat<V>(kLowest), splat<V>(kLowest)};
+  int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    for (int k = 0; k < 4; ++k) largest[k] = larger(load(x + i + k * lanes), largest[k]);
+  }
+  for_each_register<Compute<S>>(
+      n - i, [&](int64_t j, auto count) { largest[0] = larger(load(x + i + j, count, kLowest), largest[0]); });
+  return max_of_lanes(larger(larger(largest[0], largest[1]), larger(largest[2], largest[3])));
 }
 
 // First pass over a chunk: adds it to `state`, whose maximum is final for the chunk when this returns. Numerators go
@@ -45,6 +49,8 @@ void accumulate_chunk(SoftmaxState& state, const S* x, int64_t n, const Compute<
   const T shift = subtrahend(static_cast<T>(state.max));
   V sum{}, mass{}, cross{};
   for_each_register<T>(n, [&](int64_t i, auto count) {
+    __builtin_prefetch(x + i + kChunk);
+    if constexpr (kStore) __builtin_prefetch(numerators + i + kChunk, 1);
     const V difference = load(x + i, count, kLowest) - shift;
     const V e = exp(difference);
     sum += e;
@@ -100,6 +106,9 @@ void emit_probabilities_gradient(const S* x, Compute<S> max, Compute<S> log_sum,
   });
 }
 
+// Half of the second-level cache of the server processors of today (2 MiB); the row's logits want the rest.
+inline constexpr int64_t kCachedRow = int64_t{1} << 20;
+
 template <class S>
 class SoftmaxRows {
   using T = Compute<S>;
@@ -112,9 +121,11 @@ class SoftmaxRows {
         classes_(arguments.classes),
         stretches_((classes_ + kStretch - 1) / kStretch),
         constant_mass_(soft_ && !arguments.probabilities.data ? mass(nullptr) : 0),
-        // Numerators are of no use where the gradient of probabilities needs the logits again.
+        // Numerators are of no use where the gradient of probabilities needs the logits again, and cost more
+        // than a second exponential where a row of them leaves the second-level cache.
         keep_numerators_(arguments.input_gradient.data && !arguments.backward &&
-                         !arguments.probabilities_gradient.data) {}
+                         !arguments.probabilities_gradient.data &&
+                         classes_ * static_cast<int64_t>(sizeof(T)) <= kCachedRow) {}
 
   double run() {
     const int64_t rows = arguments_.outer * arguments_.inner;

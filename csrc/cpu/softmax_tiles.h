@@ -136,18 +136,34 @@ class SoftmaxTiles {
   Positions read_positions(Plane<E> x, int64_t first, int count) const {
     Positions positions;
     for_each_run(first, count, [&](int64_t outer, int64_t inner, int done, int run) {
-      for (int i = 0; i < run; ++i) {
-        const int p = done + i;
-        positions.scale[p] = static_cast<T>(arguments_.scale * upstream_of(arguments_, outer, inner + i));
-        if (arguments_.labels.data) {
-          const int64_t label = label_of(arguments_, outer, inner + i);
-          if (label == arguments_.ignore_index) continue;
-          positions.label[p] = label;
-          positions.hot[p] = static_cast<T>(targets_.hot_factor * targets_.weight(label));
-          positions.soft_at_label[p] = static_cast<T>(targets_.soft.constant * targets_.weight(label));
-          positions.x_y[p] = static_cast<T>(x.row(label)[p]);
+      std::fill_n(positions.scale + done, run, static_cast<T>(arguments_.scale));
+      if (arguments_.upstream.data) {
+        for (int i = 0; i < run; ++i) {
+          positions.scale[done + i] *= static_cast<T>(upstream_of(arguments_, outer, inner + i));
         }
-        positions.valid[p] = 1;
+      }
+      if (!arguments_.labels.data) {
+        std::fill_n(positions.valid + done, run, T(1));
+        return;
+      }
+      const T hot = static_cast<T>(targets_.hot_factor), soft = static_cast<T>(targets_.soft.constant);
+      const auto read = [&](const auto* labels) {
+        for (int i = 0; i < run; ++i) {
+          const int64_t label = labels[i * arguments_.labels.strides.inner];
+          if (label == arguments_.ignore_index) continue;
+          const int p = done + i;
+          const T weight = targets_.soft.weight ? targets_.soft.weight[label] : T(1);
+          positions.label[p] = label;
+          positions.hot[p] = hot * weight;
+          positions.soft_at_label[p] = soft * weight;
+          positions.x_y[p] = static_cast<T>(x.row(label)[p]);
+          positions.valid[p] = 1;
+        }
+      };
+      if (arguments_.labels.dtype == ScalarType::Byte) {
+        read(at<uint8_t>(arguments_, arguments_.labels, outer, inner));
+      } else {
+        read(at<int64_t>(arguments_, arguments_.labels, outer, inner));
       }
     });
     return positions;
@@ -201,9 +217,11 @@ class SoftmaxTiles {
     if (gradient.data) {
       soft_ ? emit<true>(x, gradient, probabilities, positions, max, sum, mass)
             : emit<false>(x, gradient, probabilities, positions, max, sum, mass);
-      for (int p = 0; p < count; ++p) {
-        if (positions.valid[p] != 0 && arguments_.labels.data) {
-          gradient.row(positions.label[p])[p] = static_cast<E>(at_label(positions, p, max[p], sum[p], mass[p]));
+      if (arguments_.labels.data) {
+        Lanes correction;
+        at_labels(positions, max, sum, mass, correction);
+        for (int p = 0; p < count; ++p) {
+          if (positions.valid[p] != 0) gradient.row(positions.label[p])[p] = static_cast<E>(correction[p]);
         }
       }
     }
@@ -218,7 +236,7 @@ class SoftmaxTiles {
     for (int64_t c = 0; c < classes; ++c) {
       for_each_lane_group([&](int p) {
         const V v = load(x.row(c) + p), m = load(max + p);
-        store(max + p, v > m ? v : m);
+        store(max + p, larger(v, m));
       });
     }
     for (int64_t c = 0; c < classes; ++c) {
@@ -264,12 +282,15 @@ class SoftmaxTiles {
     }
   }
 
-  // The one element where the terms nearly cancel: subtracted before anything is divided.
-  T at_label(const Positions& positions, int p, double max, double sum, double mass) const {
-    const double hot = positions.hot[p];
-    const double numerator = exp(positions.x_y[p] - static_cast<T>(max));
-    const double difference = numerator * (hot + mass) - sum * (hot + positions.soft_at_label[p]);
-    return static_cast<T>(difference / sum * positions.scale[p]);
+  // The one element of each position where the terms nearly cancel: subtracted before anything is divided.
+  static void at_labels(const Positions& positions, const Lanes& max, const Lanes& sum, const Lanes& mass,
+                        Lanes& result) {
+    for_each_lane_group([&](int p) {
+      const V hot = load(positions.hot + p), s = load(sum + p);
+      const V numerator = exp(load(positions.x_y + p) - load(max + p));
+      const V difference = numerator * (hot + load(mass + p)) - s * (hot + load(positions.soft_at_label + p));
+      store(result + p, difference / s * load(positions.scale + p));
+    });
   }
 
   double values(const Positions& positions, int64_t first, int count, const Lanes& max, const Lanes& sum,

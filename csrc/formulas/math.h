@@ -37,4 +37,10 @@ FUSED_LOSSES_HOST_DEVICE inline double log(double x) { return std::log(x); }
 FUSED_LOSSES_HOST_DEVICE inline float log1p(float x) { return std::log1p(x); }
 FUSED_LOSSES_HOST_DEVICE inline double log1p(double x) { return std::log1p(x); }
 
+// log(1 + x) for x in [0, 1], and 1 / x for x in [1, 2]: what sigmoids need, cheaper for a vector than in general.
+FUSED_LOSSES_HOST_DEVICE inline float log1p_of_unit(float x) { return std::log1p(x); }
+FUSED_LOSSES_HOST_DEVICE inline double log1p_of_unit(double x) { return std::log1p(x); }
+FUSED_LOSSES_HOST_DEVICE inline float reciprocal_of_one_to_two(float x) { return 1 / x; }
+FUSED_LOSSES_HOST_DEVICE inline double reciprocal_of_one_to_two(double x) { return 1 / x; }
+
 }  // namespace fused_losses

@@ -109,9 +109,9 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
       const V one = splat<V>(1);
       const V e = exp(-abs(x));
       const auto positive = x >= splat<V>(0);
-      const V larger = one / (one + e);
+      const V larger = reciprocal_of_one_to_two(one + e);
       const V smaller = e * larger;
-      softplus_of_minus = log1p(e) + select(positive, splat<V>(0), -x);
+      softplus_of_minus = log1p_of_unit(e) + select(positive, splat<V>(0), -x);
       sigmoid = select(positive, larger, smaller);
       sigmoid_of_minus = select(positive, smaller, larger);
     }

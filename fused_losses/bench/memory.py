@@ -1,0 +1,84 @@
+"""Peak extra memory of one training step, measured in a fresh process (Linux only).
+
+``python -m fused_losses.bench.memory '{"loss": …}'`` is that process; `peak_bytes` starts it.
+"""
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import fused_losses
+from fused_losses.bench.cases import Case
+from fused_losses.bench.providers import PROVIDERS
+from fused_losses.bench.timing import fresh, prepare
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+# Written to CLEAR_REFS, sets the peak of the resident size (VmHWM) to what is resident now.
+RESET_PEAK = "5"
+
+
+def available() -> bool:
+    """Whether this system can measure the peak of a single step."""
+    return CLEAR_REFS.exists()
+
+
+def peak_bytes(case: Case, provider: str, threads: int) -> int | None:
+    """Peak extra memory of a step, in bytes; None where it could not be measured."""
+    order = json.dumps({"case": asdict(case), "provider": provider, "threads": threads})
+    command = [sys.executable, "-m", "fused_losses.bench.memory", order]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return int(done.stdout)
+    reason = done.stderr.strip().rpartition("\n")[2]
+    warnings.warn(f"no peak memory of {provider} on {case}: {reason}", stacklevel=2)
+    return None
+
+
+def _resident(field: str) -> int:
+    """A field of the process's status, in bytes: VmRSS is resident now, VmHWM its peak."""
+    for line in STATUS.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.removesuffix("kB")) * 1024
+    raise LookupError(f"{STATUS} has no {field}")
+
+
+def _release_free_memory() -> None:
+    """Leaves no warm block behind, neither in this package's cache nor in the C heap."""
+    gc.collect()
+    fused_losses.empty_cache()
+    # Only glibc keeps freed memory in this way, and only glibc has the function.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def measure(case: Case, provider: str) -> int:
+    """Peak extra memory of the second step of this process, in bytes.
+
+    The first step pays for what is allocated once: thread pools, compiled code, lazy imports.
+    """
+    function = PROVIDERS[provider](case.loss)
+    inputs = case.inputs(seed=0)
+    prepare("step", function, [fresh(inputs)])()
+    step = prepare("step", function, [fresh(inputs)])
+    _release_free_memory()
+    before = _resident("VmRSS")
+    CLEAR_REFS.write_text(RESET_PEAK)
+    step()
+    return max(0, _resident("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    order = json.loads(sys.argv[1])
+    torch.set_num_threads(order["threads"])
+    case = Case(**{**order["case"], "shape": tuple(order["case"]["shape"])})
+    print(measure(case, order["provider"]))
