@@ -36,6 +36,7 @@ double sum_over_labels(const CrossEntropyArguments& arguments, const Term& term)
   parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
       const int64_t end = std::min(rows, (b + 1) * kStretch);
+      Sum sum;
       int64_t outer = b * kStretch / arguments.inner, inner = b * kStretch % arguments.inner;
       for (int64_t r = b * kStretch; r < end; ++r) {
         const int64_t label = label_of(arguments, outer, inner);
@@ -44,24 +45,22 @@ double sum_over_labels(const CrossEntropyArguments& arguments, const Term& term)
             bad[b] = r;
             break;
           }
-          sums[b] += term(label, r, outer, inner);
+          sum += term(label, r, outer, inner);
         }
         if (++inner == arguments.inner) {
           inner = 0;
           ++outer;
         }
       }
+      sums[b] = sum.value();
     }
   });
-  double total = 0;
-  for (int64_t b = 0; b < blocks; ++b) {
-    if (bad[b] >= 0) {
-      const int64_t label = label_of(arguments, bad[b] / arguments.inner, bad[b] % arguments.inner);
-      throw std::out_of_range("Target " + std::to_string(label) + " is out of bounds.");
-    }
-    total += sums[b];
+  for (const int64_t row : bad) {
+    if (row < 0) continue;
+    const int64_t label = label_of(arguments, row / arguments.inner, row % arguments.inner);
+    throw std::out_of_range("Target " + std::to_string(label) + " is out of bounds.");
   }
-  return total;
+  return sum_of(sums);
 }
 
 }  // namespace
@@ -87,6 +86,9 @@ double nll(const CrossEntropyArguments& arguments) {
     const Targets<T> targets(arguments);
     double total = 0;
     if (!arguments.backward) {
+      if (arguments.losses.data) {  // of ignored rows
+        for (int64_t r = 0; r < arguments.outer * arguments.inner; ++r) store_loss(arguments, r, 0);
+      }
       total = sum_over_labels(arguments, [&](int64_t label, int64_t row, int64_t outer, int64_t inner) {
         const S* const x = at<S>(arguments, arguments.input, outer, inner);
         const double value = -targets.weight(label) * static_cast<T>(x[label * arguments.input.strides.classes]);

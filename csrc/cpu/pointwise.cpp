@@ -178,9 +178,7 @@ double run(const Formula& formula, const PointwiseArguments& arguments) {
     }
   });
   if (!in_domain) throw std::runtime_error("all elements of input should be between 0 and 1");
-  double total = 0;
-  for (const double sum : sums) total += sum;
-  return total;
+  return sum_of(sums);
 }
 
 template <Values values, Derivatives derivatives, bool kExtra, class Formula>
@@ -272,9 +270,7 @@ double pointwise_divisor(const PointwiseArguments& arguments, bool sum_weights) 
   } else {
     sum(float{});
   }
-  double total = 0;
-  for (const double one : sums) total += one;
-  return total;
+  return sum_of(sums);
 }
 
 #define FUSED_LOSSES_INSTANTIATE(name, Formula) template double pointwise<Formula>(const PointwiseArguments&);

@@ -142,15 +142,15 @@ class SoftmaxRows {
         Scratch scratch(*this);
         for (int64_t b = first; b < last; ++b) {
           const int64_t end = std::min(rows, (b + 1) * rows_per_block);
+          Sum sum;
           for (int64_t r = b * rows_per_block; r < end; ++r) {
-            sums[b] += row(r, scratch, [&](const auto& body) { body(int64_t{0}, stretches_); });
+            sum += row(r, scratch, [&](const auto& body) { body(int64_t{0}, stretches_); });
           }
+          sums[b] = sum.value();
         }
       });
     }
-    double total = 0;
-    for (const double sum : sums) total += sum;
-    return total;
+    return sum_of(sums);
   }
 
  private:

@@ -22,6 +22,8 @@ class SoftmaxTiles {
   static constexpr int kPositions = 64;
   using Lanes = T[kPositions];
 
+  static constexpr int64_t kClassBlock = 128;
+
  public:
   explicit SoftmaxTiles(const CrossEntropyArguments& arguments)
       : arguments_(arguments), targets_(arguments), soft_(!targets_.soft.absent()) {}
@@ -43,9 +45,7 @@ class SoftmaxTiles {
         }
       }
     });
-    double total = 0;
-    for (const double sum : sums) total += sum;
-    return total;
+    return sum_of(sums);
   }
 
  private:
@@ -177,6 +177,16 @@ class SoftmaxTiles {
     return q * weight;
   }
 
+  void soft_mass(Plane<T> probabilities, Lanes& mass) const {
+    double sums[kPositions] = {};
+    for (int64_t c = 0; c < arguments_.classes; ++c) {
+      Lanes q;
+      for_each_lane_group([&](int p) { store(q + p, soft_of(probabilities, c, p)); });
+      for (int p = 0; p < kPositions; ++p) sums[p] += q[p];
+    }
+    for (int p = 0; p < kPositions; ++p) mass[p] = static_cast<T>(sums[p]);
+  }
+
   // Calls body(p) for the first position of each register.
   template <class Body>
   static void for_each_lane_group(const Body& body) {
@@ -185,7 +195,6 @@ class SoftmaxTiles {
 
   template <class E>
   double passes(Plane<E> x, Plane<E> gradient, int64_t first, int count, Scratch& scratch) {
-    const int64_t classes = arguments_.classes;
     const Positions positions = read_positions(x, first, count);
     Plane<T> probabilities{nullptr, 0};
     if (arguments_.probabilities.data) {
@@ -198,11 +207,7 @@ class SoftmaxTiles {
       std::fill_n(sum, kPositions, T(1));
       std::copy_n(static_cast<const T*>(arguments_.max) + first, count, max);
       std::copy_n(static_cast<const T*>(arguments_.sum) + first, count, sum);
-      if (soft_) {
-        for (int64_t c = 0; c < classes; ++c) {
-          for_each_lane_group([&](int p) { store(mass + p, load(mass + p) + soft_of(probabilities, c, p)); });
-        }
-      }
+      if (soft_) soft_mass(probabilities, mass);
     } else {
       soft_ ? statistics<true>(x, probabilities, max, sum, mass, cross)
             : statistics<false>(x, probabilities, max, sum, mass, cross);
@@ -232,23 +237,36 @@ class SoftmaxTiles {
   void statistics(Plane<E> x, Plane<T> probabilities, Lanes& max, Lanes& sum, Lanes& mass, Lanes& cross) const {
     const int64_t classes = arguments_.classes;
     std::fill_n(max, kPositions, -std::numeric_limits<T>::infinity());
-    std::fill_n(sum, kPositions, T(0));
     for (int64_t c = 0; c < classes; ++c) {
       for_each_lane_group([&](int p) {
         const V v = load(x.row(c) + p), m = load(max + p);
         store(max + p, larger(v, m));
       });
     }
-    for (int64_t c = 0; c < classes; ++c) {
-      for_each_lane_group([&](int p) {
-        const V difference = load(x.row(c) + p) - load(max + p);
-        store(sum + p, load(sum + p) + exp(difference));
-        if constexpr (kSoft) {
-          const V q = soft_of(probabilities, c, p);
-          store(mass + p, load(mass + p) + q);
-          store(cross + p, load(cross + p) + q * difference);
-        }
-      });
+    // A float that has taken thousands of terms rounds away the next: a block's sums go into doubles.
+    double sums[3][kPositions] = {};
+    for (int64_t begin = 0; begin < classes; begin += kClassBlock) {
+      const int64_t end = std::min(classes, begin + kClassBlock);
+      Lanes block[3] = {};
+      for (int64_t c = begin; c < end; ++c) {
+        for_each_lane_group([&](int p) {
+          const V difference = load(x.row(c) + p) - load(max + p);
+          store(block[0] + p, load(block[0] + p) + exp(difference));
+          if constexpr (kSoft) {
+            const V q = soft_of(probabilities, c, p);
+            store(block[1] + p, load(block[1] + p) + q);
+            store(block[2] + p, load(block[2] + p) + q * difference);
+          }
+        });
+      }
+      for (int k = 0; k < (kSoft ? 3 : 1); ++k) {
+        for (int p = 0; p < kPositions; ++p) sums[k][p] += block[k][p];
+      }
+    }
+    for (int p = 0; p < kPositions; ++p) {
+      sum[p] = static_cast<T>(sums[0][p]);
+      mass[p] = static_cast<T>(sums[1][p]);
+      cross[p] = static_cast<T>(sums[2][p]);
     }
   }
 

@@ -26,7 +26,7 @@ struct PointwiseFormula {
   FUSED_LOSSES_HOST_DEVICE explicit PointwiseFormula(const double*) {}
 };
 
-// |x - t|; the derivative at a tie is 0, and NaN stays NaN.
+// |x - t|; the derivative is 0 at a tie, and, as torch's sign, at NaN.
 struct L1 : PointwiseFormula {
   static constexpr bool kMeanOverWeight = true;
   using PointwiseFormula::PointwiseFormula;
@@ -35,8 +35,7 @@ struct L1 : PointwiseFormula {
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     const V difference = x - t;
     const V zero = splat<V>(0);
-    const V sign =
-        select(difference > zero, splat<V>(1), select(difference < zero, splat<V>(-1), difference - difference));
+    const V sign = select(difference > zero, splat<V>(1), select(difference < zero, splat<V>(-1), zero));
     return {abs(difference), {sign, -sign}};
   }
 };
