@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction as legacy
 
+from fused_losses import reference
 from fused_losses.dispatch import (
     FLOATING,
     REDUCTION_CODES,
@@ -39,6 +40,8 @@ __all__ = [
     "mse_loss",
     "nll_loss",
 ]
+
+_INTEGRAL = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
 def cross_entropy(
@@ -198,8 +201,9 @@ def binary_cross_entropy(
             _promoted(input, target, weight) if autocast else None,
             backward,
         )
-    _check_torch_can_ignore(ignore_index)
-    return by_torch(F.binary_cross_entropy, input, target, weight, reduction=reduction)
+    return by_torch(
+        reference.binary_cross_entropy, input, target, weight, None, ((), ignore_index), reduction
+    )
 
 
 def binary_cross_entropy_with_logits(
@@ -260,14 +264,14 @@ def binary_cross_entropy_with_logits(
             dtype,
             backward,
         )
-    _check_torch_can_ignore(ignore_index)
     return by_torch(
-        F.binary_cross_entropy_with_logits,
+        reference.binary_cross_entropy_with_logits,
         input,
         target,
         weight,
-        reduction=reduction,
-        pos_weight=pos_weight,
+        pos_weight,
+        ((), ignore_index),
+        reduction,
     )
 
 
@@ -338,7 +342,7 @@ def _error_loss(
         and (weight is None or (weight.shape == input.shape and not weight.requires_grad))
         and (same_shape or _broadcast(input, target))
     ):
-        if not target.dtype.is_floating_point and target.dtype is not torch.bool:
+        if target.dtype in _INTEGRAL:
             target = target.to(input.dtype)
         if _takes_elements(input, target, None) and (weight is None or weight.dtype in FLOATING):
             if not same_shape:
@@ -362,11 +366,6 @@ def _error_loss(
 def _check_backward(backward: str) -> None:
     if backward not in ("fused", "recompute", "inplace"):
         raise ValueError(f"backward must be 'fused', 'recompute' or 'inplace', but it is {backward!r}")
-
-
-def _check_torch_can_ignore(ignore_index: float | None) -> None:
-    if ignore_index is not None:
-        raise RuntimeError("ignore_index is not in torch's function, which would have to take these operands")
 
 
 def _takes_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:

@@ -51,14 +51,14 @@ def run(
     ] = "large",
     losses: Annotated[list[str], typer.Option("--loss", callback=_among(LOSSES), help="Repeatable.")] = list(
         LOSSES
-    ),  # noqa: B006
+    ),
     dtypes: Annotated[list[str], typer.Option("--dtype", callback=_among(DTYPES), help="Repeatable.")] = [
         "float32",
         "bfloat16",
-    ],  # noqa: B006
+    ],
     providers: Annotated[
         list[str], typer.Option("--provider", callback=_among(PROVIDERS), help="Repeatable.")
-    ] = list(PROVIDERS),  # noqa: B006
+    ] = list(PROVIDERS),
     pass_: Annotated[
         Pass,
         typer.Option("--pass", help="forward: without gradients; backward: alone; step: both."),

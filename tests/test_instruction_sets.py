@@ -1,0 +1,54 @@
+"""Every CPU library that is built and runs here gives the results that the one in use gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fused_losses import backend
+
+HERE = Path(__file__).parent
+USABLE = [name for name in backend.usable_instruction_sets() if name in backend.built_cpu_libraries()]
+OTHERS = [name for name in USABLE if f"_cpu_{name}.so" != backend.cpu_library.name]
+
+
+def run(instruction_set: str, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": instruction_set}
+    return subprocess.run(
+        [sys.executable, *command], env=environment, cwd=HERE, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_torch_s_variable_chooses_the_library(name):
+    code = "import fused_losses; from fused_losses import backend; print(backend.cpu_library.name)"
+    assert run(name, "-c", code).stdout.strip() == f"_cpu_{name}.so"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_values_and_bad_input(name):
+    files = [str(HERE / file) for file in ("test_losses.py", "test_bad_input.py", "test_extensions.py")]
+    chosen = "not layouts and not recompute and not threads"
+    done = run(name, "-m", "pytest", "-q", "--tb=line", "-k", chosen, *files)
+    assert done.returncode == 0, done.stdout[-3000:]
+    print(f"{name}: {done.stdout.strip().splitlines()[-1]}")
+
+
+def test_without_a_library_losses_run_through_torch():
+    code = (
+        "import logging; logging.basicConfig()\n"
+        "from fused_losses import backend\n"
+        "backend._INSTRUCTION_SETS = ('none',)\n"
+        "import torch, fused_losses.functional as L\n"
+        "x = torch.randn(4, 3, requires_grad=True)\n"
+        "L.cross_entropy(x, torch.tensor([0, 1, 2, 0])).backward()\n"
+        "assert x.grad is not None and not backend.devices\n"
+    )
+    done = run("default", "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no CPU library") == 1
