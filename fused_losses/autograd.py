@@ -88,14 +88,16 @@ class LossFunction(Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of input and target, where they are needed."""
         name, strategy, options, reduction, _, wanted = ctx.call
-        ready = ctx.gradients
-        if ready is not None:
-            ctx.gradients = None
         input, target, weight, fourth = ctx.saved_tensors
+        # create_graph=True, or a batch of upstream gradients, as jacobians have
+        by_torch = torch.is_grad_enabled() or _is_batched(upstream)
+        ready = ctx.gradients
+        if ready is not None and not by_torch:
+            ctx.gradients = None
         if input is None:
             gradients = _gradients_in_place(ready, upstream)
-        elif torch.is_grad_enabled():
-            gradients = _differentiable_gradients(ctx, upstream)
+        elif by_torch:
+            gradients = _gradients_by_torch(ctx, upstream)
         else:
             operators = OPERATORS[name]
             arguments = (upstream, input, target, weight, fourth, *options, reduction, wanted)
@@ -116,16 +118,23 @@ class LossFunction(Function):
         return None, None, of_input, of_target, None, None, None, None, None
 
 
+def _is_batched(upstream: Tensor) -> bool:
+    """Whether many upstream gradients come at once: from torch.func.vmap, or from is_grads_batched=True."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(upstream)
+
+
 def _gradients_in_place(ready: list[Tensor] | None, upstream: Tensor) -> list[Tensor]:
     if ready is None:
         raise RuntimeError(
             "Trying to backward through the graph a second time, but backward='inplace' has handed out its "
             "only gradient, which overwrote the input. Use backward='fused' or 'recompute' to backward again."
         )
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or _is_batched(upstream):
         raise RuntimeError(
-            "backward='inplace' overwrote the input, so its gradient cannot be differentiated again: use "
-            "backward='fused' or 'recompute' with create_graph=True."
+            "backward='inplace' overwrote the input, so its gradient cannot be differentiated again or for "
+            "a batch of upstream gradients: use backward='fused' or 'recompute' for that."
         )
     for gradient in ready:
         scale_(gradient, upstream)
@@ -144,16 +153,18 @@ def _gradients_into_input(operators: Any, arguments: tuple[Any, ...]) -> list[Te
     return [memory, *of_target]
 
 
-def _differentiable_gradients(ctx: FunctionCtx, upstream: Tensor) -> list[Tensor]:
-    """The gradients as a graph of torch's own operators, for create_graph=True."""
+def _gradients_by_torch(ctx: FunctionCtx, upstream: Tensor) -> list[Tensor]:
+    """The gradients through torch's own operators, which autograd and vmap can see through."""
     name, _, options, reduction, dtype, wanted = ctx.call  # type: ignore[attr-defined]
     input, target, weight, fourth = ctx.saved_tensors  # type: ignore[attr-defined]
     extra = None if LOSSES[name].has_statistics else fourth
     bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT))
     of = [tensor for tensor, bit in bits if wanted & bit]
-    operands = [_cast(tensor, dtype) for tensor in (input, target, weight, extra)]
-    loss = LOSSES[name].reference(*operands, options, REDUCTIONS[reduction])
-    return list(torch.autograd.grad(loss, of, upstream.to(loss.dtype), create_graph=True))
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        operands = [_cast(tensor, dtype) for tensor in (input, target, weight, extra)]
+        loss = LOSSES[name].reference(*operands, options, REDUCTIONS[reduction])
+    return list(torch.autograd.grad(loss, of, upstream.to(loss.dtype), create_graph=create_graph))
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:

@@ -8,7 +8,7 @@ from fused_losses import backend
 
 
 def cached_bytes() -> int:
-    """Bytes of freed gradient buffers held for the next step; the system may take them when it is short."""
+    """Bytes of freed gradient buffers held for the next step."""
     return int(torch.ops.fused_losses.cached_bytes()) if backend.cpu_library else 0
 
 

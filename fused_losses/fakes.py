@@ -1,15 +1,15 @@
-"""What the operators return for fake tensors: shapes, dtypes and strides, and nothing computed.
-
-By family, in the order of the four operators of a loss (see `fused_losses.ops`).
-"""
+"""What the operators return for fake tensors: shapes, dtypes and strides, and nothing computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fused_losses.registry import Loss
 
 INPUT_GRADIENT = 1
 TARGET_GRADIENT = 2
@@ -68,6 +68,7 @@ def _softmax_gradients(input: Tensor, target: Tensor, gradients: int) -> list[Te
 
 
 def _softmax_forward(
+    row_statistics: int,
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -80,7 +81,7 @@ def _softmax_forward(
     positions = input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
     loss = input.new_empty(() if reduction else positions, dtype=dtype or input.dtype)
     wide = torch.float64 if input.dtype is torch.float64 else torch.float32
-    statistics = input.new_empty((2, positions.numel()), dtype=wide)
+    statistics = input.new_empty((row_statistics, positions.numel()), dtype=wide)
     return [loss, statistics, *_softmax_gradients(input, target, gradients)]
 
 
@@ -97,7 +98,9 @@ def nothing(*arguments: Any) -> None:
     """For operators that only change what is there."""
 
 
-FAKES: dict[str, tuple[Callable[..., Any], ...]] = {
-    "pointwise": (_pointwise_forward, _inplace(_pointwise_forward), _pointwise_backward, nothing),
-    "softmax": (_softmax_forward, _inplace(_softmax_forward), _softmax_backward, nothing),
-}
+def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
+    """The fakes of a loss's four operators, in their order."""
+    if loss.family == "pointwise":
+        return _pointwise_forward, _inplace(_pointwise_forward), _pointwise_backward, nothing
+    forward = partial(_softmax_forward, loss.row_statistics)
+    return forward, _inplace(forward), _softmax_backward, nothing

@@ -8,8 +8,8 @@ Every function takes torch's arguments and one more, keyword-only:
               overwrites the input: no memory at all, and autograd raises if anything else needs the
               input. See DESIGN.md.
 
-Shapes, dtypes and formulas are those of the functions of the same name in torch.nn.functional. Losses have the
-input's dtype, and float32 under autocast; arithmetic is in float32 (float64 for float64) throughout.
+Shapes, dtypes and formulas are those of the functions of the same name in torch.nn.functional. Losses have
+the input's dtype, and float32 under autocast; arithmetic is in float32 (float64 for float64) throughout.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import torch
 from torch._ops import OpOverload
 
 from fused_losses import backend
-from fused_losses.fakes import FAKES, INPUT_GRADIENT, TARGET_GRADIENT, nothing
+from fused_losses.fakes import INPUT_GRADIENT, TARGET_GRADIENT, fakes_of, nothing
 from fused_losses.registry import LOSSES, Family, Loss
 
 __all__ = ["INPUT_GRADIENT", "OPERATORS", "TARGET_GRADIENT", "Operators", "scale_"]
@@ -65,9 +65,12 @@ def _define(loss: Loss) -> Operators:
         f"{operands}{kept}, {options}, int gradients) -> ()",
     )
     for schema in schemas:
-        _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        # torch.compile takes no operator that both changes an argument and returns tensors; it never meets
+        # NAME_, since compiled graphs recompute.
+        changes_and_returns = "(a!) input" in schema
+        _library.define(schema, tags=() if changes_and_returns else (torch.Tag.pt2_compliant_tag,))
     names = [schema.split("(")[0] for schema in schemas]
-    for operator, fake in zip(names, FAKES[loss.family], strict=True):
+    for operator, fake in zip(names, fakes_of(loss), strict=True):
         torch.library.register_fake(f"fused_losses::{operator}", fake, lib=_library)
     return Operators(*(getattr(torch.ops.fused_losses, operator).default for operator in names))
 

@@ -32,16 +32,26 @@ class Loss:
     reads: int = 2
     """Tensors of the input's size that a step must read; it writes one, the gradient."""
 
+    row_statistics: int = 0
+    """Numbers that the forward keeps of each row for the backward."""
+
     @property
     def has_statistics(self) -> bool:
-        """Whether the forward keeps something of each row for the backward."""
+        """Whether the operators' schemas speak of row statistics."""
         return self.family == "softmax"
 
 
 LOSSES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
-        Loss("cross_entropy", "CrossEntropyLoss", "softmax", reference.cross_entropy, reads=1),
+        Loss(
+            "cross_entropy",
+            "CrossEntropyLoss",
+            "softmax",
+            reference.cross_entropy,
+            reads=1,
+            row_statistics=2,  # maximum and sum of exponentials
+        ),
         Loss("nll_loss", "NLLLoss", "softmax", reference.nll_loss, reads=0),
         Loss(
             "binary_cross_entropy",

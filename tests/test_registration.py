@@ -13,7 +13,6 @@ import fused_losses
 from fused_losses import _C, ops
 from fused_losses import functional as ours
 from fused_losses.bench import cases as bench_cases
-from fused_losses.fakes import FAKES
 from fused_losses.registry import LOSSES, by_family
 
 KINDS = ("forward", "forward_inplace", "backward", "backward_into")
@@ -45,7 +44,6 @@ def test_no_part_is_without_a_loss():
     assert modules == {loss.module for loss in LOSSES.values()}
     for family, formulas in (("pointwise", "pointwise_losses"), ("softmax", "softmax_losses")):
         assert {loss.name for loss in by_family(family)} == set(getattr(_C, formulas))
-    assert set(FAKES) == {loss.family for loss in LOSSES.values()}
 
 
 def assert_signature_extends(function, torchs, extras):
@@ -132,7 +130,9 @@ def test_opcheck(name, kind):
             check(operators.forward, (*operands, *tail), dynamic)
             continue
         if kind == "forward_inplace":
-            check(operators.forward_inplace, (dense_copy(operands[0]), *operands[1:], *tail), dynamic)
+            # Not compiled, and not tagged as fit for it: it changes an argument and returns tensors.
+            assert torch.Tag.pt2_compliant_tag not in operators.forward_inplace.tags
+            check(operators.forward_inplace, (dense_copy(operands[0]), *operands[1:], *tail), False)
             continue
         loss, *outputs = operators.forward(*operands, *tail)
         kept = outputs[:1] if keeps_statistics else []

@@ -31,8 +31,13 @@ def assert_as_accurate(
     *,
     dtype: torch.dtype,
     name: str = "result",
+    terms: float = 0.0,
 ) -> None:
     """Checks `ours` against `eager` (both in `dtype`) by their errors from the float64 `reference64`.
+
+    `terms` is the size of the terms that the result is the difference of, where they can nearly cancel: no
+    one who rounds them can know their difference to its own ulp. The log of a softmax's sum, at least 1, is
+    such a term of a loss.
 
     Every element of ours may be off by twice the largest error that eager makes in this tensor, plus 4 units
     in the last place of that element. NaN and infinity must be where eager has them; only where eager
@@ -43,15 +48,18 @@ def assert_as_accurate(
     assert reference64.dtype == torch.float64 and reference64.shape == eager.shape
     ours, eager, reference = ours.detach().double(), eager.detach().double(), reference64.detach()
 
-    assert torch.equal(ours.isnan(), eager.isnan()), f"{name}: NaN elsewhere: {ours} instead of {eager}"
+    # What eager loses on its way through float16, ours may know: the rounded reference.
+    lost = eager.isnan() & ~reference.isnan() & (dtype is torch.float16) & (ours == reference.to(dtype))
+    nan = eager.isnan() & ~lost
+    assert torch.equal(ours.isnan(), nan), f"{name}: NaN elsewhere: {ours} instead of {eager}"
     overflowed = eager.isinf() & reference.to(dtype).isfinite() & (dtype is torch.float16)
     # A finite value is judged below, with all others.
-    rescued = overflowed & ours.isfinite()
+    rescued = (overflowed & ours.isfinite()) | lost
     same = (ours == eager) | (ours.isfinite() & eager.isfinite()) | ours.isnan() | rescued
     assert same.all(), f"{name}: infinity elsewhere: {ours} instead of {eager}"
 
     # Where float64 itself has no finite value, that eager has one is a matter of its formula: to be the same.
-    undefined = ours.isfinite() & ~reference.isfinite()
+    undefined = ours.isfinite() & ~reference.isfinite() & ~lost
     assert torch.equal(ours[undefined], eager[undefined]), f"{name}: {ours} instead of {eager}"
 
     # A finite reference that overflows in `dtype` counts as what it is in float64, so a value next to
@@ -60,7 +68,7 @@ def assert_as_accurate(
     eager_errors = (eager - reference).abs()[judged & eager.isfinite()]
     eager_error = eager_errors.max() if eager_errors.numel() else torch.zeros((), dtype=torch.float64)
     error = (ours - reference).abs()[judged]
-    allowed = EAGER_FACTOR * eager_error + SLACK_ULP * ulp(reference[judged], dtype)
+    allowed = EAGER_FACTOR * eager_error + SLACK_ULP * ulp(reference[judged].abs().clamp_min(terms), dtype)
     worst = int((error / allowed).argmax()) if error.numel() else 0
     assert (error <= allowed).all(), (
         f"{name} in {dtype}: error {error[worst]:.3e} at {reference[judged][worst]:.6e}, allowed "
@@ -227,4 +235,7 @@ def _softmax_family(name, x, t, weight=None, ignore_index=-100, label_smoothing=
     gradients = [lambda scale: np.where(kept, spread(scale) * (mass * np.exp(log_p) - target), 0)]
     if t.dtype == np.longdouble:
         gradients.append(lambda scale: spread(scale) * -(1 - smoothing) * w * log_p)
-    return -(target * log_p).sum(axis), divisor, gradients
+    # Where no class takes part, what it would have said does not matter, though it be infinite; but a
+    # probability of 0 times an infinite logarithm is NaN, in torch too.
+    product = target * log_p if t.dtype == np.longdouble else np.where(target == 0, 0, target * log_p)
+    return -product.sum(axis), divisor, gradients

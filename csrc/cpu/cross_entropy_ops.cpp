@@ -58,9 +58,9 @@ class Call {
 
   void overwrite_input() { describe(arguments.input_gradient, input_.data, input_.dtype, input_.strides, true); }
 
-  // Each row's maximum and sum, (2, rows).
-  Tensor statistics() {
-    const int64_t sizes[] = {2, positions()};
+  // What is kept of each row, (kept, rows): for cross-entropy, maximum and sum.
+  Tensor statistics(int64_t kept) {
+    const int64_t sizes[] = {kept, positions()};
     Tensor tensor = empty(Layout(2, sizes), statistics_dtype());
     use_statistics(tensor);
     return tensor;
@@ -146,7 +146,7 @@ template <Engine engine>
 std::vector<Tensor> run_forward(Call& call, std::optional<ScalarType> dtype, int64_t reduction,
                                 std::vector<Tensor> gradients) {
   std::vector<Tensor> results;
-  const Tensor statistics = call.statistics();
+  const Tensor statistics = call.statistics(engine == cross_entropy ? 2 : 0);
   call.finish(reduction);
   CrossEntropyArguments& arguments = call.arguments;
   arguments.scale = 1 / call.divisor();

@@ -61,9 +61,9 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   using T = Compute<S>;
   using V = Vector<T>;
   const V zero{};
-  V sum{};
+  V sum{}, partial{};
   auto outside = zero != zero;
-  for_each_register<T>(chunk.count, [&](int64_t i, auto count) {
+  const auto one_register = [&](int64_t i, auto count) {
     const V x = load(chunk.operands[0] + i, count, 0);
     const V t = load(chunk.operands[1] + i, count, 0);
     const auto terms = [&] {
@@ -88,7 +88,7 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
     if constexpr (plan.values == Values::kSummed) {
       V value = finish(terms.value);
       if constexpr (std::is_same_v<decltype(count), int>) value = keep_lanes(value, count, 0);
-      sum += value;
+      partial += value;
     }
     if constexpr (plan.values == Values::kStored) store(chunk.values + i, finish(terms.value), count);
     if constexpr (plan.derivatives != Derivatives::kNone) {
@@ -104,7 +104,16 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
         store(chunk.derivatives[1] + i, scaled(terms.derivative[1]), count);
       }
     }
-  });
+  };
+  // A lane of few terms is added to a lane of few such sums: with two doubles to a register, adding up a chunk's
+  // 512 one after the other would cost some ulp.
+  constexpr int64_t kRun = 16 * kLanes<T>;
+  for (int64_t begin = 0; begin < chunk.count; begin += kRun) {
+    const int64_t n = chunk.count - begin < kRun ? chunk.count - begin : kRun;
+    for_each_register<T>(n, [&](int64_t i, auto count) { one_register(begin + i, count); });
+    sum += partial;
+    partial = zero;
+  }
   return {plan.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
 }
 

@@ -38,21 +38,24 @@ Compute<S> max_of(const S* x, int64_t n) {
   return max_of_lanes(larger(larger(largest[0], largest[1]), larger(largest[2], largest[3])));
 }
 
-// First pass over a chunk: adds it to `state`, whose maximum is final for the chunk when this returns. Numerators go
-// to `numerators` unless that is null; q may be null.
+// First pass over a chunk: adds it to `state`, whose maximum is what the chunk's numerators refer to. They go to
+// `numerators`; q is read if kSoft. Returns the largest of the chunk, which tells whether all this was in vain.
 template <bool kStore, bool kSoft, class S>
-void accumulate_chunk(SoftmaxState& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
+Compute<S> accumulate_relative(SoftmaxState& state, const S* x, int64_t n, const Compute<S>* q,
+                               Compute<S>* numerators) {
   using T = Compute<S>;
   using V = Vector<T>;
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
-  state.raise(max_of(x, n));
   const T shift = subtrahend(static_cast<T>(state.max));
-  V sum{}, mass{}, cross{};
+  V largest = splat<V>(kLowest), sum{}, mass{}, cross{};
   for_each_register<T>(n, [&](int64_t i, auto count) {
+    // The next chunk, while this one is computed: neither pages nor the end of a row stop these.
     __builtin_prefetch(x + i + kChunk);
     if constexpr (kStore) __builtin_prefetch(numerators + i + kChunk, 1);
-    const V difference = load(x + i, count, kLowest) - shift;
-    const V e = exp(difference);
+    const V logits = load(x + i, count, kLowest);
+    const V difference = logits - shift;
+    const V e = exp_below_88(difference);
+    largest = larger(logits, largest);
     sum += e;
     if constexpr (kStore) store(numerators + i, e, count);
     if constexpr (kSoft) {
@@ -63,10 +66,25 @@ void accumulate_chunk(SoftmaxState& state, const S* x, int64_t n, const Compute<
       cross += product;
     }
   });
+  const T top = max_of_lanes(largest);
+  if (top > state.max + kHeadroom) return top;
   state.sum += sum_of_lanes(sum);
   if constexpr (kSoft) {
     state.mass += sum_of_lanes(mass);
     state.cross += sum_of_lanes(cross);
+  }
+  return top;
+}
+
+template <bool kStore, bool kSoft, class S>
+void accumulate_chunk(SoftmaxState& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
+  // Numerators that overwrite the logits leave no second look, so the maximum must be known before.
+  const bool overwrites = static_cast<const void*>(numerators) == x;
+  if (overwrites || state.max == -std::numeric_limits<double>::infinity()) state.raise(max_of(x, n));
+  const Compute<S> top = accumulate_relative<kStore, kSoft>(state, x, n, q, numerators);
+  if (top > state.max + kHeadroom) {
+    state.raise(top);
+    accumulate_relative<kStore, kSoft>(state, x, n, q, numerators);
   }
 }
 
@@ -87,7 +105,7 @@ void emit_from_logits(const S* x, Compute<S> max, Compute<S> factor, const Compu
                       S* gradient, int64_t n) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
-    V v = exp(load(x + i, count, 0) - max) * factor;
+    V v = exp_below_88(load(x + i, count, 0) - max) * factor;
     if constexpr (kSoft) v += load(q + i, count, 0) * of_soft;
     store(gradient + i, v, count);
   });

@@ -251,7 +251,7 @@ class SoftmaxTiles {
       for (int64_t c = begin; c < end; ++c) {
         for_each_lane_group([&](int p) {
           const V difference = load(x.row(c) + p) - load(max + p);
-          store(block[0] + p, load(block[0] + p) + exp(difference));
+          store(block[0] + p, load(block[0] + p) + exp_below_88(difference));
           if constexpr (kSoft) {
             const V q = soft_of(probabilities, c, p);
             store(block[1] + p, load(block[1] + p) + q);
@@ -279,7 +279,7 @@ class SoftmaxTiles {
     });
     for (int64_t c = 0; c < arguments_.classes; ++c) {
       for_each_lane_group([&](int p) {
-        V v = exp(load(x.row(c) + p) - load(max + p)) * load(factor + p);
+        V v = exp_below_88(load(x.row(c) + p) - load(max + p)) * load(factor + p);
         if constexpr (kSoft) v -= soft_of(probabilities, c, p) * load(positions.scale + p);
         store(gradient.row(c) + p, select(load(positions.valid + p) != V{}, v, V{}));
       });
@@ -305,7 +305,7 @@ class SoftmaxTiles {
                         Lanes& result) {
     for_each_lane_group([&](int p) {
       const V hot = load(positions.hot + p), s = load(sum + p);
-      const V numerator = exp(load(positions.x_y + p) - load(max + p));
+      const V numerator = exp_below_88(load(positions.x_y + p) - load(max + p));
       const V difference = numerator * (hot + load(mass + p)) - s * (hot + load(positions.soft_at_label + p));
       store(result + p, difference / s * load(positions.scale + p));
     });

@@ -82,16 +82,13 @@ inline DoubleV select(LongV mask, DoubleV a, DoubleV b) { return mask ? a : b; }
 inline FloatV abs(FloatV x) { return bit_cast<FloatV>(bit_cast<IntV>(x) & 0x7fffffff); }
 inline DoubleV abs(DoubleV x) { return bit_cast<DoubleV>(bit_cast<LongV>(x) & 0x7fffffffffffffffLL); }
 
-// a > b ? a : b and a < b ? a : b, so b where either is NaN; x86 has an instruction for just that.
+// a > b ? a : b, so b where either is NaN; x86 has an instruction for just that.
 #if defined(__AVX512F__)
 inline FloatV larger(FloatV a, FloatV b) { return (FloatV)_mm512_max_ps((__m512)a, (__m512)b); }
-inline FloatV smaller(FloatV a, FloatV b) { return (FloatV)_mm512_min_ps((__m512)a, (__m512)b); }
 #elif defined(__AVX2__)
 inline FloatV larger(FloatV a, FloatV b) { return (FloatV)_mm256_max_ps((__m256)a, (__m256)b); }
-inline FloatV smaller(FloatV a, FloatV b) { return (FloatV)_mm256_min_ps((__m256)a, (__m256)b); }
 #else
 inline FloatV larger(FloatV a, FloatV b) { return a > b ? a : b; }
-inline FloatV smaller(FloatV a, FloatV b) { return a < b ? a : b; }
 #endif
 inline DoubleV larger(DoubleV a, DoubleV b) { return a > b ? a : b; }
 
@@ -111,17 +108,15 @@ inline FloatV scale_by_power_of_two(FloatV y, FloatV n) {
 #endif
 }
 
-// e^x = 2^n e^r, |r| <= ln(2)/2; ln 2 is split so that n * kLn2High is exact. The polynomial of e^r has the
-// least largest relative error for its degree: 3e-9, a twentieth of an ulp.
-inline FloatV exp(FloatV x) {
+// e^x = 2^n e^r, |r| <= ln(2)/2, for x < 88 (above that, anything); ln 2 is split so that n * kLn2High is exact.
+// The polynomial of e^r has the least largest relative error for its degree: 3e-9, a twentieth of an ulp.
+inline FloatV exp_below_88(FloatV x) {
   constexpr float kLog2e = 1.44269504088896341f;
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
   // Adding 1.5 * 2^23 leaves no fraction bits: rounds to the nearest integer.
   constexpr float kShift = 12582912.0f;
-  // Beyond these, the result is 0 or infinity.
-  x = larger(splat<FloatV>(-104.0), x);
-  x = smaller(splat<FloatV>(89.0), x);
+  x = larger(splat<FloatV>(-104.0), x);  // the result is 0 below; NaN stays
   const FloatV n = (x * kLog2e + kShift) - kShift;
   const FloatV r = (x - n * kLn2High) - n * kLn2Low;
   FloatV p = r * 1.3814539415761828e-3f + 8.36874544620514e-3f;
@@ -216,7 +211,7 @@ inline DoubleV each_lane(DoubleV x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = function(x[i]);
   return x;
 }
-inline DoubleV exp(DoubleV x) { return each_lane<std::exp>(x); }
+inline DoubleV exp_below_88(DoubleV x) { return each_lane<std::exp>(x); }
 inline DoubleV log(DoubleV x) { return each_lane<std::log>(x); }
 inline DoubleV log1p(DoubleV x) { return each_lane<std::log1p>(x); }
 inline DoubleV log1p_of_unit(DoubleV x) { return log1p(x); }

@@ -5,7 +5,7 @@
 //   ... smoothed by e        hot = (1 - e) w_y          q_c = e / C w_c
 //   probabilities t          hot = 0                    q_c = ((1 - e) t_c + e / C) w_c
 //
-// With m = max x, s = sum exp(x - m), Q = sum q and X = sum q (x - m):
+// With s = sum exp(x - m) for an m near max x, Q = sum q and X = sum q (x - m):
 //   loss = hot ((m - x_y) + log s) + Q log s - X
 //   dloss/dx_c = (hot + Q) exp(x_c - m) / s - hot [c = y] - q_c
 //   dloss/dt_c = (1 - e) w_c ((m - x_c) + log s)
@@ -16,18 +16,22 @@
 
 namespace fused_losses {
 
-// What is known of a part of a row; parts are merged.
+// e^16 times a million classes is far from float's largest number.
+inline constexpr double kHeadroom = 16;
+
+// What is known of a part of a row; parts are merged. Any m will do that is not so far below the largest x that
+// an exponential overflows: not looking for the largest itself saves a pass.
 struct SoftmaxState {
-  double max = -INFINITY;
-  double sum = 0;    // of exp(x - max)
-  double mass = 0;   // Q
-  double cross = 0;  // X
+  double max = -INFINITY;  // m: at most kHeadroom below the largest x of the part
+  double sum = 0;          // of exp(x - m)
+  double mass = 0;         // Q
+  double cross = 0;        // X
 
   // The same sums, relative to a larger maximum.
   FUSED_LOSSES_HOST_DEVICE void raise(double larger) {
     if (!(larger > max)) return;
     const double step = max - larger;
-    if (sum != 0) sum *= exp(step);
+    if (sum != 0) sum *= std::exp(step);
     if (mass != 0) cross += mass * step;
     max = larger;
   }
@@ -55,7 +59,7 @@ struct SoftmaxGradient {
 // x_y is read only where hot counts: a row of probabilities has no class y.
 FUSED_LOSSES_HOST_DEVICE inline double cross_entropy_value(const SoftmaxState& state, bool has_hot, double hot,
                                                            double x_y) {
-  const double log_sum = log(state.sum);
+  const double log_sum = std::log(state.sum);
   double value = 0;
   if (has_hot) value = hot * ((state.max - x_y) + log_sum);
   if (state.mass != 0 || state.cross != 0) value += state.mass * log_sum - state.cross;

@@ -106,7 +106,7 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
 
     FUSED_LOSSES_HOST_DEVICE explicit Parts(V x) {
       const V one = splat<V>(1);
-      const V e = exp(-abs(x));
+      const V e = exp_below_88(-abs(x));
       const auto positive = x >= splat<V>(0);
       const V larger = reciprocal_of_one_to_two(one + e);
       const V smaller = e * larger;
