@@ -54,6 +54,8 @@ FLAGS = [
     # GCC 12 calls the placeholder operands inside its own AVX-512 headers uninitialised.
     "-Wno-uninitialized",
     "-Wno-maybe-uninitialized",
+    # Clang does not know the last one.
+    "-Wno-unknown-warning-option",
 ]
 
 

@@ -1,4 +1,4 @@
-// From tensors to what kernels see, and back. The only header besides registration that knows tensors.
+// From tensors to what kernels see, and back. With cpu/tensors.h, the only header that knows tensors.
 #pragma once
 
 #define TORCH_TARGET_VERSION 0x020b000000000000ULL  // the stable ABI of torch 2.11: runs on that and later

@@ -19,10 +19,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from fused_losses.ops import INPUT_GRADIENT, OPERATORS, TARGET_GRADIENT, scale_
+from fused_losses.ops import INPUT_GRADIENT, OPERATORS, STATISTICS, TARGET_GRADIENT, scale_
 from fused_losses.registry import LOSSES
 
 Strategy = Literal["fused", "recompute", "inplace", "late"]
+
+FEW_ELEMENTS = 2**16
+"""Up to here, computing statistics of rows again is cheaper than a tensor that keeps them."""
 
 REDUCTIONS = ("none", "mean", "sum")
 """By the number that operators know them by."""
@@ -39,7 +42,8 @@ def loss_without_gradient(
     dtype: torch.dtype | None,
 ) -> Tensor:
     """The loss alone: what runs where no one asks for a gradient."""
-    operands = (input, target, weight) if LOSSES[name].has_statistics else (input, target, weight, extra)
+    softmax = LOSSES[name].family == "softmax"
+    operands = (input, target, weight) if softmax else (input, target, weight, extra)
     loss: Tensor = OPERATORS[name].forward(*operands, *options, reduction, dtype, 0)[0]
     return loss
 
@@ -66,23 +70,23 @@ class LossFunction(Function):
         """The loss; `name` is the operator's."""
         needs = ctx.needs_input_grad
         wanted = (INPUT_GRADIENT if needs[2] else 0) | (TARGET_GRADIENT if needs[3] else 0)
-        operators, keeps_statistics = OPERATORS[name], LOSSES[name].has_statistics
-        at_once = strategy in ("fused", "inplace")
+        operators = OPERATORS[name]
+        at_once = strategy == "fused" or strategy == "inplace"
         overwrite = strategy == "inplace" and needs[2]
+        softmax = LOSSES[name].family == "softmax"
+        keep = LOSSES[name].has_statistics and (not at_once or input.numel() > FEW_ELEMENTS)
         run = operators.forward_inplace if overwrite else operators.forward
-        operands = (input, target, weight) if keeps_statistics else (input, target, weight, extra)
-        outputs = run(*operands, *options, reduction, dtype, wanted if at_once else 0)
-        gradients = outputs[2:] if keeps_statistics else outputs[1:]
+        operands = (input, target, weight) if softmax else (input, target, weight, extra)
+        bits = (wanted if at_once else 0) | (STATISTICS if keep else 0)
+        loss, *outputs = run(*operands, *options, reduction, dtype, bits)
+        fourth = outputs.pop(0) if keep else extra
         if overwrite:
             torch.autograd.graph.increment_version(input)
-            gradients = [input.detach(), *gradients]
-        ctx.gradients = gradients if at_once else None
+            outputs.insert(0, input.detach())
+        ctx.gradients = outputs if at_once else None
         ctx.call = (name, strategy, options, reduction, dtype, wanted)
-        ctx.save_for_backward(
-            None if overwrite else input, target, weight, outputs[1] if keeps_statistics else extra
-        )
-        loss: Tensor = outputs[0]
-        return loss
+        ctx.save_for_backward(None if overwrite else input, target, weight, fourth)
+        return loss  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -102,20 +106,29 @@ class LossFunction(Function):
             operators = OPERATORS[name]
             arguments = (upstream, input, target, weight, fourth, *options, reduction, wanted)
             if ready is not None:
-                operators.backward_into(ready, True, *arguments)
+                if not _is_plainly_one(upstream):
+                    operators.backward_into(ready, True, *arguments)
                 gradients = ready
             elif strategy == "late" and wanted & INPUT_GRADIENT:
                 gradients = _gradients_into_input(operators, arguments)
             else:
                 gradients = operators.backward(*arguments)
-        remaining = iter(gradients)
-        of_input = next(remaining) if wanted & INPUT_GRADIENT else None
-        of_target = next(remaining) if wanted & TARGET_GRADIENT else None
-        if of_input is not None and input is not None:
+        of_input = gradients[0] if wanted & INPUT_GRADIENT else None
+        of_target = gradients[-1] if wanted & TARGET_GRADIENT else None
+        # Of broadcast operands.
+        if of_input is not None and input is not None and of_input.shape != input.shape:
             of_input = of_input.sum_to_size(input.shape)
-        if of_target is not None:
+        if of_target is not None and of_target.shape != target.shape:
             of_target = of_target.sum_to_size(target.shape)
         return None, None, of_input, of_target, None, None, None, None, None
+
+
+def _is_plainly_one(upstream: Tensor) -> bool:
+    """Whether the upstream gradient can be seen to be 1 without waiting for a device.
+
+    A look at the CPU's own memory is cheaper than the operator, which looks for itself.
+    """
+    return upstream.is_cpu and upstream.numel() == 1 and upstream.item() == 1
 
 
 def _is_batched(upstream: Tensor) -> bool:
@@ -136,8 +149,9 @@ def _gradients_in_place(ready: list[Tensor] | None, upstream: Tensor) -> list[Te
             "backward='inplace' overwrote the input, so its gradient cannot be differentiated again or for "
             "a batch of upstream gradients: use backward='fused' or 'recompute' for that."
         )
-    for gradient in ready:
-        scale_(gradient, upstream)
+    if not _is_plainly_one(upstream):
+        for gradient in ready:
+            scale_(gradient, upstream)
     return ready
 
 
@@ -157,7 +171,7 @@ def _gradients_by_torch(ctx: FunctionCtx, upstream: Tensor) -> list[Tensor]:
     """The gradients through torch's own operators, which autograd and vmap can see through."""
     name, _, options, reduction, dtype, wanted = ctx.call  # type: ignore[attr-defined]
     input, target, weight, fourth = ctx.saved_tensors  # type: ignore[attr-defined]
-    extra = None if LOSSES[name].has_statistics else fourth
+    extra = None if LOSSES[name].family == "softmax" else fourth
     bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT))
     of = [tensor for tensor, bit in bits if wanted & bit]
     create_graph = torch.is_grad_enabled()

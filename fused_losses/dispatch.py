@@ -23,36 +23,38 @@ strict = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 
 
 def kernels_take(*tensors: Tensor | None) -> bool:
-    """Whether kernels can read these tensors here and now.
+    """Whether kernels can read these tensors, the first of which is the input, here and now.
 
     Not for subclasses, which may mean anything by their data; not under torch.func or forward-mode AD, which
     must see through the operators.
     """
-    if torch._C._are_functorch_transforms_active():
-        return False
-    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+    if _is_transformed():
         return False
     for tensor in tensors:
-        if tensor is None:
-            continue
-        if type(tensor) is not Tensor and type(tensor) is not Parameter:
+        if tensor is not None and type(tensor) is not Tensor and type(tensor) is not Parameter:
             return False
-        if tensor.device.type not in backend.devices or tensor.layout is not torch.strided:
-            return False
-    return True
+    input = tensors[0]
+    assert input is not None
+    return input.device.type in backend.devices and input.layout is torch.strided
+
+
+def _is_transformed() -> bool:
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
 def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
     """Torch's own function, which also raises torch's own errors for calls that no one can take."""
     result = function(*arguments, **keywords)
-    if strict and not torch._C._are_functorch_transforms_active():
+    if strict and not _is_transformed():
         raise RuntimeError(f"FUSED_LOSSES_STRICT: {function.__name__} would run through torch")
     return result
 
 
 def autocasts(input: Tensor) -> bool:
     """Whether torch would cast the operands of a loss to float32 and return that."""
-    return torch.is_autocast_enabled(input.device.type)
+    return torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type)
 
 
 def run(
@@ -101,5 +103,5 @@ def _check_overwritable(input: Tensor) -> None:
             "backward='inplace' would overwrite a leaf tensor that requires grad (or a view of one): a leaf "
             "Variable that requires grad is being used in an in-place operation."
         )
-    if not torch.ops.aten.is_non_overlapping_and_dense(input):
+    if not (input.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(input)):
         raise RuntimeError("backward='inplace' needs an input that is dense in memory.")

@@ -13,6 +13,7 @@ from fused_losses.registry import Loss
 
 INPUT_GRADIENT = 1
 TARGET_GRADIENT = 2
+STATISTICS = 4
 
 
 def _like(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -68,7 +69,7 @@ def _softmax_gradients(input: Tensor, target: Tensor, gradients: int) -> list[Te
 
 
 def _softmax_forward(
-    row_statistics: int,
+    has_statistics: bool,
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -80,9 +81,11 @@ def _softmax_forward(
 ) -> list[Tensor]:
     positions = input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
     loss = input.new_empty(() if reduction else positions, dtype=dtype or input.dtype)
-    wide = torch.float64 if input.dtype is torch.float64 else torch.float32
-    statistics = input.new_empty((row_statistics, positions.numel()), dtype=wide)
-    return [loss, statistics, *_softmax_gradients(input, target, gradients)]
+    kept = []
+    if has_statistics and gradients & STATISTICS:
+        wide = torch.float64 if input.dtype is torch.float64 else torch.float32
+        kept.append(input.new_empty((2, positions.numel()), dtype=wide))
+    return [loss, *kept, *_softmax_gradients(input, target, gradients)]
 
 
 def _softmax_backward(upstream: Tensor, input: Tensor, target: Tensor, *arguments: Any) -> list[Tensor]:
@@ -91,7 +94,7 @@ def _softmax_backward(upstream: Tensor, input: Tensor, target: Tensor, *argument
 
 def _inplace(forward: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
     """As the forward, but the input's gradient is not returned: it is in the input."""
-    return lambda *arguments: forward(*arguments[:-1], arguments[-1] & TARGET_GRADIENT)
+    return lambda *arguments: forward(*arguments[:-1], arguments[-1] & ~INPUT_GRADIENT)
 
 
 def nothing(*arguments: Any) -> None:
@@ -102,5 +105,5 @@ def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
     """The fakes of a loss's four operators, in their order."""
     if loss.family == "pointwise":
         return _pointwise_forward, _inplace(_pointwise_forward), _pointwise_backward, nothing
-    forward = partial(_softmax_forward, loss.row_statistics)
+    forward = partial(_softmax_forward, loss.has_statistics)
     return forward, _inplace(forward), _softmax_backward, nothing

@@ -382,7 +382,10 @@ def _takes_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool
         wide = (input.dtype is torch.float64) != (target.dtype is torch.float64)
         fits = fits and not wide
     elif target.dtype is torch.int64 or target.dtype is torch.uint8:
-        fits = target.shape == (input.shape[:1] + input.shape[2:] if dims > 1 else input.shape[1:])
+        if dims == 2:  # the common case, at half the price
+            fits = target.dim() == 1 and target.shape[0] == input.shape[0]
+        else:
+            fits = target.shape == (input.shape[:1] + input.shape[2:] if dims > 1 else input.shape[1:])
     else:
         fits = False
     return fits and (

@@ -2,12 +2,13 @@
 
 Each loss has four, named after it:
 
-    NAME            loss, row statistics (softmax family), and the gradients asked for
+    NAME            loss, statistics of rows, and gradients, as asked for
     NAME_           the same; the input's gradient overwrites it
     NAME_backward   the gradients, computed from the inputs
     NAME_backward_  the same, into tensors that are there; left alone if they are ready and upstream is 1
 
-`gradients` is a sum of 1 (of the input) and 2 (of the target). Kernels are registered by the libraries in
+`gradients` is a sum of 1 (of the input), 2 (of the target) and, going forward, 4 (keep statistics, without
+which the backward must compute them again). Kernels are registered by the libraries in
 `csrc/`, one per dispatch key; fake tensors are answered by `fused_losses.fakes`.
 """
 
@@ -20,10 +21,10 @@ import torch
 from torch._ops import OpOverload
 
 from fused_losses import backend
-from fused_losses.fakes import INPUT_GRADIENT, TARGET_GRADIENT, fakes_of, nothing
+from fused_losses.fakes import INPUT_GRADIENT, STATISTICS, TARGET_GRADIENT, fakes_of, nothing
 from fused_losses.registry import LOSSES, Family, Loss
 
-__all__ = ["INPUT_GRADIENT", "OPERATORS", "TARGET_GRADIENT", "Operators", "scale_"]
+__all__ = ["INPUT_GRADIENT", "OPERATORS", "STATISTICS", "TARGET_GRADIENT", "Operators", "scale_"]
 
 _library = torch.library.Library("fused_losses", "DEF")
 
@@ -36,7 +37,7 @@ _SCHEMAS: dict[Family, tuple[str, str, str]] = {
     ),
     "softmax": (
         "Tensor target, Tensor? weight",
-        ", Tensor statistics",
+        ", Tensor? statistics",
         "int ignore_index, float label_smoothing, int reduction",
     ),
 }

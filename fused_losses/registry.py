@@ -32,13 +32,8 @@ class Loss:
     reads: int = 2
     """Tensors of the input's size that a step must read; it writes one, the gradient."""
 
-    row_statistics: int = 0
-    """Numbers that the forward keeps of each row for the backward."""
-
-    @property
-    def has_statistics(self) -> bool:
-        """Whether the operators' schemas speak of row statistics."""
-        return self.family == "softmax"
+    has_statistics: bool = False
+    """Whether there is something of each row that the forward can keep for the backward."""
 
 
 LOSSES: dict[str, Loss] = {
@@ -50,7 +45,7 @@ LOSSES: dict[str, Loss] = {
             "softmax",
             reference.cross_entropy,
             reads=1,
-            row_statistics=2,  # maximum and sum of exponentials
+            has_statistics=True,  # near each row's maximum, and the sum of exponentials relative to that
         ),
         Loss("nll_loss", "NLLLoss", "softmax", reference.nll_loss, reads=0),
         Loss(

@@ -51,12 +51,24 @@ def test_class_out_of_range(name, label, shape, reduction):
         getattr(F, name)(logits, target, reduction=reduction)
 
 
-def test_class_out_of_range_leaves_the_logits_alone_inplace():
-    before = torch.randn(4, 3)
-    logits = before.clone().requires_grad_() * 1
+def test_an_error_leaves_the_input_alone_inplace():
+    before = torch.rand(4, 3)
+    input = before.clone().requires_grad_() * 1
     with pytest.raises(IndexError):
-        L.cross_entropy(logits, torch.tensor([0, 1, 2, 3]), backward="inplace")
-    assert torch.equal(logits, before)
+        L.cross_entropy(input, torch.tensor([0, 1, 2, 3]), backward="inplace")
+    assert torch.equal(input, before)
+    before[3, 2] = 1.5
+    input = before.clone().requires_grad_() * 1
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        L.binary_cross_entropy(input, torch.rand(4, 3), backward="inplace")
+    assert torch.equal(input, before)
+
+
+def test_operators_refuse_statistics_of_something_else():
+    operators = torch.ops.fused_losses
+    one, labels = torch.ones(()), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(RuntimeError, match="not the statistics"):
+        operators.cross_entropy_backward(one, LOGITS, labels, None, torch.ones(2, 3), -100, 0.0, 1, 1)
 
 
 def test_ignored_label_may_be_any_number():

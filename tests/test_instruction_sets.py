@@ -12,6 +12,7 @@ import pytest
 from fused_losses import backend
 
 HERE = Path(__file__).parent
+FILES = ("test_losses.py", "test_bad_input.py", "test_extensions.py", "test_vec_math.py")
 USABLE = [name for name in backend.usable_instruction_sets() if name in backend.built_cpu_libraries()]
 OTHERS = [name for name in USABLE if f"_cpu_{name}.so" != backend.cpu_library.name]
 
@@ -37,7 +38,7 @@ def test_torch_s_variable_chooses_the_library(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_values_and_bad_input(name):
-    files = [str(HERE / file) for file in ("test_losses.py", "test_bad_input.py", "test_extensions.py")]
+    files = [str(HERE / file) for file in FILES]
     chosen = "not layouts and not recompute and not threads"
     done = run(name, "-m", "pytest", "-q", "--tb=line", "-k", chosen, *files)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -31,11 +31,12 @@ struct CrossEntropyArguments {
   double scale = 1;      // of the gradients
   ClassTensor upstream;  // reduction="none": the upstream gradient of each row
 
-  // Each row's maximum and sum of exponentials, a row after the other, in Compute<input>. Written going
-  // forward, read going backward, when losses are not computed again.
+  // Going backward, losses are not computed again.
+  bool backward = false;
+  // Of each row, a number near the maximum and the sum of exponentials relative to it, a row after the other, in
+  // Compute<input>. Written going forward, read going backward, unless null.
   void* max = nullptr;
   void* sum = nullptr;
-  bool backward = false;
 
   Result losses;  // reduction="none", a row after the other
   ClassTensor input_gradient;

@@ -5,7 +5,7 @@
 namespace fused_losses {
 namespace {
 
-constexpr int64_t kInput = 1, kTarget = 2;  // bits of `gradients`
+constexpr int64_t kInput = 1, kTarget = 2, kStatistics = 4;  // bits of `gradients`
 
 using Engine = double (*)(const CrossEntropyArguments&);
 
@@ -58,15 +58,18 @@ class Call {
 
   void overwrite_input() { describe(arguments.input_gradient, input_.data, input_.dtype, input_.strides, true); }
 
-  // What is kept of each row, (kept, rows): for cross-entropy, maximum and sum.
-  Tensor statistics(int64_t kept) {
-    const int64_t sizes[] = {kept, positions()};
+  // Each row's maximum and sum, (2, rows).
+  Tensor statistics() {
+    const int64_t sizes[] = {2, positions()};
     Tensor tensor = empty(Layout(2, sizes), statistics_dtype());
     use_statistics(tensor);
     return tensor;
   }
 
   void use_statistics(const Tensor& tensor) {
+    if (tensor.numel() != 2 * positions() || tensor.scalar_type() != statistics_dtype()) {
+      throw std::runtime_error("fused_losses: these are not the statistics of this input");
+    }
     arguments.max = tensor.data_ptr();
     const size_t width = statistics_dtype() == ScalarType::Double ? sizeof(double) : sizeof(float);
     arguments.sum = static_cast<char*>(arguments.max) + positions() * width;
@@ -143,10 +146,9 @@ class Call {
 
 // What forward and forward_inplace share, once the gradients' tensors are known.
 template <Engine engine>
-std::vector<Tensor> run_forward(Call& call, std::optional<ScalarType> dtype, int64_t reduction,
-                                std::vector<Tensor> gradients) {
-  std::vector<Tensor> results;
-  const Tensor statistics = call.statistics(engine == cross_entropy ? 2 : 0);
+std::vector<Tensor> run_forward(Call& call, std::optional<ScalarType> dtype, int64_t reduction, bool keep,
+                                std::vector<Tensor> results) {
+  if (keep && engine == cross_entropy) results.insert(results.begin(), call.statistics());
   call.finish(reduction);
   CrossEntropyArguments& arguments = call.arguments;
   arguments.scale = 1 / call.divisor();
@@ -155,12 +157,11 @@ std::vector<Tensor> run_forward(Call& call, std::optional<ScalarType> dtype, int
     const Tensor losses = empty(call.loss_layout(), loss_dtype);
     arguments.losses = {losses.data_ptr(), loss_dtype};
     engine(arguments);
-    results = {losses, statistics};
+    results.insert(results.begin(), losses);
   } else {
     const double sum = engine(arguments);
-    results = {scalar(sum / call.divisor(), loss_dtype), statistics};
+    results.insert(results.begin(), scalar(sum / call.divisor(), loss_dtype));
   }
-  results.insert(results.end(), gradients.begin(), gradients.end());
   return results;
 }
 
@@ -170,7 +171,7 @@ std::vector<Tensor> forward(FUSED_LOSSES_INPUTS, FUSED_LOSSES_OPTIONS, std::opti
   Call call(input, target, weight, ignore_index, label_smoothing);
   std::vector<Tensor> results;
   call.want(gradients, results);
-  return run_forward<engine>(call, dtype, reduction, std::move(results));
+  return run_forward<engine>(call, dtype, reduction, gradients & kStatistics, std::move(results));
 }
 
 // The gradient of the input overwrites it.
@@ -181,12 +182,12 @@ std::vector<Tensor> forward_inplace(FUSED_LOSSES_INPUTS, FUSED_LOSSES_OPTIONS, s
   std::vector<Tensor> results;
   call.want(gradients & kTarget, results);
   call.overwrite_input();
-  return run_forward<engine>(call, dtype, reduction, std::move(results));
+  return run_forward<engine>(call, dtype, reduction, gradients & kStatistics, std::move(results));
 }
 
 template <Engine engine>
 std::vector<Tensor> run_backward(const std::vector<Tensor>* into, bool ready, const Tensor& upstream,
-                                 FUSED_LOSSES_INPUTS, const Tensor& statistics, FUSED_LOSSES_OPTIONS,
+                                 FUSED_LOSSES_INPUTS, const OptionalTensor& statistics, FUSED_LOSSES_OPTIONS,
                                  int64_t gradients) {
   std::vector<Tensor> results;
   const double scale = reduction == kNone ? 1 : item(upstream);
@@ -194,7 +195,7 @@ std::vector<Tensor> run_backward(const std::vector<Tensor>* into, bool ready, co
   Call call(input, target, weight, ignore_index, label_smoothing,
             reduction == kNone ? OptionalTensor(upstream) : OptionalTensor());
   call.want(gradients, results, into);
-  call.use_statistics(statistics);
+  if (statistics) call.use_statistics(*statistics);
   call.finish(reduction);
   call.arguments.backward = true;
   call.arguments.scale = scale / call.divisor();
@@ -203,7 +204,7 @@ std::vector<Tensor> run_backward(const std::vector<Tensor>* into, bool ready, co
 }
 
 template <Engine engine>
-std::vector<Tensor> backward(const Tensor& upstream, FUSED_LOSSES_INPUTS, const Tensor& statistics,
+std::vector<Tensor> backward(const Tensor& upstream, FUSED_LOSSES_INPUTS, const OptionalTensor& statistics,
                              FUSED_LOSSES_OPTIONS, int64_t gradients) {
   return run_backward<engine>(nullptr, false, upstream, input, target, weight, statistics, ignore_index,
                               label_smoothing, reduction, gradients);
@@ -213,7 +214,7 @@ std::vector<Tensor> backward(const Tensor& upstream, FUSED_LOSSES_INPUTS, const 
 // 1: if it is 1, they stay untouched.
 template <Engine engine>
 void backward_into(const std::vector<Tensor>& into, bool ready, const Tensor& upstream, FUSED_LOSSES_INPUTS,
-                   const Tensor& statistics, FUSED_LOSSES_OPTIONS, int64_t gradients) {
+                   const OptionalTensor& statistics, FUSED_LOSSES_OPTIONS, int64_t gradients) {
   run_backward<engine>(&into, ready, upstream, input, target, weight, statistics, ignore_index, label_smoothing,
                        reduction, gradients);
 }

@@ -230,6 +230,7 @@ double choose_plan(const Formula& formula, const PointwiseArguments& arguments) 
     return choose_storage<Values::kSummed, Derivatives::kNone, kExtra>(formula, arguments);
   }
   if (target) return choose_storage<Values::kUnused, Derivatives::kBoth, kExtra>(formula, arguments);
+  if (!input) return choose_storage<Values::kUnused, Derivatives::kNone, kExtra>(formula, arguments);
   return choose_storage<Values::kUnused, Derivatives::kInput, kExtra>(formula, arguments);
 }
 

@@ -21,7 +21,8 @@ struct PointwiseArguments {
   Result derivatives[2];
 };
 
-// Returns the sum of the values, if wanted. Throws std::runtime_error for input outside the loss's domain.
+// Returns the sum of the values, if wanted. Throws std::runtime_error for input outside the loss's domain; where
+// nothing at all is wanted, that is all it does.
 template <class Formula>
 double pointwise(const PointwiseArguments& arguments);
 

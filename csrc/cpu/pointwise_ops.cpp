@@ -90,6 +90,8 @@ std::vector<Tensor> forward(FUSED_LOSSES_INPUTS, std::optional<ScalarType> dtype
 template <class Formula>
 std::vector<Tensor> forward_inplace(FUSED_LOSSES_INPUTS, std::optional<ScalarType> dtype, int64_t gradients) {
   Call<Formula> call(input, target, weight, extra, parameters, ignore_index, reduction);
+  // An error must leave the input as it was, so it must come first.
+  if constexpr (Formula::kNeedsDomain) pointwise<Formula>(call.arguments);
   std::vector<Tensor> results;
   call.want(gradients & kTarget, results);
   call.arguments.derivatives[0] = {call.views[0]->data, call.views[0]->dtype};

@@ -1,6 +1,6 @@
 // Softmax over rows that lie in memory as they are: the passes over a stretch of one row.
 //
-// A row is read from memory once. The first pass keeps a running maximum, adds up exp(x - maximum), and leaves
+// A row is read from memory once. The first pass keeps a number near the maximum, adds up exp(x - it), and leaves
 // these numerators where the gradient will stand (or in a buffer, if the gradient's type is narrower); the
 // second, while the row is in cache, turns them into the gradient by one multiplication each: one exponential
 // per element in all. The maximum of each chunk's time is remembered to bring its numerators to the final one.
@@ -136,12 +136,13 @@ class SoftmaxRows {
       : arguments_(arguments),
         targets_(arguments),
         soft_(!targets_.soft.absent()),
+        statistics_known_(arguments.backward && arguments.max),
         classes_(arguments.classes),
         stretches_((classes_ + kStretch - 1) / kStretch),
         constant_mass_(soft_ && !arguments.probabilities.data ? mass(nullptr) : 0),
         // Numerators are of no use where the gradient of probabilities needs the logits again, and cost more
         // than a second exponential where a row of them leaves the second-level cache.
-        keep_numerators_(arguments.input_gradient.data && !arguments.backward &&
+        keep_numerators_(arguments.input_gradient.data && !statistics_known_ &&
                          !arguments.probabilities_gradient.data &&
                          classes_ * static_cast<int64_t>(sizeof(T)) <= kCachedRow) {}
 
@@ -199,7 +200,7 @@ class SoftmaxRows {
     if (has_hot && label == arguments_.ignore_index) {
       if (gradient) share([&](int64_t first, int64_t last) { clear(gradient, first, last); });
       if (arguments_.losses.data) store_loss(arguments_, r, 0);
-      if (!arguments_.backward) set_statistics(r, 0, 1);
+      set_statistics(r, 0, 1);
       return 0;
     }
     const double hot = has_hot ? targets_.hot_factor * targets_.weight(label) : 0;
@@ -209,7 +210,7 @@ class SoftmaxRows {
                                                : scratch.numerators.data();
 
     SoftmaxState state;
-    if (arguments_.backward) {
+    if (statistics_known_) {
       state.max = static_cast<const T*>(arguments_.max)[r];
       state.sum = static_cast<const T*>(arguments_.sum)[r];
       state.mass = probabilities ? mass(probabilities) : constant_mass_;
@@ -331,6 +332,7 @@ class SoftmaxRows {
   }
 
   void set_statistics(int64_t r, double max, double sum) {
+    if (!arguments_.max || arguments_.backward) return;
     static_cast<T*>(arguments_.max)[r] = static_cast<T>(max);
     static_cast<T*>(arguments_.sum)[r] = static_cast<T>(sum);
   }
@@ -338,6 +340,7 @@ class SoftmaxRows {
   const CrossEntropyArguments& arguments_;
   const Targets<T> targets_;
   const bool soft_;
+  const bool statistics_known_;
   const int64_t classes_;
   const int64_t stretches_;
   const double constant_mass_;  // of the soft target, where that is the same for every row

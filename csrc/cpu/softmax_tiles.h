@@ -202,7 +202,7 @@ class SoftmaxTiles {
     }
 
     Lanes max, sum, mass{}, cross{};
-    if (arguments_.backward) {
+    if (arguments_.backward && arguments_.max) {
       std::fill_n(max, kPositions, T(0));
       std::fill_n(sum, kPositions, T(1));
       std::copy_n(static_cast<const T*>(arguments_.max) + first, count, max);
@@ -211,8 +211,10 @@ class SoftmaxTiles {
     } else {
       soft_ ? statistics<true>(x, probabilities, max, sum, mass, cross)
             : statistics<false>(x, probabilities, max, sum, mass, cross);
-      std::copy_n(max, count, static_cast<T*>(arguments_.max) + first);
-      std::copy_n(sum, count, static_cast<T*>(arguments_.sum) + first);
+      if (arguments_.max) {
+        std::copy_n(max, count, static_cast<T*>(arguments_.max) + first);
+        std::copy_n(sum, count, static_cast<T*>(arguments_.sum) + first);
+      }
     }
 
     if (arguments_.probabilities_gradient.data) {

@@ -2,7 +2,7 @@
 //
 // Written in the vector extensions that GCC and Clang share, so one text serves SSE2, AVX2 and AVX-512
 // and anything else the compiler knows; intrinsics stand only where the extensions have no word.
-// float functions are polynomials good to about 1 ulp (tests/test_vec_math.py measures them);
+// float functions are polynomials good to about 1 ulp (tests/test_vec_math.py measures what losses make of them);
 // double functions call libm lane by lane: exact, and no one trains at float64 for speed.
 //
 // Include this before any file of formulas/.
@@ -219,7 +219,7 @@ inline DoubleV reciprocal_of_one_to_two(DoubleV x) { return 1.0 / x; }
 
 // ---- across lanes ----------------------------------------------------------------------------
 
-// In double, whatever the lane: a register's sum is added to sums of thousands.
+// As a double: a register's sum is added to sums of thousands.
 template <class V>
 inline double sum_of_lanes(V v) {
   constexpr int lanes = kLanes<typename Lane<V>::type>;
