@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fused_losses.bench import memory, report, session
 from fused_losses.bench.cases import DTYPES, LOSSES, Case, Pass, Size, select
-from fused_losses.bench.providers import PROVIDERS
+from fused_losses.bench.providers import BASELINES, PROVIDERS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 # A quiet machine's load average: what is left of a shell and a few daemons.
@@ -109,7 +109,7 @@ def run(
             style="bold red",
             markup=False,
         )
-    if refused:
+    if any(row.provider not in BASELINES for row in refused):
         raise typer.Exit(1)
 
 

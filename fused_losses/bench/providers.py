@@ -13,6 +13,7 @@ LossFn = Callable[..., Tensor]
 
 EAGER = "eager"
 COMPILE = "compile"
+BASELINES = (EAGER, COMPILE)
 
 
 def _eager(loss: str) -> LossFn:
