@@ -40,6 +40,7 @@ struct Chunk {
   T scale;
   S* values;
   S* derivatives[2];
+  bool streamed[2];
   int64_t count;
 };
 
@@ -99,9 +100,9 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
         if constexpr (plan.ignored) v = select(t == chunk.ignored, zero, v);
         return v;
       };
-      store(chunk.derivatives[0] + i, scaled(terms.derivative[0]), count);
+      store(chunk.derivatives[0] + i, scaled(terms.derivative[0]), count, chunk.streamed[0]);
       if constexpr (plan.derivatives == Derivatives::kBoth) {
-        store(chunk.derivatives[1] + i, scaled(terms.derivative[1]), count);
+        store(chunk.derivatives[1] + i, scaled(terms.derivative[1]), count, chunk.streamed[1]);
       }
     }
   };
@@ -124,6 +125,11 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
   using T = Compute<S>;
   alignas(64) S buffers[6][kChunk];
   alignas(64) T factor[2][kChunk];
+  bool streams[2];
+  for (int k = 0; k < 2; ++k) {
+    const int64_t bytes = arguments.iteration.count * static_cast<int64_t>(sizeof(S));
+    streams[k] = is_streamed(arguments.derivatives[k].data, bytes, arguments.operands[0].data);
+  }
   ChunkResult result;
   for (int64_t at = begin; at < end; at += kChunk) {
     Chunk<S> chunk;
@@ -155,7 +161,10 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
       return wanted.data && wanted.dtype == kScalarType<S> ? static_cast<S*>(wanted.data) + at : buffer;
     };
     chunk.values = place(arguments.values, buffers[3]);
-    for (int k = 0; k < 2; ++k) chunk.derivatives[k] = place(arguments.derivatives[k], buffers[4 + k]);
+    for (int k = 0; k < 2; ++k) {
+      chunk.derivatives[k] = place(arguments.derivatives[k], buffers[4 + k]);
+      chunk.streamed[k] = streams[k] && chunk.derivatives[k] != buffers[4 + k] && is_aligned(chunk.derivatives[k]);
+    }
     const ChunkResult one = run_chunk<plan, kExtra>(formula, chunk);
     result.sum += one.sum;
     result.in_domain &= one.in_domain;
@@ -168,6 +177,7 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     deliver(arguments.values, chunk.values);
     for (int k = 0; k < 2; ++k) deliver(arguments.derivatives[k], chunk.derivatives[k]);
   }
+  if (streams[0] || streams[1]) finish_streaming();
   return result;
 }
 

@@ -1,14 +1,15 @@
 // Softmax over rows that lie in memory as they are: the passes over a stretch of one row.
 //
-// A row is read from memory once. The first pass keeps a number near the maximum, adds up exp(x - it), and leaves
-// these numerators where the gradient will stand (or in a buffer, if the gradient's type is narrower); the
-// second, while the row is in cache, turns them into the gradient by one multiplication each: one exponential
-// per element in all. The maximum of each chunk's time is remembered to bring its numerators to the final one.
+// A row is read from memory once. The first pass keeps a number near the maximum, adds up exp(x - it), and keeps
+// these numerators in a buffer that stays in cache; the second turns them into the gradient by one multiplication
+// each: one exponential per element in all. What each chunk's numerators are relative to is remembered, to bring
+// them to the same in the end.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "parallel.h"
 #include "softmax_targets.h"
@@ -51,7 +52,6 @@ Compute<S> accumulate_relative(SoftmaxState& state, const S* x, int64_t n, const
   for_each_register<T>(n, [&](int64_t i, auto count) {
     // The next chunk, while this one is computed: neither pages nor the end of a row stop these.
     __builtin_prefetch(x + i + kChunk);
-    if constexpr (kStore) __builtin_prefetch(numerators + i + kChunk, 1);
     const V logits = load(x + i, count, kLowest);
     const V difference = logits - shift;
     const V e = exp_below_88(difference);
@@ -78,9 +78,7 @@ Compute<S> accumulate_relative(SoftmaxState& state, const S* x, int64_t n, const
 
 template <bool kStore, bool kSoft, class S>
 void accumulate_chunk(SoftmaxState& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
-  // Numerators that overwrite the logits leave no second look, so the maximum must be known before.
-  const bool overwrites = static_cast<const void*>(numerators) == x;
-  if (overwrites || state.max == -std::numeric_limits<double>::infinity()) state.raise(max_of(x, n));
+  if (state.max == -std::numeric_limits<double>::infinity()) state.raise(max_of(x, n));
   const Compute<S> top = accumulate_relative<kStore, kSoft>(state, x, n, q, numerators);
   if (top > state.max + kHeadroom) {
     state.raise(top);
@@ -91,23 +89,23 @@ void accumulate_chunk(SoftmaxState& state, const S* x, int64_t n, const Compute<
 // Second pass over a chunk, from numerators relative to `max_then`, or from logits (numerators == null).
 template <bool kSoft, class S>
 void emit_from_numerators(const Compute<S>* numerators, Compute<S> factor, const Compute<S>* q, Compute<S> of_soft,
-                          S* gradient, int64_t n) {
+                          S* gradient, int64_t n, bool streamed) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
     V v = load(numerators + i, count, 0) * factor;
     if constexpr (kSoft) v += load(q + i, count, 0) * of_soft;
-    store(gradient + i, v, count);
+    store(gradient + i, v, count, streamed);
   });
 }
 
 template <bool kSoft, class S>
 void emit_from_logits(const S* x, Compute<S> max, Compute<S> factor, const Compute<S>* q, Compute<S> of_soft,
-                      S* gradient, int64_t n) {
+                      S* gradient, int64_t n, bool streamed) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
     V v = exp_below_88(load(x + i, count, 0) - max) * factor;
     if constexpr (kSoft) v += load(q + i, count, 0) * of_soft;
-    store(gradient + i, v, count);
+    store(gradient + i, v, count, streamed);
   });
 }
 
@@ -144,7 +142,10 @@ class SoftmaxRows {
         // than a second exponential where a row of them leaves the second-level cache.
         keep_numerators_(arguments.input_gradient.data && !statistics_known_ &&
                          !arguments.probabilities_gradient.data &&
-                         classes_ * static_cast<int64_t>(sizeof(T)) <= kCachedRow) {}
+                         classes_ * static_cast<int64_t>(sizeof(T)) <= kCachedRow),
+        streams_(is_streamed(arguments.input_gradient.data,
+                             arguments.outer * arguments.inner * classes_ * static_cast<int64_t>(sizeof(S)),
+                             arguments.input.data)) {}
 
   double run() {
     const int64_t rows = arguments_.outer * arguments_.inner;
@@ -173,17 +174,15 @@ class SoftmaxRows {
   }
 
  private:
-  static constexpr bool kInPlaceNumerators = std::is_same_v<S, T>;
-
   // Of a row in work.
   struct Scratch {
     std::vector<SoftmaxState> states;  // per stretch
     std::vector<T> chunk_max;
-    std::vector<T> numerators;
+    std::unique_ptr<T[]> numerators;
 
     explicit Scratch(const SoftmaxRows& rows)
         : states(rows.stretches_), chunk_max((rows.classes_ + kChunk - 1) / kChunk) {
-      if (rows.keep_numerators_ && !kInPlaceNumerators) numerators.resize(rows.classes_);
+      if (rows.keep_numerators_) numerators.reset(new T[rows.classes_]);
     }
   };
 
@@ -205,9 +204,7 @@ class SoftmaxRows {
     }
     const double hot = has_hot ? targets_.hot_factor * targets_.weight(label) : 0;
     const double x_y = has_hot ? static_cast<double>(static_cast<T>(x[label])) : 0;  // before it is overwritten
-    T* const numerators = !keep_numerators_    ? nullptr
-                          : kInPlaceNumerators ? reinterpret_cast<T*>(gradient)
-                                               : scratch.numerators.data();
+    T* const numerators = scratch.numerators.get();
 
     SoftmaxState state;
     if (statistics_known_) {
@@ -285,6 +282,7 @@ class SoftmaxRows {
         });
       }
       if (!gradient) return;
+      const bool streamed = streams_ && is_aligned(gradient + c);
       if (soft_) targets_.soft.chunk(probabilities, c, n, q);
       if (numerators) {
         // A chunk of nothing but -inf has numerators 0 and a maximum that must not turn them into NaN, unless
@@ -294,14 +292,15 @@ class SoftmaxRows {
                                 ? 0
                                 : std::exp(static_cast<double>(then) - static_cast<double>(max));
         const T factor = static_cast<T>(pieces.of_numerator * lift);
-        soft_ ? emit_from_numerators<true>(numerators + c, factor, q, of_soft, gradient + c, n)
-              : emit_from_numerators<false>(numerators + c, factor, q, of_soft, gradient + c, n);
+        soft_ ? emit_from_numerators<true>(numerators + c, factor, q, of_soft, gradient + c, n, streamed)
+              : emit_from_numerators<false>(numerators + c, factor, q, of_soft, gradient + c, n, streamed);
       } else {
         const T factor = static_cast<T>(pieces.of_numerator);
-        soft_ ? emit_from_logits<true>(x + c, max, factor, q, of_soft, gradient + c, n)
-              : emit_from_logits<false>(x + c, max, factor, q, of_soft, gradient + c, n);
+        soft_ ? emit_from_logits<true>(x + c, max, factor, q, of_soft, gradient + c, n, streamed)
+              : emit_from_logits<false>(x + c, max, factor, q, of_soft, gradient + c, n, streamed);
       }
     });
+    if (streams_) finish_streaming();
   }
 
   // The one element where the terms nearly cancel: in double, and rounded once.
@@ -345,6 +344,7 @@ class SoftmaxRows {
   const int64_t stretches_;
   const double constant_mass_;  // of the soft target, where that is the same for every row
   const bool keep_numerators_;
+  const bool streams_;
 };
 
 }  // namespace fused_losses

@@ -70,6 +70,61 @@ inline void store(Half* to, FloatV v) {
 #endif
 }
 
+// ---- past the caches -------------------------------------------------------------------------
+
+// A store to memory that is not in the caches reads it first, only to overwrite it; a streaming store does not,
+// which is a third of the traffic of reading one tensor and writing another. What is written is not in the
+// caches afterwards, so this is for results that they would not hold anyway: much more than a second-level cache.
+inline constexpr int64_t kStreamedBytes = int64_t{16} << 20;
+
+// Whether a result of so many bytes is streamed; one that overwrites an operand is in the caches already.
+inline bool is_streamed(const void* result, int64_t bytes, const void* operand) {
+#if defined(__SSE2__)
+  return bytes >= kStreamedBytes && result != operand;
+#else
+  return false;
+#endif
+}
+
+template <class S>
+inline bool is_aligned(const S* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % (kLanes<Compute<S>> * sizeof(S)) == 0;
+}
+
+// `to` must be aligned as above.
+template <class S>
+inline void store_streaming(S* to, Vector<Compute<S>> v) {
+#if defined(__SSE2__)
+  constexpr size_t bytes = kLanes<Compute<S>> * sizeof(S);
+  alignas(bytes) S elements[kLanes<Compute<S>>];
+  store(elements, v);  // into a register, once compiled
+#if defined(__AVX512F__)
+  if constexpr (bytes == 64) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), *reinterpret_cast<const __m512i*>(elements));
+    return;
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (bytes == 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), *reinterpret_cast<const __m256i*>(elements));
+    return;
+  }
+#endif
+  if constexpr (bytes == 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), *reinterpret_cast<const __m128i*>(elements));
+    return;
+  }
+#endif
+  store(to, v);
+}
+
+// Before other threads may read what was streamed.
+inline void finish_streaming() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // ---- the first `count` lanes of a register -----------------------------------------------------
 
 template <class S>
@@ -133,6 +188,16 @@ inline void store(S* to, Vector<Compute<S>> v, Count count) {
   } else {
     store(to, v);
   }
+}
+template <class S, class Count>
+inline void store(S* to, Vector<Compute<S>> v, Count count, bool streamed) {
+  if constexpr (!std::is_same_v<Count, int>) {
+    if (streamed) {
+      store_streaming(to, v);
+      return;
+    }
+  }
+  store(to, v, count);
 }
 
 // Converts n elements between any two storage types, through the compute type of either.

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <limits>
 
-#if defined(__AVX2__) || defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
