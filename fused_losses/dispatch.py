@@ -16,7 +16,6 @@ from fused_losses.autograd import LossFunction, Strategy, loss_without_gradient
 Backward = Literal["fused", "recompute", "inplace"]
 
 REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
-FLOATING = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 strict = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 """Raise, rather than quietly run torch's function, where the kernels cannot take a call that torch can."""

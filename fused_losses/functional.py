@@ -14,8 +14,6 @@ the input's dtype, and float32 under autocast; arithmetic is in float32 (float64
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,13 +21,23 @@ from torch.nn import _reduction as legacy
 
 from fused_losses import reference
 from fused_losses.dispatch import (
-    FLOATING,
     REDUCTION_CODES,
     Backward,
     autocasts,
     by_torch,
     kernels_take,
     run,
+)
+from fused_losses.operands import (
+    FLOATING,
+    INTEGRAL,
+    broadcast,
+    check_backward,
+    promoted,
+    takes_classes,
+    takes_elements,
+    takes_factor,
+    warn_of_broadcast,
 )
 
 __all__ = [
@@ -40,8 +48,6 @@ __all__ = [
     "mse_loss",
     "nll_loss",
 ]
-
-_INTEGRAL = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
 def cross_entropy(
@@ -77,13 +83,13 @@ def cross_entropy(
         IndexError: a class index outside [0, C) that is not ignore_index.
         RuntimeError: operands whose shapes or dtypes torch does not take either.
     """
-    _check_backward(backward)
+    check_backward(backward)
     if size_average is not None or reduce is not None:
         reduction = legacy.legacy_get_string(size_average, reduce)
     if (
         kernels_take(input, target, weight)
         and reduction in REDUCTION_CODES
-        and _takes_classes(input, target, weight)
+        and takes_classes(input, target, weight)
         and 0.0 <= label_smoothing <= 1.0
         and (not target.is_floating_point() or ignore_index < 0)
     ):
@@ -125,14 +131,14 @@ def nll_loss(
     Arguments, shapes and errors are those of :func:`cross_entropy` with class indices.
     See :func:`torch.nn.functional.nll_loss`.
     """
-    _check_backward(backward)
+    check_backward(backward)
     if size_average is not None or reduce is not None:
         reduction = legacy.legacy_get_string(size_average, reduce)
     if (
         kernels_take(input, target, weight)
         and reduction in REDUCTION_CODES
         and not target.is_floating_point()
-        and _takes_classes(input, target, weight)
+        and takes_classes(input, target, weight)
     ):
         return run(
             "nll_loss",
@@ -178,7 +184,7 @@ def binary_cross_entropy(
         ValueError: input and target of different shapes.
         RuntimeError: input outside [0, 1]; operands of different dtypes.
     """
-    _check_backward(backward)
+    check_backward(backward)
     if size_average is not None or reduce is not None:
         reduction = legacy.legacy_get_string(size_average, reduce)
     autocast = autocasts(input)
@@ -186,7 +192,7 @@ def binary_cross_entropy(
         kernels_take(input, target, weight)
         and reduction in REDUCTION_CODES
         and input.shape == target.shape
-        and _takes_elements(input, target, weight)
+        and takes_elements(input, target, weight)
         and (autocast or input.dtype is target.dtype)
         and (autocast or weight is None or weight.dtype is input.dtype)
     ):
@@ -198,7 +204,7 @@ def binary_cross_entropy(
             None,
             ((), ignore_index),
             REDUCTION_CODES[reduction],
-            _promoted(input, target, weight) if autocast else None,
+            promoted(input, target, weight) if autocast else None,
             backward,
         )
     return by_torch(
@@ -239,18 +245,18 @@ def binary_cross_entropy_with_logits(
         ValueError: input and target of different shapes.
         RuntimeError: a weight that requires grad, for which torch has no gradient either.
     """
-    _check_backward(backward)
+    check_backward(backward)
     if size_average is not None or reduce is not None:
         reduction = legacy.legacy_get_string(size_average, reduce)
     if (
         kernels_take(input, target, weight, pos_weight)
         and reduction in REDUCTION_CODES
         and input.shape == target.shape
-        and _takes_elements(input, target, weight)
-        and (pos_weight is None or _takes_factor(input, pos_weight))
+        and takes_elements(input, target, weight)
+        and (pos_weight is None or takes_factor(input, pos_weight))
     ):
         if autocasts(input):
-            dtype = _promoted(input, target, weight, pos_weight)
+            dtype = promoted(input, target, weight, pos_weight)
         else:  # torch builds the loss up in the target's dtype
             dtype = None if target.dtype is input.dtype else target.dtype
         return run(
@@ -331,7 +337,7 @@ def _error_loss(
     backward: Backward,
 ) -> Tensor:
     """A loss of the difference of two tensors that may broadcast."""
-    _check_backward(backward)
+    check_backward(backward)
     if size_average is not None or reduce is not None:
         reduction = legacy.legacy_get_string(size_average, reduce)
     twin = getattr(F, name)
@@ -340,13 +346,13 @@ def _error_loss(
         kernels_take(input, target, weight)
         and reduction in REDUCTION_CODES
         and (weight is None or (weight.shape == input.shape and not weight.requires_grad))
-        and (same_shape or _broadcast(input, target))
+        and (same_shape or broadcast(input, target))
     ):
-        if target.dtype in _INTEGRAL:
+        if target.dtype in INTEGRAL:
             target = target.to(input.dtype)
-        if _takes_elements(input, target, None) and (weight is None or weight.dtype in FLOATING):
+        if takes_elements(input, target, None) and (weight is None or weight.dtype in FLOATING):
             if not same_shape:
-                _warn_of_broadcast(input, target)
+                warn_of_broadcast(input, target)
             if backward == "inplace" and input.shape != torch.broadcast_shapes(input.shape, target.shape):
                 raise RuntimeError("backward='inplace' needs an input of the full, broadcast shape.")
             return run(
@@ -357,95 +363,7 @@ def _error_loss(
                 None,
                 ((), None),
                 REDUCTION_CODES[reduction],
-                _promoted(input, target, weight),
+                promoted(input, target, weight),
                 backward,
             )
     return by_torch(twin, input, target, reduction=reduction, weight=weight)
-
-
-def _check_backward(backward: str) -> None:
-    if backward not in ("fused", "recompute", "inplace"):
-        raise ValueError(f"backward must be 'fused', 'recompute' or 'inplace', but it is {backward!r}")
-
-
-def _takes_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    """Whether shapes and dtypes are such as the softmax family is defined on."""
-    dims = input.dim()
-    if dims == 0 or input.dtype not in FLOATING:
-        return False
-    classes = input.shape[0 if dims == 1 else 1]
-    if classes == 0:
-        return False
-    if target.is_floating_point():
-        # Of another dtype, torch promotes; it has kernels for that, we do not.
-        fits = target.shape == input.shape and target.dtype in FLOATING
-        wide = (input.dtype is torch.float64) != (target.dtype is torch.float64)
-        fits = fits and not wide
-    elif target.dtype is torch.int64 or target.dtype is torch.uint8:
-        if dims == 2:  # the common case, at half the price
-            fits = target.dim() == 1 and target.shape[0] == input.shape[0]
-        else:
-            fits = target.shape == (input.shape[:1] + input.shape[2:] if dims > 1 else input.shape[1:])
-    else:
-        fits = False
-    return fits and (
-        weight is None
-        or (
-            weight.dim() == 1
-            and weight.shape[0] == classes
-            and not weight.requires_grad
-            and (weight.dtype is input.dtype or (autocasts(input) and weight.dtype in FLOATING))
-        )
-    )
-
-
-def _takes_elements(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    return (
-        input.dtype in FLOATING
-        and target.dtype in FLOATING
-        and (weight is None or _takes_factor(input, weight))
-    )
-
-
-def _takes_factor(input: Tensor, factor: Tensor) -> bool:
-    """Whether a weight multiplies the elements of input without making more of them."""
-    if factor.dtype not in FLOATING or factor.requires_grad:
-        return False
-    if factor.shape == input.shape:
-        return True
-    if factor.dim() > input.dim():
-        return False
-    return all(
-        mine in (1, theirs)
-        for mine, theirs in zip(factor.shape, input.shape[input.dim() - factor.dim() :], strict=True)
-    )
-
-
-def _broadcast(input: Tensor, target: Tensor) -> bool:
-    try:
-        torch.broadcast_shapes(input.shape, target.shape)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _promoted(*tensors: Tensor | None) -> torch.dtype | None:
-    """The loss's dtype where it is not the input's: promoted, or float32 under autocast."""
-    input = tensors[0]
-    assert input is not None
-    dtype = input.dtype
-    for tensor in tensors[1:]:
-        if tensor is not None and tensor.dtype is not dtype:
-            dtype = torch.promote_types(dtype, tensor.dtype)
-    if autocasts(input) and dtype is not torch.float64:
-        dtype = torch.float32
-    return None if dtype is input.dtype else dtype
-
-
-def _warn_of_broadcast(input: Tensor, target: Tensor) -> None:
-    warnings.warn(
-        f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "
-        "This will likely lead to incorrect results due to broadcasting. "
-        "Please ensure they have the same size.",
-        stacklevel=4,  # the caller of the loss
-    )

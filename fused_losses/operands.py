@@ -1,0 +1,105 @@
+"""What the kernels take: the shapes and dtypes of operands, and the dtype of the loss."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from fused_losses.dispatch import autocasts
+
+FLOATING = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+INTEGRAL = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+
+
+def check_backward(backward: str) -> None:
+    """Raises ValueError for a strategy that is none."""
+    if backward not in ("fused", "recompute", "inplace"):
+        raise ValueError(f"backward must be 'fused', 'recompute' or 'inplace', but it is {backward!r}")
+
+
+def takes_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+    """Whether shapes and dtypes are such as the softmax family is defined on."""
+    dims = input.dim()
+    if dims == 0 or input.dtype not in FLOATING:
+        return False
+    classes = input.shape[0 if dims == 1 else 1]
+    if classes == 0:
+        return False
+    if target.is_floating_point():
+        # Of another dtype, torch promotes; it has kernels for that, we do not.
+        fits = target.shape == input.shape and target.dtype in FLOATING
+        wide = (input.dtype is torch.float64) != (target.dtype is torch.float64)
+        fits = fits and not wide
+    elif target.dtype is torch.int64 or target.dtype is torch.uint8:
+        if dims == 2:  # the common case, at half the price
+            fits = target.dim() == 1 and target.shape[0] == input.shape[0]
+        else:
+            fits = target.shape == (input.shape[:1] + input.shape[2:] if dims > 1 else input.shape[1:])
+    else:
+        fits = False
+    return fits and (
+        weight is None
+        or (
+            weight.dim() == 1
+            and weight.shape[0] == classes
+            and not weight.requires_grad
+            and (weight.dtype is input.dtype or (autocasts(input) and weight.dtype in FLOATING))
+        )
+    )
+
+
+def takes_elements(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+    """Whether the pointwise family is defined on these dtypes and this weight."""
+    return (
+        input.dtype in FLOATING
+        and target.dtype in FLOATING
+        and (weight is None or takes_factor(input, weight))
+    )
+
+
+def takes_factor(input: Tensor, factor: Tensor) -> bool:
+    """Whether a weight multiplies the elements of input without making more of them."""
+    if factor.dtype not in FLOATING or factor.requires_grad:
+        return False
+    if factor.shape == input.shape:
+        return True
+    if factor.dim() > input.dim():
+        return False
+    return all(
+        mine in (1, theirs)
+        for mine, theirs in zip(factor.shape, input.shape[input.dim() - factor.dim() :], strict=True)
+    )
+
+
+def broadcast(input: Tensor, target: Tensor) -> bool:
+    """Whether the two shapes broadcast."""
+    try:
+        torch.broadcast_shapes(input.shape, target.shape)
+    except RuntimeError:
+        return False
+    return True
+
+
+def promoted(*tensors: Tensor | None) -> torch.dtype | None:
+    """The loss's dtype where it is not the input's: promoted, or float32 under autocast."""
+    input = tensors[0]
+    assert input is not None
+    dtype = input.dtype
+    for tensor in tensors[1:]:
+        if tensor is not None and tensor.dtype is not dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    if autocasts(input) and dtype is not torch.float64:
+        dtype = torch.float32
+    return None if dtype is input.dtype else dtype
+
+
+def warn_of_broadcast(input: Tensor, target: Tensor) -> None:
+    """Torch's warning, at the caller of the loss."""
+    warnings.warn(
+        f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "
+        "This will likely lead to incorrect results due to broadcasting. "
+        "Please ensure they have the same size.",
+        stacklevel=4,
+    )
