@@ -121,21 +121,25 @@ def dense_copy(tensor):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_opcheck(name, kind):
-    operators, keeps_statistics = ops.OPERATORS[name], LOSSES[name].has_statistics
+    operators, loss_row = ops.OPERATORS[name], LOSSES[name]
     for operands, options, reduction, wanted in calls_of(name):
         # One traced call for every sort of operands.
         dynamic = (reduction, wanted) == (1, 1)
         tail = (*options, reduction, None, wanted)
         if kind == "forward":
             check(operators.forward, (*operands, *tail), dynamic)
+            check(operators.forward, (*operands, *tail[:-1], wanted | ops.STATISTICS), False)
             continue
         if kind == "forward_inplace":
             # Not compiled, and not tagged as fit for it: it changes an argument and returns tensors.
             assert torch.Tag.pt2_compliant_tag not in operators.forward_inplace.tags
             check(operators.forward_inplace, (dense_copy(operands[0]), *operands[1:], *tail), False)
             continue
-        loss, *outputs = operators.forward(*operands, *tail)
-        kept = outputs[:1] if keeps_statistics else []
+        loss, *outputs = operators.forward(*operands, *options, reduction, None, ops.STATISTICS)
+        # The softmax family takes them, or computes them again; the backward of nll_loss needs none.
+        kept = [outputs[0] if loss_row.has_statistics and reduction else None]
+        if loss_row.family == "pointwise":
+            kept = []
         arguments = (torch.full_like(loss, 0.5), *operands, *kept, *options, reduction, wanted)
         if kind == "backward":
             check(operators.backward, arguments, dynamic)
