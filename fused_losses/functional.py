@@ -353,8 +353,8 @@ def _error_loss(
         if takes_elements(input, target, None) and (weight is None or weight.dtype in FLOATING):
             if not same_shape:
                 warn_of_broadcast(input, target)
-            if backward == "inplace" and input.shape != torch.broadcast_shapes(input.shape, target.shape):
-                raise RuntimeError("backward='inplace' needs an input of the full, broadcast shape.")
+                if backward == "inplace" and input.shape != torch.broadcast_shapes(input.shape, target.shape):
+                    raise RuntimeError("backward='inplace' needs an input of the full, broadcast shape.")
             return run(
                 name,
                 input,
