@@ -16,7 +16,7 @@ demo: $(VENV)/.built ## train a small language model with torch's loss and with 
 test: $(VENV)/.built-all ## every test, over every instruction set that the machine runs
 	$(BIN)/python -m pytest
 
-test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer and UBSan
+test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer
 	tests/sanitize.sh $(BIN)/python
 
 lint: $(VENV)/.tools
