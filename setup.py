@@ -26,7 +26,7 @@ except ImportError:
 ISA_FLAGS = {
     "default": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    # Scheduled for the servers that have it: a quarter off the time of long chains like sigmoid and log1p.
+    # Scheduled for the servers that have it, which shortens long chains like sigmoid and log1p.
     "avx512": [
         "-mavx512f",
         "-mavx512dq",

@@ -8,7 +8,8 @@ from tolerance import ulp
 
 import fused_losses.functional as L
 
-# Twice what the polynomials were measured to be off by, over every instruction set.
+# The largest error over every instruction set is 2.7, of sigmoids and of exponentials far below 1, where the loss's
+# own roundings (the numerator's scale, the sum) add to the function's.
 BOUND = 3.0
 
 

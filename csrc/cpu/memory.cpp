@@ -14,8 +14,7 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 
 // A training step frees one gradient before it asks for the next of the same size, so what is worth holding is
-// about one step's worth of gradients. Lending the pages to the kernel meanwhile (MADV_FREE) was tried: it makes
-// every step a tenth slower.
+// about one step's worth of gradients. Lending the pages to the kernel meanwhile (MADV_FREE) made steps slower.
 constexpr size_t kDefaultLimit = size_t{1} << 30;
 
 // A freed buffer serves a smaller request only down to 4/5 of its size: more would hide memory in use.
