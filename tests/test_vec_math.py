@@ -8,8 +8,8 @@ from tolerance import ulp
 
 import fused_losses.functional as L
 
-# The largest error over every instruction set is 2.7, of sigmoids and of exponentials far below 1, where the loss's
-# own roundings (the numerator's scale, the sum) add to the function's.
+# The largest error over every instruction set is 2.7, of sigmoids and of exponentials far below 1, where
+# the loss's own roundings (the numerator's scale, the sum) add to the function's.
 BOUND = 3.0
 
 
