@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') setup.py pyproject.toml
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test test-sanitize lint format bench info clean
+.PHONY: demo test test-sanitize lint format bench docs info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
@@ -30,8 +30,11 @@ format: $(VENV)/.tools
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-bench: $(VENV)/.built
-	$(BIN)/python -m fused_losses.bench run
+bench: $(VENV)/.built ## every loss at every size
+	$(BIN)/python -m fused_losses.bench run --all
+
+docs: $(VENV)/.built ## the tables of the README, from the registry and benchmarks/results
+	$(BIN)/python benchmarks/readme.py
 
 info: $(VENV)/.built
 	$(BIN)/python -m fused_losses.info

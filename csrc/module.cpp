@@ -3,10 +3,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <vector>
 
-#include "formulas/pointwise.h"
+#include "formulas/losses.h"
 
 namespace {
 
@@ -20,12 +21,16 @@ std::vector<std::string> split(const std::string& list) {
   return parts;
 }
 
-std::vector<std::string> pointwise_losses() {
+// The losses that kernels were compiled for, by engine.
+std::map<std::string, std::vector<std::string>> losses() {
+#define FUSED_LOSSES_NAME(name, ...) #name,
   return {
-#define FUSED_LOSSES_NAME(name, Formula) #name,
-      FUSED_LOSSES_POINTWISE(FUSED_LOSSES_NAME)
-#undef FUSED_LOSSES_NAME
+      {"pointwise", {FUSED_LOSSES_POINTWISE(FUSED_LOSSES_NAME)}},
+      {"rows", {FUSED_LOSSES_ROWS(FUSED_LOSSES_NAME)}},
+      {"softmax", {FUSED_LOSSES_SOFTMAX(FUSED_LOSSES_NAME)}},
+      {"class_margin", {FUSED_LOSSES_CLASS_MARGIN(FUSED_LOSSES_NAME)}},
   };
+#undef FUSED_LOSSES_NAME
 }
 
 }  // namespace
@@ -36,6 +41,5 @@ PYBIND11_MODULE(_C, m) {
   m.attr("torch_version") = FUSED_LOSSES_TORCH_VERSION;
   m.attr("cpu_libraries") = split(FUSED_LOSSES_CPU_LIBRARIES);
   m.attr("cuda_architectures") = std::vector<std::string>{};
-  m.attr("pointwise_losses") = pointwise_losses();
-  m.attr("softmax_losses") = std::vector<std::string>{"cross_entropy", "nll_loss"};
+  m.attr("losses") = losses();
 }

@@ -5,26 +5,9 @@
 
 from fused_losses import functional
 from fused_losses.cache import cached_bytes, empty_cache, set_cache_limit
-from fused_losses.modules import (
-    BCELoss,
-    BCEWithLogitsLoss,
-    CrossEntropyLoss,
-    L1Loss,
-    MSELoss,
-    NLLLoss,
-)
+from fused_losses.modules import *  # noqa: F403
+from fused_losses.modules import __all__ as _modules
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "CrossEntropyLoss",
-    "L1Loss",
-    "MSELoss",
-    "NLLLoss",
-    "cached_bytes",
-    "empty_cache",
-    "functional",
-    "set_cache_limit",
-]
+__all__ = [*_modules, "cached_bytes", "empty_cache", "functional", "set_cache_limit"]

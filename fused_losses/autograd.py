@@ -19,87 +19,82 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from fused_losses.ops import INPUT_GRADIENT, OPERATORS, STATISTICS, TARGET_GRADIENT, scale_
-from fused_losses.registry import LOSSES
+from fused_losses.ops import OPERATORS, scale_
+from fused_losses.registry import EXTRA_GRADIENT, INPUT_GRADIENT, LOSSES, STATISTICS, TARGET_GRADIENT
 
 Strategy = Literal["fused", "recompute", "inplace", "late"]
 
 FEW_ELEMENTS = 2**16
 """Up to here, computing statistics of rows again is cheaper than a tensor that keeps them."""
 
-REDUCTIONS = ("none", "mean", "sum")
+REDUCTIONS = ("none", "mean", "sum", "batchmean")
 """By the number that operators know them by."""
 
 
+Call = tuple[str, tuple[Any, ...], int, torch.dtype | None]
+"""The operator's name, its own options (between its tensors and `reduction`), reduction, the loss's dtype."""
+
+
 def loss_without_gradient(
-    name: str,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    extra: Tensor | None,
-    options: tuple[Any, ...],
-    reduction: int,
-    dtype: torch.dtype | None,
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: Tensor | None, call: Call
 ) -> Tensor:
     """The loss alone: what runs where no one asks for a gradient."""
-    softmax = LOSSES[name].family == "softmax"
-    operands = (input, target, weight) if softmax else (input, target, weight, extra)
-    loss: Tensor = OPERATORS[name].forward(*operands, *options, reduction, dtype, 0)[0]
+    name, options, reduction, dtype = call
+    loss: Tensor = OPERATORS[name].forward(input, target, weight, extra, *options, reduction, dtype, 0)[0]
     return loss
 
 
 class LossFunction(Function):
-    """A loss and its gradients with respect to input and target.
-
-    `options` are the operator's own, between its tensors and `reduction`.
-    """
+    """A loss and its gradients with respect to input, target and extra."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        name: str,
-        strategy: Strategy,
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
         extra: Tensor | None,
-        options: tuple[Any, ...],
-        reduction: int,
-        dtype: torch.dtype | None,
+        call: Call,
+        strategy: Strategy,
     ) -> Tensor:
-        """The loss; `name` is the operator's."""
-        needs = ctx.needs_input_grad
-        wanted = (INPUT_GRADIENT if needs[2] else 0) | (TARGET_GRADIENT if needs[3] else 0)
+        """The loss."""
+        name, options, reduction, dtype = call
+        of_input, of_target, _, of_extra, *_ = ctx.needs_input_grad
+        row = LOSSES[name]
+        wanted = INPUT_GRADIENT * of_input | TARGET_GRADIENT * of_target | EXTRA_GRADIENT * of_extra
+        wanted &= row.differentiable
         operators = OPERATORS[name]
         at_once = strategy == "fused" or strategy == "inplace"
-        overwrite = strategy == "inplace" and needs[2]
-        softmax = LOSSES[name].family == "softmax"
-        keep = LOSSES[name].has_statistics and (not at_once or input.numel() > FEW_ELEMENTS)
+        overwrite = strategy == "inplace" and of_input
+        keep = row.has_statistics and (not at_once or input.numel() > FEW_ELEMENTS)
         run = operators.forward_inplace if overwrite else operators.forward
-        operands = (input, target, weight) if softmax else (input, target, weight, extra)
         bits = (wanted if at_once else 0) | (STATISTICS if keep else 0)
-        loss, *outputs = run(*operands, *options, reduction, dtype, bits)
+        loss, *outputs = run(input, target, weight, extra, *options, reduction, dtype, bits)
         fourth = outputs.pop(0) if keep else extra
         if overwrite:
             torch.autograd.graph.increment_version(input)
             outputs.insert(0, input.detach())
         ctx.gradients = outputs if at_once else None
-        ctx.call = (name, strategy, options, reduction, dtype, wanted)
+        ctx.call = (call, strategy, wanted)
+        ctx.only_input = wanted == INPUT_GRADIENT and (not at_once or outputs[0].shape == input.shape)
         ctx.save_for_backward(None if overwrite else input, target, weight, fourth)
         return loss  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of input and target, where they are needed."""
-        name, strategy, options, reduction, _, wanted = ctx.call
-        input, target, weight, fourth = ctx.saved_tensors
+        """The gradients of the operands, where they are needed."""
+        ready = ctx.gradients
         # create_graph=True, or a batch of upstream gradients, as jacobians have
         by_torch = torch.is_grad_enabled() or _is_batched(upstream)
-        ready = ctx.gradients
-        if ready is not None and not by_torch:
+        if not by_torch:
             ctx.gradients = None
+            if ready is not None and ctx.only_input and _is_plainly_one(upstream):
+                # Most training steps: nothing is left to compute, so nothing else is looked at.
+                return ready[0], None, None, None, None, None
+        (name, options, reduction, _), strategy, wanted = ctx.call
+        input, target, weight, fourth = ctx.saved_tensors
         if input is None:
-            gradients = _gradients_in_place(ready, upstream)
+            gradients = _gradients_in_place(ready, upstream, by_torch)
         elif by_torch:
             gradients = _gradients_by_torch(ctx, upstream)
         else:
@@ -113,14 +108,23 @@ class LossFunction(Function):
                 gradients = _gradients_into_input(operators, arguments)
             else:
                 gradients = operators.backward(*arguments)
-        of_input = gradients[0] if wanted & INPUT_GRADIENT else None
-        of_target = gradients[-1] if wanted & TARGET_GRADIENT else None
-        # Of broadcast operands.
-        if of_input is not None and input is not None and of_input.shape != input.shape:
-            of_input = of_input.sum_to_size(input.shape)
-        if of_target is not None and of_target.shape != target.shape:
-            of_target = of_target.sum_to_size(target.shape)
-        return None, None, of_input, of_target, None, None, None, None, None
+        remaining = iter(gradients)
+        of_input, of_target, of_extra = (
+            _sum_to_shape_of(operand, next(remaining)) if wanted & bit else None
+            for operand, bit in (
+                (input, INPUT_GRADIENT),
+                (target, TARGET_GRADIENT),
+                (fourth, EXTRA_GRADIENT),
+            )
+        )
+        return of_input, of_target, None, of_extra, None, None
+
+
+def _sum_to_shape_of(operand: Tensor | None, gradient: Tensor) -> Tensor:
+    """Of a broadcast operand; one that is overwritten was none."""
+    if operand is None or gradient.shape == operand.shape:
+        return gradient
+    return gradient.sum_to_size(operand.shape)
 
 
 def _is_plainly_one(upstream: Tensor) -> bool:
@@ -138,13 +142,13 @@ def _is_batched(upstream: Tensor) -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(upstream)
 
 
-def _gradients_in_place(ready: list[Tensor] | None, upstream: Tensor) -> list[Tensor]:
+def _gradients_in_place(ready: list[Tensor] | None, upstream: Tensor, by_torch: bool) -> list[Tensor]:
     if ready is None:
         raise RuntimeError(
             "Trying to backward through the graph a second time, but backward='inplace' has handed out its "
             "only gradient, which overwrote the input. Use backward='fused' or 'recompute' to backward again."
         )
-    if torch.is_grad_enabled() or _is_batched(upstream):
+    if by_torch:
         raise RuntimeError(
             "backward='inplace' overwrote the input, so its gradient cannot be differentiated again or for "
             "a batch of upstream gradients: use backward='fused' or 'recompute' for that."
@@ -156,24 +160,24 @@ def _gradients_in_place(ready: list[Tensor] | None, upstream: Tensor) -> list[Te
 
 
 def _gradients_into_input(operators: Any, arguments: tuple[Any, ...]) -> list[Tensor]:
-    """The input's gradient over the input; the target's, which still reads the input, before that."""
+    """The input's gradient over the input; the others, which still read the input, before that."""
     upstream, input, *rest, wanted = arguments
-    of_target = []
-    if wanted & TARGET_GRADIENT:
-        of_target = operators.backward(upstream, input, *rest, TARGET_GRADIENT)
+    others = []
+    if wanted & ~INPUT_GRADIENT:
+        others = operators.backward(upstream, input, *rest, wanted & ~INPUT_GRADIENT)
     memory = input.detach()
     operators.backward_into([memory], False, upstream, memory, *rest, INPUT_GRADIENT)
     torch.autograd.graph.increment_version(input)
-    return [memory, *of_target]
+    return [memory, *others]
 
 
 def _gradients_by_torch(ctx: FunctionCtx, upstream: Tensor) -> list[Tensor]:
     """The gradients through torch's own operators, which autograd and vmap can see through."""
-    name, _, options, reduction, dtype, wanted = ctx.call  # type: ignore[attr-defined]
+    (name, options, reduction, dtype), _, wanted = ctx.call  # type: ignore[attr-defined]
     input, target, weight, fourth = ctx.saved_tensors  # type: ignore[attr-defined]
-    extra = None if LOSSES[name].family == "softmax" else fourth
-    bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT))
-    of = [tensor for tensor, bit in bits if wanted & bit]
+    extra = None if LOSSES[name].has_statistics else fourth
+    bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT), (extra, EXTRA_GRADIENT))
+    of = [tensor for tensor, bit in bits if wanted & bit and tensor is not None]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         operands = [_cast(tensor, dtype) for tensor in (input, target, weight, extra)]

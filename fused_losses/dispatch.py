@@ -12,10 +12,15 @@ from torch.nn import Parameter
 
 from fused_losses import backend
 from fused_losses.autograd import LossFunction, Strategy, loss_without_gradient
+from fused_losses.registry import EXTRA_GRADIENT, LOSSES, TARGET_GRADIENT
+from fused_losses.shapes import spans
 
 Backward = Literal["fused", "recompute", "inplace"]
 
 REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
+
+BATCH_MEAN = 3
+"""The code of `kl_div`'s own reduction: the sum over the size of the first dimension."""
 
 strict = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 """Raise, rather than quietly run torch's function, where the kernels cannot take a call that torch can."""
@@ -68,15 +73,27 @@ def run(
     backward: Backward,
 ) -> Tensor:
     """The kernels, with gradients if anyone will ask for them."""
-    arguments = (input, target, weight, extra, options, reduction, dtype)
-    if not (torch.is_grad_enabled() and (input.requires_grad or target.requires_grad)):
-        return loss_without_gradient(name, *arguments)
-    strategy = _strategy(backward, input, reduction)
-    loss: Tensor = LossFunction.apply(name, strategy, *arguments)
+    operands = (input, target, weight, extra)
+    call = (name, options, reduction, dtype)
+    if not (torch.is_grad_enabled() and _is_differentiated(name, input, target, extra)):
+        return loss_without_gradient(*operands, call)
+    strategy = _strategy(backward, reduction, name, input, target, extra)
+    loss: Tensor = LossFunction.apply(*operands, call, strategy)
     return loss
 
 
-def _strategy(backward: Backward, input: Tensor, reduction: int) -> Strategy:
+def _is_differentiated(name: str, input: Tensor, target: Tensor, extra: Tensor | None) -> bool:
+    if input.requires_grad:
+        return True
+    bits = LOSSES[name].differentiable
+    if target.requires_grad and bits & TARGET_GRADIENT:
+        return True
+    return extra is not None and extra.requires_grad and bool(bits & EXTRA_GRADIENT)
+
+
+def _strategy(
+    backward: Backward, reduction: int, name: str, input: Tensor, *others: Tensor | None
+) -> Strategy:
     if backward == "recompute" or torch.compiler.is_compiling():
         # A compiled graph decides itself what it keeps, and has no use for memory that changes under it.
         return "recompute"
@@ -86,7 +103,7 @@ def _strategy(backward: Backward, input: Tensor, reduction: int) -> Strategy:
     if backward == "fused":
         return "fused" if early and not _saved_tensors_are_hooked() else "recompute"
     if input.requires_grad:
-        _check_overwritable(input)
+        _check_overwritable(name, input, *others)
     return "inplace" if early else "late"
 
 
@@ -95,7 +112,10 @@ def _saved_tensors_are_hooked() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
-def _check_overwritable(input: Tensor) -> None:
+def _check_overwritable(name: str, input: Tensor, *others: Tensor | None) -> None:
+    broadcasts = LOSSES[name].family in ("pointwise", "rows")
+    if broadcasts and not all(other is None or spans(input.shape, other.shape) for other in others):
+        raise RuntimeError("backward='inplace' needs an input of the full, broadcast shape.")
     leaf = input._base if input._is_view() else input
     if leaf is not None and leaf.is_leaf and leaf.requires_grad:
         raise RuntimeError(

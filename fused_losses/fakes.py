@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fused_losses.registry import Loss
-
-INPUT_GRADIENT = 1
-TARGET_GRADIENT = 2
-STATISTICS = 4
+from fused_losses.registry import (
+    EXTRA_GRADIENT,
+    INPUT_GRADIENT,
+    STATISTICS,
+    TARGET_GRADIENT,
+    Family,
+    Loss,
+)
 
 
 def _like(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -23,87 +25,71 @@ def _like(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return tensor.new_empty(shape, dtype=dtype)
 
 
-def _pointwise_shape(*tensors: Tensor | None) -> torch.Size:
-    shape: torch.Size = torch.broadcast_shapes(*(t.shape for t in tensors if t is not None))
+def _broadcast_shape(*operands: Tensor | None) -> torch.Size:
+    shape: torch.Size = torch.broadcast_shapes(*(x.shape for x in operands if x is not None))
     return shape
 
 
-def _pointwise_gradients(input: Tensor, target: Tensor, shape: torch.Size, gradients: int) -> list[Tensor]:
-    wanted = []
-    if gradients & INPUT_GRADIENT:
-        wanted.append(_like(input, shape, input.dtype))
-    if gradients & TARGET_GRADIENT:
-        wanted.append(_like(input, shape, target.dtype))
-    return wanted
+def _positions(input: Tensor) -> torch.Size:
+    """(N, d1, ...) of (N, C, d1, ...)."""
+    return input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
 
 
-def _pointwise_forward(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    extra: Tensor | None,
-    parameters: list[float],
-    ignore_index: float | None,
-    reduction: int,
-    dtype: torch.dtype | None,
-    gradients: int,
-) -> list[Tensor]:
-    shape = _pointwise_shape(input, target, weight, extra)
-    dtype = dtype or input.dtype
-    loss = input.new_empty((), dtype=dtype) if reduction else _like(input, shape, dtype)
-    return [loss, *_pointwise_gradients(input, target, shape, gradients)]
+# The shape of the losses of reduction="none".
+_LOSS_SHAPES: dict[Family, Callable[..., torch.Size]] = {
+    "pointwise": _broadcast_shape,
+    "rows": lambda *operands: _broadcast_shape(*operands)[:-1],
+    "softmax": lambda input, *_: _positions(input),
+    "class_margin": lambda input, *_: input.shape[:-1],
+}
 
 
-def _pointwise_backward(upstream: Tensor, input: Tensor, target: Tensor, *arguments: Any) -> list[Tensor]:
-    shape = _pointwise_shape(input, target, *arguments[:2])
-    return _pointwise_gradients(input, target, shape, arguments[-1])
-
-
-def _softmax_gradients(input: Tensor, target: Tensor, gradients: int) -> list[Tensor]:
-    wanted = []
-    if gradients & INPUT_GRADIENT:
-        wanted.append(_like(input, input.shape, input.dtype))
-    if gradients & TARGET_GRADIENT:
-        wanted.append(_like(target, target.shape, target.dtype))
-    return wanted
-
-
-def _softmax_forward(
-    has_statistics: bool,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    reduction: int,
-    dtype: torch.dtype | None,
-    gradients: int,
-) -> list[Tensor]:
-    positions = input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
-    loss = input.new_empty(() if reduction else positions, dtype=dtype or input.dtype)
-    kept = []
-    if has_statistics and gradients & STATISTICS:
-        wide = torch.float64 if input.dtype is torch.float64 else torch.float32
-        kept.append(input.new_empty((2, positions.numel()), dtype=wide))
-    return [loss, *kept, *_softmax_gradients(input, target, gradients)]
-
-
-def _softmax_backward(upstream: Tensor, input: Tensor, target: Tensor, *arguments: Any) -> list[Tensor]:
-    return _softmax_gradients(input, target, arguments[-1])
-
-
-def _inplace(forward: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
-    """As the forward, but the input's gradient is not returned: it is in the input."""
-    return lambda *arguments: forward(*arguments[:-1], arguments[-1] & ~INPUT_GRADIENT)
-
-
-def nothing(*arguments: Any) -> None:
-    """For operators that only change what is there."""
+def _gradients(family: Family, operands: tuple[Tensor | None, ...], gradients: int) -> list[Tensor]:
+    """In the order of operands."""
+    input, target, _, extra = operands
+    assert input is not None
+    if family == "pointwise" or family == "rows":
+        shape = _broadcast_shape(*operands)
+        places = [(input, shape)] * 3
+    else:
+        places = [(x, x.shape) for x in (input, target) if x is not None]
+    bits = (INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT)
+    return [
+        _like(place, shape, of.dtype)
+        for bit, of, (place, shape) in zip(bits, (input, target, extra), places, strict=False)
+        if gradients & bit and of is not None
+    ]
 
 
 def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
     """The fakes of a loss's four operators, in their order."""
-    if loss.family == "pointwise":
-        return _pointwise_forward, _inplace(_pointwise_forward), _pointwise_backward, nothing
-    forward = partial(_softmax_forward, loss.has_statistics)
-    return forward, _inplace(forward), _softmax_backward, nothing
+
+    def forward(*arguments: Any) -> list[Tensor]:
+        operands, (*_, reduction, dtype, gradients) = arguments[:4], arguments[4:]
+        input: Tensor = operands[0]
+        dtype = dtype or input.dtype
+        if reduction:
+            result = input.new_empty((), dtype=dtype)
+        else:
+            result = _like(input, _LOSS_SHAPES[loss.family](*operands), dtype)
+        kept = []
+        if loss.has_statistics and gradients & STATISTICS:
+            wide = torch.float64 if input.dtype is torch.float64 else torch.float32
+            kept.append(input.new_empty((2, _positions(input).numel()), dtype=wide))
+        return [result, *kept, *_gradients(loss.family, operands, gradients)]
+
+    def forward_inplace(*arguments: Any) -> list[Tensor]:
+        """The input's gradient is not returned: it is in the input."""
+        return forward(*arguments[:-1], arguments[-1] & ~INPUT_GRADIENT)
+
+    def backward(upstream: Tensor, *arguments: Any) -> list[Tensor]:
+        operands = arguments[:4]
+        if loss.family == "softmax":  # the fourth are statistics
+            operands = (*operands[:3], None)
+        return _gradients(loss.family, operands, arguments[-1])
+
+    return forward, forward_inplace, backward, nothing
+
+
+def nothing(*arguments: Any) -> None:
+    """For operators that only change what is there."""

@@ -69,6 +69,7 @@ def collect() -> dict[str, Any]:
             name: {**registry.describe(loss), **served, "other devices": "torch"}
             for name, loss in registry.LOSSES.items()
         },
+        "torch's own, passed on": list(registry.TORCHS_OWN),
     }
 
 

@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import AdaptiveLogSoftmaxWithLoss, CTCLoss, NLLLoss2d
 
 from fused_losses import functional as F
 from fused_losses.dispatch import Backward
+from fused_losses.functional.vectors import DistanceFunction
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
+    "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
+    "HuberLoss",
+    "KLDivLoss",
     "L1Loss",
     "MSELoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
     "NLLLoss",
+    "NLLLoss2d",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
 ]
 
+if hasattr(nn, "LinearCrossEntropyLoss"):  # torch 2.11 does not have it
+    from torch.nn import LinearCrossEntropyLoss as LinearCrossEntropyLoss
 
-class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
-    """:func:`fused_losses.functional.cross_entropy` as a module."""
+    __all__ += ["LinearCrossEntropyLoss"]
 
-    # On the class: modules that torch.nn pickled do not have it.
+
+class _Fused(nn.Module):
+    """What all share: a forward that hands the module's attributes to the function of this package."""
+
+    # On the class, as are extensions: modules that torch.nn pickled do not have them.
     backward: Backward = "fused"
+
+    def __init_subclass__(cls, function: Callable[..., Tensor]) -> None:
+        torchs: Any = cls.__mro__[2]
+        taken = inspect.signature(cls).parameters.keys() & inspect.signature(function).parameters.keys()
+        # The constructor has turned these two into `reduction`.
+        options = tuple(sorted(taken - {"size_average", "reduce"}))
+
+        names = tuple(inspect.signature(torchs.forward).parameters)[1:]
+
+        @functools.wraps(torchs.forward)
+        def forward(self: nn.Module, *operands: Tensor, **named: Tensor) -> Tensor:
+            # By position, since some functions have other names for their operands.
+            operands += tuple(named.pop(name) for name in names[len(operands) :] if name in named)
+            return function(*operands, **named, **{option: getattr(self, option) for option in options})
+
+        cls.forward = forward
+
+
+class CrossEntropyLoss(_Fused, nn.CrossEntropyLoss, function=F.cross_entropy):
+    """:func:`fused_losses.functional.cross_entropy` as a module."""
 
     def __init__(
         self,
@@ -38,23 +86,9 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.backward = backward
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits `input` for class indices or probabilities `target`."""
-        return F.cross_entropy(
-            input,
-            target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-            backward=self.backward,
-        )
 
-
-class NLLLoss(torch.nn.NLLLoss):
+class NLLLoss(_Fused, nn.NLLLoss, function=F.nll_loss):
     """:func:`fused_losses.functional.nll_loss` as a module."""
-
-    backward: Backward = "fused"
 
     def __init__(
         self,
@@ -69,22 +103,43 @@ class NLLLoss(torch.nn.NLLLoss):
         super().__init__(weight, size_average, ignore_index, reduce, reduction)
         self.backward = backward
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of log-probabilities `input` for class indices `target`."""
-        return F.nll_loss(
-            input,
-            target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            backward=self.backward,
-        )
+
+class MultiMarginLoss(_Fused, nn.MultiMarginLoss, function=F.multi_margin_loss):
+    """:func:`fused_losses.functional.multi_margin_loss` as a module."""
+
+    def __init__(
+        self,
+        p: int = 1,
+        margin: float = 1.0,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(p, margin, weight, size_average, reduce, reduction)
+        self.backward = backward
 
 
-class BCELoss(torch.nn.BCELoss):
+class MultiLabelMarginLoss(_Fused, nn.MultiLabelMarginLoss, function=F.multilabel_margin_loss):
+    """:func:`fused_losses.functional.multilabel_margin_loss` as a module."""
+
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.backward = backward
+
+
+class BCELoss(_Fused, nn.BCELoss, function=F.binary_cross_entropy):
     """:func:`fused_losses.functional.binary_cross_entropy` as a module."""
 
-    backward: Backward = "fused"
     ignore_index: float | None = None
 
     def __init__(
@@ -101,22 +156,10 @@ class BCELoss(torch.nn.BCELoss):
         self.ignore_index = ignore_index
         self.backward = backward
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of probabilities `input` for `target`."""
-        return F.binary_cross_entropy(
-            input,
-            target,
-            weight=self.weight,
-            reduction=self.reduction,
-            ignore_index=self.ignore_index,
-            backward=self.backward,
-        )
 
-
-class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(_Fused, nn.BCEWithLogitsLoss, function=F.binary_cross_entropy_with_logits):
     """:func:`fused_losses.functional.binary_cross_entropy_with_logits` as a module."""
 
-    backward: Backward = "fused"
     ignore_index: float | None = None
 
     def __init__(
@@ -134,23 +177,25 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
         self.ignore_index = ignore_index
         self.backward = backward
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits `input` for `target`."""
-        return F.binary_cross_entropy_with_logits(
-            input,
-            target,
-            self.weight,
-            pos_weight=self.pos_weight,
-            reduction=self.reduction,
-            ignore_index=self.ignore_index,
-            backward=self.backward,
-        )
+
+class MultiLabelSoftMarginLoss(_Fused, nn.MultiLabelSoftMarginLoss, function=F.multilabel_soft_margin_loss):
+    """:func:`fused_losses.functional.multilabel_soft_margin_loss` as a module."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction)
+        self.backward = backward
 
 
-class MSELoss(torch.nn.MSELoss):
-    """:func:`fused_losses.functional.mse_loss` as a module."""
-
-    backward: Backward = "fused"
+class SoftMarginLoss(_Fused, nn.SoftMarginLoss, function=F.soft_margin_loss):
+    """:func:`fused_losses.functional.soft_margin_loss` as a module."""
 
     def __init__(
         self,
@@ -163,15 +208,24 @@ class MSELoss(torch.nn.MSELoss):
         super().__init__(size_average, reduce, reduction)
         self.backward = backward
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of `input` for `target`."""
-        return F.mse_loss(input, target, reduction=self.reduction, backward=self.backward)
 
-
-class L1Loss(torch.nn.L1Loss):
+class L1Loss(_Fused, nn.L1Loss, function=F.l1_loss):
     """:func:`fused_losses.functional.l1_loss` as a module."""
 
-    backward: Backward = "fused"
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.backward = backward
+
+
+class MSELoss(_Fused, nn.MSELoss, function=F.mse_loss):
+    """:func:`fused_losses.functional.mse_loss` as a module."""
 
     def __init__(
         self,
@@ -184,6 +238,155 @@ class L1Loss(torch.nn.L1Loss):
         super().__init__(size_average, reduce, reduction)
         self.backward = backward
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of `input` for `target`."""
-        return F.l1_loss(input, target, reduction=self.reduction, backward=self.backward)
+
+class SmoothL1Loss(_Fused, nn.SmoothL1Loss, function=F.smooth_l1_loss):
+    """:func:`fused_losses.functional.smooth_l1_loss` as a module."""
+
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        beta: float = 1.0,
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction, beta)
+        self.backward = backward
+
+
+class HuberLoss(_Fused, nn.HuberLoss, function=F.huber_loss):
+    """:func:`fused_losses.functional.huber_loss` as a module."""
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0, *, backward: Backward = "fused") -> None:
+        super().__init__(reduction, delta)
+        self.backward = backward
+
+
+class PoissonNLLLoss(_Fused, nn.PoissonNLLLoss, function=F.poisson_nll_loss):
+    """:func:`fused_losses.functional.poisson_nll_loss` as a module."""
+
+    def __init__(
+        self,
+        log_input: bool = True,
+        full: bool = False,
+        size_average: bool | None = None,
+        eps: float = 1e-8,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(log_input, full, size_average, eps, reduce, reduction)
+        self.backward = backward
+
+
+class GaussianNLLLoss(_Fused, nn.GaussianNLLLoss, function=F.gaussian_nll_loss):
+    """:func:`fused_losses.functional.gaussian_nll_loss` as a module."""
+
+    def __init__(
+        self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean", backward: Backward = "fused"
+    ) -> None:
+        super().__init__(full=full, eps=eps, reduction=reduction)
+        self.backward = backward
+
+
+class KLDivLoss(_Fused, nn.KLDivLoss, function=F.kl_div):
+    """:func:`fused_losses.functional.kl_div` as a module."""
+
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        log_target: bool = False,
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction, log_target)
+        self.backward = backward
+
+
+class HingeEmbeddingLoss(_Fused, nn.HingeEmbeddingLoss, function=F.hinge_embedding_loss):
+    """:func:`fused_losses.functional.hinge_embedding_loss` as a module."""
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(margin, size_average, reduce, reduction)
+        self.backward = backward
+
+
+class MarginRankingLoss(_Fused, nn.MarginRankingLoss, function=F.margin_ranking_loss):
+    """:func:`fused_losses.functional.margin_ranking_loss` as a module."""
+
+    def __init__(
+        self,
+        margin: float = 0.0,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(margin, size_average, reduce, reduction)
+        self.backward = backward
+
+
+class TripletMarginLoss(_Fused, nn.TripletMarginLoss, function=F.triplet_margin_loss):
+    """:func:`fused_losses.functional.triplet_margin_loss` as a module."""
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(margin, p, eps, swap, size_average, reduce, reduction)
+        self.backward = backward
+
+
+class TripletMarginWithDistanceLoss(
+    _Fused, nn.TripletMarginWithDistanceLoss, function=F.triplet_margin_with_distance_loss
+):
+    """:func:`fused_losses.functional.triplet_margin_with_distance_loss` as a module."""
+
+    def __init__(
+        self,
+        *,
+        distance_function: DistanceFunction | None = None,
+        margin: float = 1.0,
+        swap: bool = False,
+        reduction: str = "mean",
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(distance_function=distance_function, margin=margin, swap=swap, reduction=reduction)
+        self.backward = backward
+
+
+class CosineEmbeddingLoss(_Fused, nn.CosineEmbeddingLoss, function=F.cosine_embedding_loss):
+    """:func:`fused_losses.functional.cosine_embedding_loss` as a module."""
+
+    def __init__(
+        self,
+        margin: float = 0.0,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(margin, size_average, reduce, reduction)
+        self.backward = backward

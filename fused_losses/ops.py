@@ -7,8 +7,9 @@ Each loss has four, named after it:
     NAME_backward   the gradients, computed from the inputs
     NAME_backward_  the same, into tensors that are there; left alone if they are ready and upstream is 1
 
-`gradients` is a sum of 1 (of the input), 2 (of the target) and, going forward, 4 (keep statistics, without
-which the backward must compute them again). Kernels are registered by the libraries in
+They take the operands `(input, target, weight?, extra?)`: `extra` is the loss's third operand (pos_weight,
+var, the negative of a triplet), and in the backward of the softmax family, what the forward has kept of
+each row. `gradients` is a sum of the bits in `registry`. Kernels are registered by the libraries in
 `csrc/`, one per dispatch key; fake tensors are answered by `fused_losses.fakes`.
 """
 
@@ -21,25 +22,20 @@ import torch
 from torch._ops import OpOverload
 
 from fused_losses import backend
-from fused_losses.fakes import INPUT_GRADIENT, STATISTICS, TARGET_GRADIENT, fakes_of, nothing
+from fused_losses.fakes import fakes_of, nothing
 from fused_losses.registry import LOSSES, Family, Loss
 
-__all__ = ["INPUT_GRADIENT", "OPERATORS", "STATISTICS", "TARGET_GRADIENT", "Operators", "scale_"]
+__all__ = ["OPERATORS", "Operators", "scale_"]
 
 _library = torch.library.Library("fused_losses", "DEF")
 
-# Tensors of the forward, tensors that the backward takes besides, and options.
-_SCHEMAS: dict[Family, tuple[str, str, str]] = {
-    "pointwise": (
-        "Tensor target, Tensor? weight, Tensor? extra",
-        "",
-        "float[] parameters, float? ignore_index, int reduction",
-    ),
-    "softmax": (
-        "Tensor target, Tensor? weight",
-        ", Tensor? statistics",
-        "int ignore_index, float label_smoothing, int reduction",
-    ),
+_OPERANDS = "Tensor target, Tensor? weight, Tensor? extra"
+
+_OPTIONS: dict[Family, str] = {
+    "pointwise": "float[] parameters, float? ignore_index",
+    "rows": "float[] parameters",
+    "softmax": "int ignore_index, float label_smoothing",
+    "class_margin": "float[] parameters",
 }
 
 
@@ -54,16 +50,14 @@ class Operators:
 
 
 def _define(loss: Loss) -> Operators:
-    operands, kept, options = _SCHEMAS[loss.family]
-    wanted = "ScalarType? dtype, int gradients"
     name = loss.name
+    call = f"{_OPERANDS}, {_OPTIONS[loss.family]}, int reduction"
     schemas = (
-        f"{name}(Tensor input, {operands}, {options}, {wanted}) -> Tensor[]",
-        f"{name}_(Tensor(a!) input, {operands}, {options}, {wanted}) -> Tensor[]",
-        f"{name}_backward(Tensor upstream, Tensor input, {operands}{kept}, {options}, "
-        "int gradients) -> Tensor[]",
-        f"{name}_backward_(Tensor(a!)[] into, bool ready, Tensor upstream, Tensor input, "
-        f"{operands}{kept}, {options}, int gradients) -> ()",
+        f"{name}(Tensor input, {call}, ScalarType? dtype, int gradients) -> Tensor[]",
+        f"{name}_(Tensor(a!) input, {call}, ScalarType? dtype, int gradients) -> Tensor[]",
+        f"{name}_backward(Tensor upstream, Tensor input, {call}, int gradients) -> Tensor[]",
+        f"{name}_backward_(Tensor(a!)[] into, bool ready, Tensor upstream, Tensor input, {call}, "
+        "int gradients) -> ()",
     )
     for schema in schemas:
         # torch.compile takes no operator that both changes an argument and returns tensors; it never meets

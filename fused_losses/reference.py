@@ -1,7 +1,7 @@
 """The losses in torch's own operators, differentiable any number of times and under every transform.
 
 Each takes what the operators take: `(input, target, weight, extra, options, reduction)`, reduction by name.
-Where torch has the loss as it is, this is torch's function; the extensions beyond torch are composed of it.
+Where torch has the loss as it is, this is torch's function; what it lacks is composed of other functions.
 """
 
 from __future__ import annotations
@@ -14,15 +14,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Options = tuple[Any, ...]
+Reference = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Options, str], Tensor]
+
+
+def torchs(name: str, **parameters: type) -> Reference:
+    """Torch's function of that name, given the operator's parameters by these names and as these types."""
+
+    def loss(
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        extra: Tensor | None,
+        options: Options,
+        reduction: str,
+    ) -> Tensor:
+        operands = [input, target] if extra is None else [input, target, extra]
+        if any(operand.shape != input.shape for operand in operands):
+            # In advance: the warning about it has been given.
+            operands = list(torch.broadcast_tensors(*operands))
+        keywords = {key: kind(x) for (key, kind), x in zip(parameters.items(), options[0], strict=True)}
+        if weight is not None:
+            keywords["weight"] = weight
+        result: Tensor = getattr(F, name)(*operands, **keywords, reduction=reduction)
+        return result
+
+    return loss
 
 
 def cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    extra: None,
-    options: Options,
-    reduction: str,
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
 ) -> Tensor:
     """Options: ignore_index, label_smoothing."""
     ignore_index, label_smoothing = options
@@ -37,50 +57,14 @@ def cross_entropy(
 
 
 def nll_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    extra: None,
-    options: Options,
-    reduction: str,
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
 ) -> Tensor:
     """Options: ignore_index, and a label smoothing of 0, which the softmax family shares."""
     return F.nll_loss(input, target, weight, ignore_index=options[0], reduction=reduction)
 
 
-def mse_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    extra: None,
-    options: Options,
-    reduction: str,
-) -> Tensor:
-    """No options are in use."""
-    pair = _same_shape(input, target)
-    return F.mse_loss(*pair, reduction=reduction, weight=weight)  # type: ignore[call-arg]
-
-
-def l1_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    extra: None,
-    options: Options,
-    reduction: str,
-) -> Tensor:
-    """No options are in use."""
-    pair = _same_shape(input, target)
-    return F.l1_loss(*pair, reduction=reduction, weight=weight)  # type: ignore[call-arg]
-
-
 def binary_cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    extra: None,
-    options: Options,
-    reduction: str,
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
 ) -> Tensor:
     """Options: parameters (none), ignore_index."""
 
@@ -108,12 +92,86 @@ def binary_cross_entropy_with_logits(
     return _ignoring(elements, target, options[1], reduction)
 
 
-def _same_shape(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Broadcast in advance: the warning about it has been given."""
-    if input.shape == target.shape:
-        return input, target
-    broadcast = torch.broadcast_tensors(input, target)
-    return broadcast[0], broadcast[1]
+def soft_margin_loss(
+    input: Tensor, target: Tensor, weight: None, extra: None, options: Options, reduction: str
+) -> Tensor:
+    """As torch's where that does not overflow."""
+    return _reduced(-F.logsigmoid(torch.mul(*torch.broadcast_tensors(input, target))), reduction)
+
+
+def multilabel_soft_margin_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
+) -> Tensor:
+    """Parameters: a factor; the mean over classes is the caller's."""
+    losses = -(target * F.logsigmoid(input) + (1 - target) * F.logsigmoid(-input))
+    if weight is not None:
+        losses = losses * weight
+    return _reduced(losses * options[0][0], reduction)
+
+
+def multi_margin_loss(
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
+) -> Tensor:
+    """Parameters: p, margin. Torch's has no second derivative, and no bfloat16."""
+    p, margin = options[0]
+    labels = target.view(*input.shape[:-1], 1)
+    gaps = (margin - input.gather(-1, labels) + input).clamp_min(0) ** int(p)
+    if weight is not None:
+        gaps = gaps * weight[labels]
+    others = torch.arange(input.shape[-1], device=input.device) != labels
+    return _reduced(torch.where(others, gaps, 0).sum(-1) / input.shape[-1], reduction)
+
+
+def multilabel_margin_loss(
+    input: Tensor, target: Tensor, weight: None, extra: None, options: Options, reduction: str
+) -> Tensor:
+    """Torch's has no second derivative, and no bfloat16."""
+    listed = (target >= 0).cumprod(-1).bool()  # up to the first -1
+    labels = torch.where(listed, target, 0)
+    is_label = torch.zeros_like(input).scatter_add(-1, labels, listed.to(input.dtype)) > 0
+    gaps = (1 - input.gather(-1, labels).unsqueeze(-1) + input.unsqueeze(-2)).clamp_min(0)
+    counted = listed.unsqueeze(-1) & ~is_label.unsqueeze(-2)
+    return _reduced(torch.where(counted, gaps, 0).sum((-2, -1)) / input.shape[-1], reduction)
+
+
+def cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
+    """1 - cosine similarity, along the last dimension."""
+    return 1 - F.cosine_similarity(x1, x2, dim=-1)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor, positive: Tensor, weight: None, negative: Tensor, options: Options, reduction: str
+) -> Tensor:
+    """Parameters: margin, p, eps, swap, and whether the distance is the cosine's."""
+    margin, p, eps, swap, cosine = options[0]
+
+    def pairwise_distance(x1: Tensor, x2: Tensor) -> Tensor:
+        return F.pairwise_distance(x1, x2, p, eps)
+
+    return F.triplet_margin_with_distance_loss(
+        anchor,
+        positive,
+        negative,
+        distance_function=cosine_distance if cosine else pairwise_distance,
+        margin=margin,
+        swap=bool(swap),
+        reduction=reduction,
+    )
+
+
+def cosine_embedding_loss(
+    input1: Tensor, input2: Tensor, weight: None, target: Tensor, options: Options, reduction: str
+) -> Tensor:
+    """Parameters: margin. The target has a last dimension of 1."""
+    return F.cosine_embedding_loss(
+        input1, input2, target.squeeze(-1), margin=options[0][0], reduction=reduction
+    )
+
+
+def _reduced(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
 
 
 def _ignoring(

@@ -1,12 +1,22 @@
-"""Counts the samples that conformance tests compared, and prints the count."""
+"""What tests share: a single thread, and the count of the samples that conformance tests compared."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
+import torch
 
 _SAMPLES: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Where samples are too small for more, and threads that wait for each other take most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_configure(config):

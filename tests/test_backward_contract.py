@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from cases import Case
+import torch.nn.functional as F
+from cases import Case, inputs_of
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import fused_losses.functional as L
+from fused_losses.registry import LOSSES
 
 G = torch.Generator().manual_seed(0)
 LABELS = torch.tensor([3, 0, -100, 6, 2, 1, 5, 4])
 
-
-def _case(name: str, dtype: torch.dtype = torch.float64) -> Case:
-    x = torch.randn(8, 7, generator=G, dtype=torch.float64)
-    t = torch.rand(8, 7, generator=G, dtype=torch.float64)
-    if name == "nll_loss":
-        return Case(name, name, x.log_softmax(1), LABELS).cast(dtype)
-    if name == "binary_cross_entropy":
-        return Case(name, name, x.sigmoid(), t).cast(dtype)
-    return Case(name, name, x, LABELS if name == "cross_entropy" else t).cast(dtype)
-
-
-LOSSES = (
-    "cross_entropy",
-    "nll_loss",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "mse_loss",
-    "l1_loss",
-)
+pytestmark = pytest.mark.filterwarnings("ignore:reduction", "ignore:There is a performance drop")
 each_loss = pytest.mark.parametrize("name", LOSSES)
 each_reduction = pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
 
+ONCE = ("multi_margin_loss", "multilabel_margin_loss")
+"""Losses that torch can differentiate only once, and in reverse."""
+
+
+def _case(name: str, dtype: torch.dtype = torch.float64) -> Case:
+    first, second, *rest = inputs_of(name, 8, 7, seed=1)
+    if name in ("cross_entropy", "nll_loss"):
+        second = LABELS
+    options = {"p": 2} if name == "multi_margin_loss" else {}  # so that there is a second derivative
+    return Case(name, name, (first, second, *rest), options).cast(dtype)
+
+
+def call(case: Case, loss, *operands: Tensor, **options) -> Tensor:
+    """`loss` (ours or torch's) of the case, but for its first operands."""
+    return loss(*operands, *case.operands[len(operands) :], **case.options, **options)
+
 
 def expected(case: Case, upstream: Tensor | float = 1.0, **options) -> Tensor:
-    input = case.input.detach().requires_grad_()
-    loss = case.torchs(input, case.target, **options)
+    input = case.operands[0].detach().requires_grad_()
+    loss = call(case, case.torchs, input, **options)
     return torch.autograd.grad(loss, input, torch.as_tensor(upstream, dtype=loss.dtype).expand_as(loss))[0]
 
 
@@ -46,8 +48,8 @@ def expected(case: Case, upstream: Tensor | float = 1.0, **options) -> Tensor:
 @pytest.mark.parametrize("backward", ("fused", "recompute"))
 def test_every_backward_of_a_retained_graph_is_exact(name, backward):
     case = _case(name)
-    input = case.input.clone().requires_grad_()
-    loss = case.ours(input, case.target, backward=backward)
+    input = case.operands[0].clone().requires_grad_()
+    loss = call(case, case.ours, input, backward=backward)
     gradients = [
         torch.autograd.grad(loss, input, torch.tensor(u, dtype=loss.dtype), retain_graph=True)[0]
         for u in (1.0, 0.3, 1.0, -2.0)
@@ -61,8 +63,8 @@ def test_every_backward_of_a_retained_graph_is_exact(name, backward):
 @each_loss
 def test_first_upstream_other_than_one_then_one(name):
     case = _case(name)
-    input = case.input.clone().requires_grad_()
-    loss = case.ours(input, case.target)
+    input = case.operands[0].clone().requires_grad_()
+    loss = call(case, case.ours, input)
     first, second = (
         torch.autograd.grad(loss, input, torch.tensor(u, dtype=loss.dtype), retain_graph=True)[0]
         for u in (65536.0, 1.0)
@@ -75,8 +77,8 @@ def test_first_upstream_other_than_one_then_one(name):
 def test_low_precision_gradient_is_rounded_once(name):
     """Scaling the stored bfloat16 gradient would round it twice."""
     case = _case(name, torch.bfloat16)
-    input = case.input.clone().requires_grad_()
-    loss = case.ours(input, case.target)
+    input = case.operands[0].clone().requires_grad_()
+    loss = call(case, case.ours, input)
     (gradient,) = torch.autograd.grad(loss, input, torch.tensor(0.3, dtype=loss.dtype))
     exact = expected(case.cast(torch.float64), torch.tensor(0.3, dtype=torch.bfloat16).double())
     error = (gradient.double() - exact).abs()
@@ -89,10 +91,10 @@ def test_low_precision_gradient_is_rounded_once(name):
 def test_inplace(name, reduction):
     case = _case(name)
     for upstream in (1.0, 0.3):
-        logits = case.input.clone().requires_grad_() * 1
+        logits = case.operands[0].clone().requires_grad_() * 1
         memory = logits.data_ptr()
-        loss = case.ours(logits, case.target, reduction=reduction, backward="inplace")
-        torch.testing.assert_close(loss, case.torchs(case.input, case.target, reduction=reduction))
+        loss = call(case, case.ours, logits, reduction=reduction, backward="inplace")
+        torch.testing.assert_close(loss, call(case, case.torchs, reduction=reduction))
         (gradient,) = torch.autograd.grad(loss, logits, torch.full_like(loss, upstream), retain_graph=True)
         assert gradient.data_ptr() == memory
         torch.testing.assert_close(gradient, expected(case, upstream, reduction=reduction))
@@ -104,8 +106,8 @@ def test_inplace(name, reduction):
 def test_inplace_in_half_waits_for_the_upstream_gradient(name):
     """1/N and a loss scale of 65536 must meet before anything is rounded to float16."""
     case = _case(name, torch.float16)
-    logits = case.input.clone().requires_grad_() * 1
-    loss = case.ours(logits, case.target, backward="inplace")
+    logits = case.operands[0].clone().requires_grad_() * 1
+    loss = call(case, case.ours, logits, backward="inplace")
     (gradient,) = torch.autograd.grad(loss.float(), logits, torch.tensor(1024.0))
     torch.testing.assert_close(
         gradient.double(), expected(case.cast(torch.float64), 1024.0), rtol=2**-10, atol=1e-7
@@ -140,15 +142,21 @@ def test_inplace_without_gradients_leaves_the_input_alone():
     assert torch.equal(logits, before)
 
 
-def test_inplace_with_gradients_of_the_target():
-    for reduction in ("mean", "none"):
-        case = _case("binary_cross_entropy_with_logits")
-        logits, target = case.input.clone().requires_grad_() * 1, case.target.clone().requires_grad_()
-        loss = case.ours(logits, target, reduction=reduction, backward="inplace").sum()
-        gradients = torch.autograd.grad(loss, [logits, target])
-        x, t = case.input.requires_grad_(), case.target.requires_grad_()
-        theirs = torch.autograd.grad(case.torchs(x, t, reduction=reduction).sum(), [x, t])
-        torch.testing.assert_close(gradients, theirs)
+@pytest.mark.parametrize("reduction", ("mean", "none"))
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.differentiable > 1])
+def test_inplace_with_gradients_of_the_others(name, reduction):
+    """They read the input before its gradient overwrites it."""
+    case = _case(name)
+    if name == "cross_entropy":
+        case.operands = (case.operands[0], torch.rand(8, 7, generator=G, dtype=torch.float64).softmax(1))
+    results = []
+    for function, options in ((case.ours, {"backward": "inplace"}), (case.torchs, {})):
+        leaves = case.sample()[0]
+        wanted = [x for x in leaves if x.requires_grad]
+        assert len(wanted) > 1
+        loss = call(case, function, leaves[0] * 1, *leaves[1:], reduction=reduction, **options).sum()
+        results.append(torch.autograd.grad(loss, wanted))
+    torch.testing.assert_close(*results)
 
 
 def test_probabilities_inplace_with_gradients_of_both():
@@ -170,14 +178,18 @@ def test_create_graph(name, reduction, backward):
     case = _case(name)
 
     def second_derivative(loss, **options):
-        input = case.input.clone().requires_grad_()
-        value = loss(input, case.target, reduction=reduction, **options).square().sum()
+        input = case.operands[0].clone().requires_grad_()
+        value = call(case, loss, input, reduction=reduction, **options).square().sum()
         (gradient,) = torch.autograd.grad(value, input, create_graph=True)
         return gradient, torch.autograd.grad(gradient.square().sum(), input)[0]
 
-    torch.testing.assert_close(
-        second_derivative(case.ours, backward=backward), second_derivative(case.torchs)
-    )
+    if name in ONCE:
+        input = case.operands[0].clone().requires_grad_()
+        ours = functools.partial(call, case, case.ours, reduction=reduction, backward=backward)
+        assert torch.autograd.gradcheck(ours, input) and torch.autograd.gradgradcheck(ours, input)
+    else:
+        mine = second_derivative(case.ours, backward=backward)
+        torch.testing.assert_close(mine, second_derivative(case.torchs))
 
 
 def test_create_graph_after_inplace_raises():
@@ -190,26 +202,23 @@ def test_create_graph_after_inplace_raises():
 @each_loss
 def test_transforms(name):
     case = _case(name)
-
-    def of(loss):
-        return lambda x: loss(x, case.target)
-
-    x, direction = case.input, torch.full_like(case.input, 0.01)
-    torch.testing.assert_close(torch.func.grad(of(case.ours))(x), torch.func.grad(of(case.torchs))(x))
-    torch.testing.assert_close(
-        torch.func.jvp(of(case.ours), (x,), (direction,)), torch.func.jvp(of(case.torchs), (x,), (direction,))
-    )
+    x, direction = case.operands[0], torch.full_like(case.operands[0], 0.01)
     stacked = torch.stack([x, x * 0.5])
-    torch.testing.assert_close(
-        torch.func.vmap(torch.func.grad(of(case.ours)))(stacked),
-        torch.func.vmap(torch.func.grad(of(case.torchs)))(stacked),
-    )
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, direction)
-        tangents = [
-            torch.autograd.forward_ad.unpack_dual(of(f)(dual)).tangent for f in (case.ours, case.torchs)
-        ]
-    torch.testing.assert_close(*tangents)
+
+    def tangent(function):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, direction)
+            return torch.autograd.forward_ad.unpack_dual(function(dual)).tangent
+
+    transforms = [
+        lambda function: torch.func.grad(function)(x),
+        lambda function: torch.func.vmap(torch.func.grad(function))(stacked),
+    ]
+    if name not in ONCE:
+        transforms += [lambda function: torch.func.jvp(function, (x,), (direction,)), tangent]
+    for transform in transforms:
+        results = [transform(functools.partial(call, case, loss)) for loss in (case.ours, case.torchs)]
+        torch.testing.assert_close(*results)
 
 
 @pytest.fixture
@@ -223,12 +232,19 @@ def fresh_compiler():
 @pytest.mark.usefixtures("fresh_compiler")
 def test_compiled_without_breaks(name, reduction):
     case = _case(name, torch.float32)
-    compiled = torch.compile(lambda x, t: case.ours(x * 1, t, reduction=reduction).sum(), fullgraph=True)
-    eager = case.input.clone().requires_grad_()
-    case.ours(eager * 1, case.target, reduction=reduction, backward="recompute").sum().backward()
-    traced = case.input.clone().requires_grad_()
-    compiled(traced, case.target).backward()
-    assert torch.equal(eager.grad, traced.grad)
+    compiled = torch.compile(
+        lambda *operands: case.ours(
+            operands[0] * 1, *operands[1:], **case.options, reduction=reduction
+        ).sum(),
+        fullgraph=True,
+    )
+    eager, traced = case.sample()[0], case.sample()[0]
+    call(
+        case, case.ours, eager[0] * 1, *eager[1:], reduction=reduction, backward="recompute"
+    ).sum().backward()
+    compiled(*traced).backward()
+    for mine, other in zip(eager, traced, strict=True):
+        assert not mine.requires_grad or torch.equal(mine.grad, other.grad)
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -249,9 +265,9 @@ def test_compiled_with_changing_sizes_and_ignored_rows():
 def test_checkpointed(name):
     case = _case(name)
     for backward in ("fused", "recompute"):
-        input = case.input.clone().requires_grad_()
+        input = case.operands[0].clone().requires_grad_()
         checkpoint(
-            lambda x, mode=backward: case.ours(x * 1, case.target, backward=mode), input, use_reentrant=False
+            lambda x, mode=backward: call(case, case.ours, x * 1, backward=mode), input, use_reentrant=False
         ).backward()
         torch.testing.assert_close(input.grad, expected(case))
 
@@ -265,9 +281,9 @@ def test_saved_tensor_hooks_see_all_that_is_kept(name):
         packed.append(tensor.clone())
         return len(packed) - 1
 
-    input = case.input.clone().requires_grad_()
+    input = case.operands[0].clone().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda index: packed[index]):
-        loss = case.ours(input, case.target)
+        loss = call(case, case.ours, input)
     assert loss.grad_fn.gradients is None
     loss.backward()
     torch.testing.assert_close(input.grad, expected(case))
@@ -275,14 +291,19 @@ def test_saved_tensor_hooks_see_all_that_is_kept(name):
 
 @each_loss
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
-def test_autocast_returns_float32_and_reads_the_input_as_it_is(name, dtype):
+def test_autocast_returns_torch_s_dtype_and_reads_the_input_as_it_is(name, dtype):
     case = _case(name, dtype)
-    input = case.input.clone().requires_grad_()
+    input = case.operands[0].clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = case.ours(input, case.target)
-        theirs = case.torchs(case.input, case.target)
-    assert loss.dtype == theirs.dtype == torch.float32
-    torch.testing.assert_close(loss, theirs)
+        loss = call(case, case.ours, input)
+        theirs = call(case, getattr(F, name), case.operands[0])
+    # Losses composed of operators that autocast leaves alone stay as they are.
+    composite = ("gaussian_nll_loss", "multilabel_soft_margin_loss", "triplet_margin_with_distance_loss")
+    assert loss.dtype == theirs.dtype == (dtype if name in composite else torch.float32)
+    exact = call(case.cast(torch.float64), case.torchs, case.operands[0].double())
+    rtol = 4 * torch.finfo(loss.dtype).eps
+    torch.testing.assert_close(loss.double(), exact, rtol=rtol, atol=0)
+    torch.testing.assert_close(loss, theirs, rtol=rtol, atol=0)
     loss.backward()
     assert input.grad.dtype == dtype
 
@@ -291,29 +312,39 @@ def test_autocast_returns_float32_and_reads_the_input_as_it_is(name, dtype):
 def test_only_what_is_needed_is_computed(name):
     case = _case(name)
     with torch.no_grad():
-        assert case.ours(case.input.clone().requires_grad_(), case.target).grad_fn is None
-    assert case.ours(case.input, case.target).grad_fn is None
-    if case.target.is_floating_point():
-        target = case.target.clone().requires_grad_()
-        case.ours(case.input, target).backward()
-        x, t = case.input, case.target.clone().requires_grad_()
-        case.torchs(x, t).backward()
-        torch.testing.assert_close(target.grad, t.grad)
+        assert call(case, case.ours, case.operands[0].clone().requires_grad_()).grad_fn is None
+    assert call(case, case.ours).grad_fn is None
+    for i, x in enumerate(case.sample()[0]):
+        if x.requires_grad:
+            results = []
+            for function in (case.ours, case.torchs):
+                operands = [x.detach() for x in case.operands]
+                operands[i].requires_grad_()
+                results.append(torch.autograd.grad(call(case, function, *operands), operands[i]))
+            torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", ("hinge_embedding_loss", "cosine_embedding_loss"))
+def test_targets_that_are_only_looked_at_have_no_gradient(name):
+    case = _case(name)
+    *_, target = case.operands
+    target = target.clone().requires_grad_()
+    for function in (case.ours, case.torchs):
+        operands = (*case.operands[:-1], target)
+        input = operands[0].clone().requires_grad_()
+        call(case, function, input, *operands[1:]).backward()
+        assert input.grad is not None and target.grad is None
 
 
 @each_loss
 def test_upstream_gradients_of_any_layout_and_dtype(name):
     case = _case(name, torch.bfloat16)
-    shape = case.torchs(case.input, case.target, reduction="none").shape
+    wide = case.cast(torch.float64)
+    shape = call(case, case.torchs, reduction="none").shape
     full = torch.rand(shape, generator=G, dtype=torch.float64)
     transposed = full.t().contiguous().t() if full.dim() == 2 else full
     for upstream in (torch.ones(1).bfloat16().expand(shape), full.bfloat16(), transposed.bfloat16()):
-        input = case.input.clone().requires_grad_()
-        loss = case.ours(input, case.target, reduction="none")
-        (gradient,) = torch.autograd.grad(loss, input, upstream)
-        wide = case.cast(torch.float64)
-        reference = wide.input.clone().requires_grad_()
-        (theirs,) = torch.autograd.grad(
-            wide.torchs(reference, wide.target, reduction="none"), reference, upstream.double()
-        )
-        torch.testing.assert_close(gradient.double(), theirs, rtol=2**-8, atol=1e-6)
+        input = case.operands[0].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(call(case, case.ours, input, reduction="none"), input, upstream)
+        exact = expected(wide, upstream.double(), reduction="none")
+        torch.testing.assert_close(gradient.double(), exact, rtol=2**-8, atol=1e-6)

@@ -9,7 +9,13 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerance import assert_same_results, fresh
+from tolerance import (
+    IN_FLOAT32,
+    assert_same_results,
+    eager_of,
+    fresh,
+    operands_of,
+)
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -20,41 +26,65 @@ from fused_losses import functional as ours
 from fused_losses.registry import LOSSES
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-DRAWS = 6
+# Values differ from draw to draw. Losses with more than MANY samples, which are of the same few shapes over and
+# over, are drawn less often; and one in so many goes through gradcheck, which takes a second for each. That number
+# has no factor in common with those of the options that take turns.
+DRAWS, FEWER_DRAWS, MANY, ONE_IN = 6, 2, 70, 7
 LAYOUTS = ("contiguous", "noncontiguous")
 OPS = {name: op for name in LOSSES for op in op_db if op.name == f"nn.functional.{name}"}
 MODULES = {name: info for name in LOSSES for info in module_db if info.name == f"nn.{LOSSES[name].module}"}
 
-by_loss = pytest.mark.parametrize("name", OPS)
+by_loss = pytest.mark.parametrize("name", LOSSES)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 by_layout = pytest.mark.parametrize("layout", LAYOUTS)
 by_backward = pytest.mark.parametrize("backward", ("fused", "recompute"))
 
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings(
+        "ignore:Using a target size", "ignore:reduction", "ignore:There is a performance drop"
+    ),
+]
 
 assert_identical = functools.partial(torch.testing.assert_close, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """The samples are too small for more, and threads that wait for each other take most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def samples_of(name, dtype, layout="contiguous", seed=0, with_references=True):
+    """What OpInfo has, as (arguments, keywords); operands require grad where torch differentiates them.
 
-
-def samples_of(name, dtype, layout="contiguous", seed=0):
-    """What OpInfo has, as (arguments, keywords); tensors require grad where torch differentiates them."""
+    Reference samples hold NaN, which finite differences know nothing of: torch's own tests of derivatives
+    leave them out, too.
+    """
     torch.manual_seed(seed)
     op = OPS[name]
-    assert dtype in op.supported_dtypes("cpu") and dtype in op.supported_backward_dtypes("cpu")
-    samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
-    if op.reference_inputs_func is not None:  # else, they are sample_inputs once more
-        samples += op.reference_inputs("cpu", dtype, requires_grad=True)
+    grad = dtype.is_floating_point or dtype.is_complex
+    samples = list(op.sample_inputs("cpu", dtype, requires_grad=grad))
+    if with_references and op.reference_inputs_func is not None:  # else, they are sample_inputs once more
+        samples += op.reference_inputs("cpu", dtype, requires_grad=grad)
     assert samples
     if layout == "noncontiguous":
         samples = [sample.noncontiguous() for sample in samples]
-    return [((sample.input, *sample.args), sample.kwargs) for sample in samples]
+    return [(operands_of(name, (sample.input, *sample.args)), sample.kwargs) for sample in samples]
+
+
+def is_torchs(name, sample):
+    """What has no kernels, only torch's function; every other sample must run through kernels."""
+    operands, _ = sample
+    return not operands[0].is_floating_point() or any(
+        x.is_complex() for x in operands if hasattr(x, "is_complex")
+    )
+
+
+def dtypes_of(name):
+    """Torch's and ours: of IN_FLOAT32, torch lacks two."""
+    return sorted({*OPS[name].supported_dtypes("cpu"), *DTYPES}, key=str)
+
+
+def draws_of(samples):
+    """`samples(seed)` for several seeds, transposed: for each sample, what differs in values only."""
+    first = samples(0)
+    few = len(first) > MANY
+    return zip(first, *(samples(seed) for seed in range(1, FEWER_DRAWS if few else DRAWS)), strict=True)
 
 
 @by_loss
@@ -65,36 +95,33 @@ def test_values_and_gradients(name, dtype, layout, backward, sample_counts):
     def mine(*args, **kwargs):
         return getattr(ours, name)(*args, **kwargs, backward=backward)
 
-    draws = [samples_of(name, dtype, layout, seed) for seed in range(DRAWS)]
-    for same_but_for_values in zip(*draws, strict=True):
-        assert_same_results(name, mine, getattr(F, name), same_but_for_values)
-        sample_counts["for values and gradients"] += DRAWS
-
-
-# Complex numbers have no kernels, only torch's function; every other sample must run through kernels.
-BY_TORCH = {("l1_loss", torch.complex64), ("l1_loss", torch.complex128)}
+    for draws in draws_of(lambda seed: samples_of(name, dtype, layout, seed)):
+        if not is_torchs(name, draws[0]):
+            assert_same_results(name, mine, eager_of(name), draws)
+            sample_counts["for values and gradients"] += len(draws)
 
 
 @by_loss
 @by_backward
 def test_no_sample_runs_through_torch(name, backward, monkeypatch, sample_counts):
+    """But those that have no kernels do, and give what torch gives."""
     monkeypatch.setattr(dispatch, "strict", True)
-    function = getattr(ours, name)
-    for dtype in sorted(OPS[name].supported_dtypes("cpu"), key=str):
+    function = functools.partial(getattr(ours, name), backward=backward)
+    for dtype in dtypes_of(name):
         for layout in LAYOUTS:
             for sample in samples_of(name, dtype, layout):
                 args, kwargs = fresh(sample)
-                if (name, dtype) in BY_TORCH:
+                if not is_torchs(name, sample):
+                    loss = function(*args, **kwargs)
+                    loss.backward(torch.ones_like(loss))
+                    sample_counts["without torch"] += 1
+                elif dtype in OPS[name].supported_dtypes("cpu"):
                     with pytest.raises(RuntimeError, match="would run through torch"):
-                        function(*args, **kwargs, backward=backward)
+                        function(*args, **kwargs)
                     with monkeypatch.context() as lenient:
                         lenient.setattr(dispatch, "strict", False)
-                        result = function(*args, **kwargs, backward=backward)
-                    assert_identical(result, getattr(F, name)(*args, **kwargs))
-                    continue
-                loss = function(*args, **kwargs, backward=backward)
-                loss.backward(torch.ones_like(loss))
-                sample_counts["without torch"] += 1
+                        assert_identical(function(*args, **kwargs), getattr(F, name)(*args, **kwargs))
+                    sample_counts["by torch, of dtypes or shapes without kernels"] += 1
 
 
 @by_loss
@@ -127,26 +154,43 @@ def as_function(function, sample, **options):
 @by_loss
 @by_backward
 def test_gradcheck(name, backward, sample_counts):
+    """As far as torch's own derivatives go; of ours that go further, see the second test below."""
     op = OPS[name]
-    assert op.supports_forward_ad and op.supports_gradgrad and op.supports_fwgrad_bwgrad
-    for sample in samples_of(name, torch.float64):
+    tolerance = {"nondet_tol": op.gradcheck_nondet_tol}
+    samples = samples_of(name, torch.float64, with_references=False)
+    for sample in samples[:: ONE_IN if len(samples) > MANY else 1]:
         call, tensors, _ = as_function(getattr(ours, name), sample, backward=backward)
-        tolerance = {"nondet_tol": op.gradcheck_nondet_tol}
         assert torch.autograd.gradcheck(
             call,
             tensors,
-            check_forward_ad=True,
+            check_forward_ad=op.supports_forward_ad,
             check_batched_forward_grad=op.check_batched_forward_grad,
             **tolerance,
         )
-        batched = {"check_batched_grad": op.check_batched_gradgrad}
-        assert torch.autograd.gradgradcheck(call, tensors, **batched, **tolerance)
-        # As PyTorch's own tests: a zero upstream gradient fails in mse_loss of torch itself.
-        forward_over_reverse = {"check_fwd_over_rev": True, "check_rev_over_rev": False}
-        assert torch.autograd.gradgradcheck(
-            call, tensors, check_undefined_grad=False, **forward_over_reverse, **tolerance
-        )
         sample_counts["for gradcheck"] += 1
+        if op.supports_gradgrad:
+            batched = {"check_batched_grad": op.check_batched_gradgrad}
+            assert torch.autograd.gradgradcheck(call, tensors, **batched, **tolerance)
+            sample_counts["for gradgradcheck"] += 1
+        if op.supports_fwgrad_bwgrad:
+            # As PyTorch's own tests: a zero upstream gradient fails in mse_loss of torch itself.
+            forward_over_reverse = {"check_fwd_over_rev": True, "check_rev_over_rev": False}
+            assert torch.autograd.gradgradcheck(
+                call, tensors, check_undefined_grad=False, **forward_over_reverse, **tolerance
+            )
+        else:
+            sample_counts["without forward over reverse, which torch lacks"] += 1
+
+
+@pytest.mark.parametrize("name", IN_FLOAT32)
+@by_backward
+def test_second_derivatives_that_torch_lacks(name, backward, sample_counts):
+    assert not OPS[name].supports_gradgrad
+    for sample in samples_of(name, torch.float64, with_references=False):
+        if not is_torchs(name, sample):
+            call, tensors, _ = as_function(getattr(ours, name), sample, backward=backward)
+            assert torch.autograd.gradgradcheck(call, tensors, check_batched_grad=True)
+            sample_counts["for gradgradcheck"] += 1
 
 
 @by_loss
@@ -154,7 +198,7 @@ def test_gradcheck(name, backward, sample_counts):
 def test_batched_upstream_gradients(name, backward, sample_counts):
     """As torch.autograd.functional.jacobian(vectorize=True) asks for them."""
     assert OPS[name].check_batched_grad
-    for sample in samples_of(name, torch.float64):
+    for sample in samples_of(name, torch.float64, with_references=False):
         results = []
         for function, options in ((getattr(ours, name), {"backward": backward}), (getattr(F, name), {})):
             call, tensors, wanted = as_function(function, sample, **options)
@@ -181,7 +225,7 @@ def batch_of(tensor):
 @by_backward
 def test_func_transforms(name, backward, sample_counts):
     vmap, grad, hessian = torch.func.vmap, torch.func.grad, torch.func.hessian
-    for sample in samples_of(name, torch.float64):
+    for sample in samples_of(name, torch.float64, with_references=False):
         mine, tensors, wanted = as_function(getattr(ours, name), sample, backward=backward)
         eager, _, _ = as_function(getattr(F, name), sample)
         batches = tuple(batch_of(x) for x in tensors)
@@ -190,22 +234,27 @@ def test_func_transforms(name, backward, sample_counts):
             return grad(summed(function), argnums=wanted)
 
         one_by_one = torch.stack([eager(*some) for some in zip(*batches, strict=True)])
-        for result, expected in (
+        pairs = [
             (vmap(mine)(*batches), one_by_one),
             (gradients_of(mine)(*tensors), gradients_of(eager)(*tensors)),
             (vmap(gradients_of(mine))(*batches), vmap(gradients_of(eager))(*batches)),
-            (hessian(summed(mine))(*tensors), hessian(summed(eager))(*tensors)),
-        ):
+        ]
+        if OPS[name].supports_fwgrad_bwgrad:
+            pairs.append((hessian(summed(mine))(*tensors), hessian(summed(eager))(*tensors)))
+        for result, expected in pairs:
             torch.testing.assert_close(result, expected, rtol=1e-13, atol=1e-14)
         sample_counts["for torch.func"] += 1
 
 
 def module_inputs_of(name, dtype, seed=0):
+    """What the constructor takes, by name, and what forward takes; the function's, if torch has none."""
+    if name not in MODULES:
+        return [(kwargs, args) for args, kwargs in samples_of(name, dtype, seed=seed)]
     torch.manual_seed(seed)
     info = MODULES[name]
     inputs = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=True)
-    assert inputs
-    return [(x.constructor_input, x.forward_input) for x in inputs]
+    assert inputs and not any(x.constructor_input.args or x.forward_input.kwargs for x in inputs)
+    return [(x.constructor_input.kwargs, operands_of(name, x.forward_input.args)) for x in inputs]
 
 
 def as_one_call(kind, **options):
@@ -219,16 +268,13 @@ def as_one_call(kind, **options):
 def test_module_values_and_gradients(name, dtype, backward, monkeypatch, sample_counts):
     monkeypatch.setattr(dispatch, "strict", True)
     kinds = [getattr(package, LOSSES[name].module) for package in (fused_losses, torch.nn)]
-    mine, eager = as_one_call(kinds[0], backward=backward), as_one_call(kinds[1])
-    draws = [module_inputs_of(name, dtype, seed) for seed in range(DRAWS)]
-    for same_but_for_values in zip(*draws, strict=True):
-        assert not any(constructor.args or forward.kwargs for constructor, forward in same_but_for_values)
-        samples = [(forward.args, constructor.kwargs) for constructor, forward in same_but_for_values]
-        assert_same_results(name, mine, eager, samples)
-        sample_counts["of modules"] += DRAWS
+    mine, eager = as_one_call(kinds[0], backward=backward), eager_of(name, as_one_call(kinds[1]))
+    for draws in draws_of(lambda seed: module_inputs_of(name, dtype, seed)):
+        assert_same_results(name, mine, eager, [(forward, keywords) for keywords, forward in draws])
+        sample_counts["of modules"] += len(draws)
 
 
-@by_loss
+@pytest.mark.parametrize("name", MODULES)
 def test_module_error_inputs(name, sample_counts):
     info, kind = MODULES[name], LOSSES[name].module
     if info.module_error_inputs_func is None:
@@ -237,12 +283,12 @@ def test_module_error_inputs(name, sample_counts):
         info, device="cpu", dtype=torch.float32, requires_grad=True, training=True
     )
     for error in errors:
-        assert error.error_on is ModuleErrorEnum.FORWARD_ERROR  # constructors are torch's own
         constructor = error.module_error_input.constructor_input
         forward = error.module_error_input.forward_input
         for package in (torch.nn, fused_losses):
-            module = getattr(package, kind)(*constructor.args, **constructor.kwargs)
             with pytest.raises(error.error_type, match=error.error_regex):
+                module = getattr(package, kind)(*constructor.args, **constructor.kwargs)
+                assert error.error_on is ModuleErrorEnum.FORWARD_ERROR
                 module(*forward.args, **forward.kwargs)
         sample_counts["of errors"] += 1
 
@@ -250,18 +296,17 @@ def test_module_error_inputs(name, sample_counts):
 @by_loss
 def test_module_is_torchs_in_all_but_speed(name):
     kind, torchs = (getattr(package, LOSSES[name].module) for package in (fused_losses, torch.nn))
-    for constructor, forward in module_inputs_of(name, torch.float32):
-        module = kind(*constructor.args, **constructor.kwargs, backward="recompute")
-        twin = torchs(*constructor.args, **constructor.kwargs)
+    for options, operands in module_inputs_of(name, torch.float32):
+        module, twin = kind(**options, backward="recompute"), torchs(**options)
         assert isinstance(module, torchs)
         assert repr(module) == repr(twin)
         assert_identical(module.state_dict(), twin.state_dict())
         module.load_state_dict(twin.state_dict())
-        loss = module(*forward.args, **forward.kwargs)
+        loss = module(*operands)
         for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
             assert type(copied) is kind and copied.backward == "recompute"
             assert_identical(copied.state_dict(), twin.state_dict())
-            assert_identical(copied(*forward.args, **forward.kwargs), loss)
+            assert_identical(copied(*operands), loss)
         # What torch.nn has pickled knows nothing of the attributes that are ours.
         twin.__class__ = kind
-        assert_identical(twin(*forward.args, **forward.kwargs), loss)
+        assert_identical(twin(*operands), loss)

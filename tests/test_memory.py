@@ -14,7 +14,7 @@ from fused_losses.bench.cases import Case
 
 MIB = 2**20
 LOGITS = (256, 32768)
-CASE = Case(loss="cross_entropy", shape=LOGITS, dtype="float32")
+CASE = Case(loss="cross_entropy", size="large", shape=LOGITS, dtype="float32")
 LOGITS_BYTES = 4 * LOGITS[0] * LOGITS[1]
 
 

@@ -8,29 +8,33 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.modules import loss as torch_losses
 
 import fused_losses
 from fused_losses import _C, ops
 from fused_losses import functional as ours
-from fused_losses.bench import cases as bench_cases
-from fused_losses.registry import LOSSES, by_family
+from fused_losses.registry import LOSSES, STATISTICS, by_family
 
 KINDS = ("forward", "forward_inplace", "backward", "backward_into")
 SUFFIXES = ("", "_", "_backward", "_backward_")
-REDUCTIONS = (0, 1, 2)  # none, mean, sum
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
+
+# In fused_losses, but torch's own for now.
+TORCHS = {"CTCLoss": "ctc_loss", "LinearCrossEntropyLoss": "linear_cross_entropy"}
+TORCHS_MODULES = {*TORCHS, "NLLLoss2d", "AdaptiveLogSoftmaxWithLoss"}
+# In fused_losses.functional beyond torch's losses: distances that kernels know.
+DISTANCES = {"cosine_distance", "euclidean_distance"}
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_parts_are_there(name):
+    """Formula, registry, operators and their kernels, function, module."""
     loss = LOSSES[name]
+    assert name in _C.losses[loss.family]
     assert loss.name == name and hasattr(F, name) and hasattr(torch.nn, loss.module)
     assert name in ours.__all__ and callable(getattr(ours, name))
     assert loss.module in fused_losses.__all__
     assert issubclass(getattr(fused_losses, loss.module), getattr(torch.nn, loss.module))
-    formulas = {"pointwise": "pointwise_losses", "softmax": "softmax_losses"}[loss.family]
-    assert name in getattr(_C, formulas)
-    assert name in bench_cases.LOSSES
     operators = ops.OPERATORS[name]
     for kind, suffix in zip(KINDS, SUFFIXES, strict=True):
         operator = getattr(operators, kind)
@@ -39,11 +43,27 @@ def test_parts_are_there(name):
 
 
 def test_no_part_is_without_a_loss():
-    assert set(ours.__all__) == set(LOSSES) == set(ops.OPERATORS) == set(bench_cases.LOSSES)
+    assert set(ours.__all__) == {*LOSSES, *TORCHS.values(), *DISTANCES}
+    assert set(ops.OPERATORS) == set(LOSSES)
     modules = {name for name in fused_losses.__all__ if inspect.isclass(getattr(fused_losses, name))}
-    assert modules == {loss.module for loss in LOSSES.values()}
-    for family, formulas in (("pointwise", "pointwise_losses"), ("softmax", "softmax_losses")):
-        assert {loss.name for loss in by_family(family)} == set(getattr(_C, formulas))
+    assert modules == {loss.module for loss in LOSSES.values()} | TORCHS_MODULES
+    assert {family: set(names) for family, names in _C.losses.items()} == {
+        family: {loss.name for loss in by_family(family)} for family in _C.losses
+    }
+    assert sum(len(names) for names in _C.losses.values()) == len(LOSSES)
+
+
+def test_every_loss_of_torch_is_there():
+    modules = {*torch_losses.__all__, "AdaptiveLogSoftmaxWithLoss"}
+    assert modules <= set(fused_losses.__all__)
+    for name in TORCHS_MODULES:
+        assert getattr(fused_losses, name) is getattr(torch.nn, name)
+    functions = {name for name in dir(F) if name.endswith("_loss") or "cross_entropy" in name}
+    functions = {name for name in functions | {"kl_div"} if not name.startswith("_")}
+    functions |= {name for name in dir(F) if "loss" in name and callable(getattr(F, name)) and name[0] != "_"}
+    assert functions <= set(ours.__all__), functions - set(ours.__all__)
+    for name in TORCHS.values():
+        assert getattr(ours, name) is getattr(F, name)
 
 
 def assert_signature_extends(function, torchs, extras):
@@ -67,43 +87,115 @@ def test_signatures(name):
     assert_signature_extends(kinds[0].forward, kinds[1].forward, ())
 
 
+@pytest.mark.filterwarnings("ignore:reduction")
+@pytest.mark.parametrize("name", LOSSES)
+def test_modules_take_their_operands_by_keyword(name):
+    operands = LOSSES[name].inputs((4, 5), torch.Generator().manual_seed(0))
+    module = getattr(fused_losses, LOSSES[name].module)()
+    names = list(inspect.signature(module.forward).parameters)
+    by_name = module(**dict(zip(names, operands, strict=True)))
+    assert torch.equal(by_name, module(*operands))
+    assert torch.equal(by_name, getattr(ours, name)(*operands))
+
+
+def rand(*shape, dtype=torch.float32):
+    """Away from 0 and 1: probabilities and variances, too."""
+    return torch.rand(shape, dtype=torch.float64).mul(0.9).add(0.05).to(dtype)
+
+
 def pointwise_operands(name):
     """(input, target, weight, extra) in the layouts and dtypes that kernels tell apart."""
-    takes_weights = LOSSES[name].extra is not None
+    third = name in ("gaussian_nll_loss", "margin_ranking_loss")
+    optional = name == "binary_cross_entropy_with_logits"
+    for first, second, weight, extra in (
+        (rand(4, 5), rand(4, 5), None, rand(4, 5)),
+        (rand(5, 4).T, rand(4, 5), rand(4, 5), rand(5)),
+        (rand(3, 2, 4, dtype=torch.bfloat16), rand(3, 2, 4, dtype=torch.bfloat16), None, rand(3, 1, 4)),
+        (rand(4, 10)[:, ::2], rand(5, 4).T, rand(4, 5), rand(4, 5)),
+        (rand(dtype=torch.float64), rand(dtype=torch.float64), None, rand(dtype=torch.float64)),
+        *([(rand(4, 1), rand(5), None, rand(4, 5))] if not name.startswith("binary") else []),
+    ):
+        yield first, second, weight, extra if third or (optional and weight is not None) else None
 
-    def rand(*shape, dtype=torch.float32):
-        return torch.rand(shape, dtype=torch.float64).mul(0.9).add(0.05).to(dtype)
 
-    yield rand(4, 5), rand(4, 5), None, None
-    yield rand(5, 4).T, rand(4, 5), rand(4, 5), rand(5) if takes_weights else None
-    yield rand(3, 2, 4, dtype=torch.bfloat16), rand(3, 2, 4, dtype=torch.bfloat16), None, None
-    yield rand(4, 10)[:, ::2], rand(5, 4).T, rand(4, 5), None
-    yield rand(dtype=torch.float64), rand(dtype=torch.float64), None, None
+def rows_operands(name):
+    """(input, target, none, third): vectors, also broadcast ones and those whose elements lie apart."""
+    last = 1 if name == "cosine_embedding_loss" else 5
+    yield torch.randn(4, 5), torch.randn(4, 5), None, torch.randn(4, last)
+    yield torch.randn(5, 4).T, torch.randn(4, 5), None, torch.randn(4, last).bfloat16()
+    yield torch.randn(1, 5), torch.randn(4, 5), None, torch.randn(1, last)
+    yield torch.randn(5).double(), torch.randn(5).double(), None, torch.randn(last).double()
+    if name != "cosine_embedding_loss":
+        yield torch.randn(2, 3, 5), torch.randn(2, 3, 10)[..., ::2], None, torch.randn(2, 3, 5)
 
 
 def softmax_operands(name):
-    """(input, target, weight): rows, positions, classes that lie apart, and probabilities."""
-    yield torch.randn(4, 5), torch.tensor([0, 4, 1, 1]), None
-    yield torch.randn(5, 4).T, torch.tensor([3, 2, 0, 4]), torch.rand(5)
-    yield torch.randn(2, 3, 2, 2, dtype=torch.bfloat16), torch.randint(3, (2, 2, 2)), None
+    """(input, target, weight, none): rows, positions, classes that lie apart, and probabilities."""
+    yield torch.randn(4, 5), torch.tensor([0, 4, 1, 1]), None, None
+    yield torch.randn(5, 4).T, torch.tensor([3, 2, 0, 4]), torch.rand(5), None
+    yield torch.randn(2, 3, 2, 2, dtype=torch.bfloat16), torch.randint(3, (2, 2, 2)), None, None
     channels_last = torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last)
-    yield channels_last, torch.randint(3, (2, 2, 2), dtype=torch.uint8), torch.rand(3)
-    yield torch.randn(3, dtype=torch.float64), torch.tensor(2), None
+    yield channels_last, torch.randint(3, (2, 2, 2), dtype=torch.uint8), torch.rand(3), None
+    yield torch.randn(3, dtype=torch.float64), torch.tensor(2), None, None
     if name == "cross_entropy":
-        yield torch.randn(4, 5), torch.randn(4, 5).softmax(1), torch.rand(5)
-        yield torch.randn(2, 3, 4), torch.randn(2, 4, 3).softmax(2).transpose(1, 2), None
+        yield torch.randn(4, 5), torch.randn(4, 5).softmax(1), torch.rand(5), None
+        yield torch.randn(2, 3, 4), torch.randn(2, 4, 3).softmax(2).transpose(1, 2), None, None
+
+
+def class_margin_operands(name):
+    """(input, target, weight, none): rows and one row, of classes side by side and apart."""
+    several = name == "multilabel_margin_loss"
+    rows = torch.tensor([[0, 3, -1, 0, 0]] * 4) if several else torch.tensor([0, 4, 1, 1])
+    yield torch.randn(4, 5), rows, None, None
+    yield torch.randn(5, 4).T, rows, None if several else torch.rand(5), None
+    yield torch.randn(4, 10, dtype=torch.bfloat16)[:, ::2], rows, None, None
+    yield torch.randn(5, dtype=torch.float64), rows[0], None, None
+
+
+OPERANDS = {
+    "pointwise": pointwise_operands,
+    "rows": rows_operands,
+    "softmax": softmax_operands,
+    "class_margin": class_margin_operands,
+}
+
+# Of the operators, between tensors and reduction; those of others are in the order of `reference`.
+PARAMETERS = {
+    "smooth_l1_loss": (0.5,),
+    "huber_loss": (0.5,),
+    "poisson_nll_loss": (1.0, 1.0, 1e-8),
+    "gaussian_nll_loss": (1.0, 1e-6),
+    "kl_div": (0.0,),
+    "margin_ranking_loss": (0.5,),
+    "hinge_embedding_loss": (0.5,),
+    "multilabel_soft_margin_loss": (0.2,),
+    "multi_margin_loss": (2.0, 0.5),
+    "triplet_margin_loss": (1.0, 2.0, 1e-6, 1.0),
+    "triplet_margin_with_distance_loss": (1.0, 2.0, 1e-6, 1.0, 1.0),
+    "cosine_embedding_loss": (0.1,),
+}
+
+
+def options_of(name, target):
+    if LOSSES[name].family == "softmax":
+        # Probabilities take no ignored class.
+        smoothing = 0.1 if name == "cross_entropy" else 0.0
+        return (-100 if target.is_floating_point() else 1), smoothing
+    parameters = PARAMETERS.get(name, ())
+    return (parameters, None) if LOSSES[name].family == "pointwise" else (parameters,)
 
 
 def calls_of(name):
-    """(operands, options, reduction, gradients), the masks of gradients in turn over reductions."""
+    """(operands, options, reduction, gradients): each reduction with every set of gradients."""
     torch.manual_seed(0)
-    softmax = LOSSES[name].family == "softmax"
-    options = (1, 0.1 if name == "cross_entropy" else 0.0) if softmax else ((), None)
-    for operands in (softmax_operands if softmax else pointwise_operands)(name):
-        masks = range(4) if operands[1].is_floating_point() else range(2)
-        # Probabilities take no ignored class.
-        chosen = (-100, *options[1:]) if softmax and operands[1].is_floating_point() else options
-        yield from itertools.product([operands], [chosen], REDUCTIONS, masks)
+    loss = LOSSES[name]
+    reductions = range(4 if name == "kl_div" else 3)  # none, mean, sum, batchmean
+    for operands in OPERANDS[loss.family](name):
+        possible = [1 << i for i, x in enumerate(operands[:2]) if x.is_floating_point()]
+        possible += [4] if operands[3] is not None else []
+        bits = [bit for bit in possible if bit & loss.differentiable]
+        masks = [sum(some) for n in range(len(bits) + 1) for some in itertools.combinations(bits, n)]
+        yield from itertools.product([operands], [options_of(name, operands[1])], reductions, masks)
 
 
 def check(operator, arguments, dynamic):
@@ -118,6 +210,11 @@ def dense_copy(tensor):
     return tensor.clone(memory_format=torch.preserve_format)
 
 
+def is_full(operands):
+    shapes = [x.shape for x in operands if x is not None]
+    return operands[0].shape == torch.broadcast_shapes(*shapes)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_opcheck(name, kind):
@@ -128,19 +225,20 @@ def test_opcheck(name, kind):
         tail = (*options, reduction, None, wanted)
         if kind == "forward":
             check(operators.forward, (*operands, *tail), dynamic)
-            check(operators.forward, (*operands, *tail[:-1], wanted | ops.STATISTICS), False)
+            if loss_row.has_statistics:
+                check(operators.forward, (*operands, *tail[:-1], wanted | STATISTICS), False)
             continue
         if kind == "forward_inplace":
             # Not compiled, and not tagged as fit for it: it changes an argument and returns tensors.
             assert torch.Tag.pt2_compliant_tag not in operators.forward_inplace.tags
-            check(operators.forward_inplace, (dense_copy(operands[0]), *operands[1:], *tail), False)
+            if loss_row.family not in ("pointwise", "rows") or is_full(operands):
+                check(operators.forward_inplace, (dense_copy(operands[0]), *operands[1:], *tail), False)
             continue
-        loss, *outputs = operators.forward(*operands, *options, reduction, None, ops.STATISTICS)
-        # The softmax family takes them, or computes them again; the backward of nll_loss needs none.
-        kept = [outputs[0] if loss_row.has_statistics and reduction else None]
-        if loss_row.family == "pointwise":
-            kept = []
-        arguments = (torch.full_like(loss, 0.5), *operands, *kept, *options, reduction, wanted)
+        bits = STATISTICS if loss_row.has_statistics else 0
+        loss, *outputs = operators.forward(*operands, *options, reduction, None, bits)
+        if loss_row.has_statistics and reduction:  # the backward takes them, or computes them again
+            operands = (*operands[:3], outputs[0])
+        arguments = (torch.full_like(loss, 0.5), *operands, *options, reduction, wanted)
         if kind == "backward":
             check(operators.backward, arguments, dynamic)
             continue

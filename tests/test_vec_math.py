@@ -60,3 +60,29 @@ def test_exp():
     loss = L.cross_entropy(logits, torch.zeros(len(x), dtype=torch.long), reduction="sum")
     (gradient,) = torch.autograd.grad(loss, logits)
     assert error_in_ulp(gradient[:, 1], x.double().sigmoid()) <= BOUND
+
+
+@pytest.mark.parametrize(("low", "high"), [(-30, 0), (0, 6.4)])
+@pytest.mark.parametrize("sign", (1, -1))
+def test_exp_of_any_number(low, high, sign):
+    """Up to where it overflows, past 88.72."""
+    x = (spread(low, high) * sign).clamp_max(88.72)
+    loss = L.poisson_nll_loss(x, torch.zeros_like(x), reduction="none")
+    assert error_in_ulp(loss, x.double().exp()) <= BOUND
+
+
+def test_exp_overflows_and_underflows_where_it_should():
+    x = torch.tensor([88.722836, 88.72284, 89.0, 1e4, 3e38, -87.5, -104.0, -1e4, torch.nan])
+    loss = L.poisson_nll_loss(x, torch.zeros_like(x), reduction="none")
+    torch.testing.assert_close(loss, x.exp(), rtol=1e-6, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("p", (0.5, 1.5, 3.0))
+def test_pow(p):
+    """The norm of one number is that number, whose power was taken; the derivative is a power of 1."""
+    x = spread(-30, 30)[:, None].requires_grad_()
+    nothing = torch.zeros_like(x)
+    loss = L.triplet_margin_loss(nothing, x, nothing, p=p, eps=0.0, margin=1e-30, reduction="none")
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    assert error_in_ulp(loss.detach(), x.detach().double()[:, 0]) <= BOUND
+    assert error_in_ulp(gradient, torch.ones_like(x, dtype=torch.float64)) <= BOUND

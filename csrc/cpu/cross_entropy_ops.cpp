@@ -1,82 +1,92 @@
 // The operators cross_entropy and nll_loss, from tensors to the engine. Their schemas are in fused_losses/ops.py.
 #include "cross_entropy.h"
-#include "tensors.h"
+#include "loss_operators.h"
+
+#include "../formulas/cross_entropy.h"
 
 namespace fused_losses {
 namespace {
-
-constexpr int64_t kInput = 1, kTarget = 2, kStatistics = 4;  // bits of `gradients`
-
-using Engine = double (*)(const CrossEntropyArguments&);
-
-#define FUSED_LOSSES_INPUTS const Tensor &input, const Tensor &target, const OptionalTensor &weight
-#define FUSED_LOSSES_OPTIONS int64_t ignore_index, double label_smoothing, int64_t reduction
 
 // The positions of logits (N, C, d1, ...) are (N, d1, ...); of labels, all dimensions. Which of a tensor's own
 // dimensions is position d:
 int own_dimension(int d, bool has_classes, int dims) { return has_classes && (d > 0 || dims == 1) ? d + 1 : d; }
 
+template <double (*engine)(const CrossEntropyArguments&)>
 class Call {
  public:
-  Call(FUSED_LOSSES_INPUTS, int64_t ignore_index, double label_smoothing, const OptionalTensor& upstream = {})
-      : input_(input), target_(target) {
-    arguments.ignore_index = ignore_index;
-    arguments.label_smoothing = label_smoothing;
-    const int class_dim = input_.dims == 1 ? 0 : 1;
-    arguments.classes = input_.sizes[class_dim];
-    has_labels_ = target_.dtype == ScalarType::Long || target_.dtype == ScalarType::Byte;
+  static constexpr bool kHasStatistics = engine == cross_entropy;
+
+  // `extra` is what write_statistics() was given going forward.
+  Call(const Operands& operands, int64_t ignore_index, double label_smoothing, int64_t reduction,
+       const OptionalTensor& upstream)
+      : input_(operands.input), target_(operands.target), reduction_(reduction) {
+    if (input_.dims == 0) throw std::runtime_error("fused_losses: expected classes in a dimension");
+    arguments_.ignore_index = ignore_index;
+    arguments_.label_smoothing = label_smoothing;
+    arguments_.classes = input_.sizes[input_.dims == 1 ? 0 : 1];
     for (int d = 0; d < input_.dims - 1; ++d) {
       sizes_[dims_++] = input_.sizes[own_dimension(d, true, input_.dims)];
     }
-    ClassTensor& targets = has_labels_ ? arguments.labels : arguments.probabilities;
-    describe(arguments.input, input_.data, input_.dtype, input_.strides, true);
-    describe(targets, target_.data, target_.dtype, target_.strides, !has_labels_);
-    if (weight) {
-      const View view(*weight);
-      arguments.weight.data = view.data;
-      arguments.weight.dtype = view.dtype;
-      arguments.weight.strides.classes = view.dims ? view.strides[0] : 0;
+    has_labels_ = target_.dtype == ScalarType::Long || target_.dtype == ScalarType::Byte;
+    if (has_labels_) {
+      check_sizes(target_, dims_, sizes_);
+    } else {
+      check_sizes(target_, input_.dims, input_.sizes);
+    }
+    describe(arguments_.input, input_, true);
+    describe(has_labels_ ? arguments_.labels : arguments_.probabilities, target_, !has_labels_);
+    if (operands.weight) {
+      const View view(*operands.weight);
+      check_sizes(view, 1, &arguments_.classes);
+      arguments_.weight.data = view.data;
+      arguments_.weight.dtype = view.dtype;
+      arguments_.weight.strides.classes = view.strides[0];
+    }
+    if (operands.extra) {
+      const View view(*operands.extra);
+      if (!has_layout(view, statistics_layout(), statistics_dtype())) {
+        throw std::runtime_error("fused_losses: these are not the statistics of this input");
+      }
+      write_statistics(view);
     }
     if (upstream) {
       const View view(*upstream);
-      describe(arguments.upstream, view.data, view.dtype, view.strides, false);
+      check_sizes(view, dims_, sizes_);
+      describe(arguments_.upstream, view, false);
     }
   }
 
-  // The gradients asked for, in order; `reuse` holds their tensors, if there are some already.
-  void want(int64_t gradients, std::vector<Tensor>& results, const std::vector<Tensor>* reuse = nullptr) {
-    size_t next = 0;
-    const auto one = [&](ClassTensor& gradient, const View& of) {
-      const Layout layout(of, of.dims, of.sizes);
-      const Tensor tensor = reuse ? reuse->at(next++) : empty(layout, of.dtype);
-      describe(gradient, tensor.data_ptr(), of.dtype, layout.strides, true);
-      results.push_back(tensor);
-    };
-    if (gradients & kInput) one(arguments.input_gradient, input_);
-    if (gradients & kTarget) one(arguments.probabilities_gradient, target_);
+  const View& operand(int k) const { return k == 0 ? input_ : target_; }
+  Layout gradient_layout(int k) const { return Layout(operand(k), input_.dims, input_.sizes); }
+  void write_gradient(int k, const View& gradient) {
+    if (k > (has_labels_ ? 0 : 1)) throw std::runtime_error("fused_losses: no such derivative");
+    describe(k == 0 ? arguments_.input_gradient : arguments_.probabilities_gradient, gradient, true);
   }
 
-  void overwrite_input() { describe(arguments.input_gradient, input_.data, input_.dtype, input_.strides, true); }
+  // One loss per position.
+  Layout loss_layout() const {
+    int64_t sizes[kMaxDims];
+    for (int d = 0; d < input_.dims - 1; ++d) sizes[d] = input_.sizes[own_dimension(d, true, input_.dims)];
+    return Layout(input_.dims - 1, sizes);
+  }
+  void write_losses(const View& losses) { arguments_.losses = {losses.data, losses.dtype}; }
 
   // Each row's maximum and sum, (2, rows).
-  Tensor statistics() {
-    const int64_t sizes[] = {2, positions()};
-    Tensor tensor = empty(Layout(2, sizes), statistics_dtype());
-    use_statistics(tensor);
-    return tensor;
+  Layout statistics_layout() const {
+    const int64_t sizes[] = {2, loss_layout().count};
+    return Layout(2, sizes);
+  }
+  ScalarType statistics_dtype() const {
+    return input_.dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  }
+  void write_statistics(const View& statistics) {
+    const size_t width = statistics.dtype == ScalarType::Double ? sizeof(double) : sizeof(float);
+    arguments_.max = statistics.data;
+    arguments_.sum = static_cast<char*>(arguments_.max) + statistics.sizes[1] * width;
   }
 
-  void use_statistics(const Tensor& tensor) {
-    if (tensor.numel() != 2 * positions() || tensor.scalar_type() != statistics_dtype()) {
-      throw std::runtime_error("fused_losses: these are not the statistics of this input");
-    }
-    arguments.max = tensor.data_ptr();
-    const size_t width = statistics_dtype() == ScalarType::Double ? sizeof(double) : sizeof(float);
-    arguments.sum = static_cast<char*>(arguments.max) + positions() * width;
-  }
-
-  // After every tensor is described: merges the positions' dimensions where all tensors allow.
-  void finish(int64_t reduction) {
+  // Merges the positions' dimensions where all tensors allow, and checks the labels.
+  void prepare() {
     int last = -1;
     for (int d = 0; d < dims_; ++d) {
       bool merge = last >= 0;
@@ -89,149 +99,56 @@ class Call {
     }
     // The innermost one is `inner`, unless it is N: positions side by side are what tiles are for.
     for_each_tensor([&](ClassTensor& tensor) { tensor.strides.inner = last >= 0 ? tensor.strides.outer[last] : 0; });
-    arguments.inner = last >= 0 ? sizes_[last] : 1;
-    arguments.outer_dims = last >= 0 ? last : 0;
-    arguments.outer = 1;
-    for (int d = 0; d < arguments.outer_dims; ++d) {
-      arguments.outer_sizes[d] = sizes_[d];
-      arguments.outer *= sizes_[d];
+    arguments_.inner = last >= 0 ? sizes_[last] : 1;
+    arguments_.outer_dims = last >= 0 ? last : 0;
+    arguments_.outer = 1;
+    for (int d = 0; d < arguments_.outer_dims; ++d) {
+      arguments_.outer_sizes[d] = sizes_[d];
+      arguments_.outer *= sizes_[d];
     }
-    const double divisor = cross_entropy_divisor(arguments);
-    divisor_ = reduction == kMean ? divisor : 1;
+    const double divisor = cross_entropy_divisor(arguments_);
+    if (reduction_ == kMean) divisor_ = divisor;
   }
 
   double divisor() const { return divisor_; }
 
-  // One loss per position.
-  Layout loss_layout() const {
-    int64_t sizes[kMaxDims];
-    for (int d = 0; d < input_.dims - 1; ++d) sizes[d] = input_.sizes[own_dimension(d, true, input_.dims)];
-    return Layout(input_.dims - 1, sizes);
+  double run(double scale, bool forward) {
+    arguments_.scale = scale;
+    arguments_.backward = !forward;
+    return engine(arguments_);
   }
-
-  CrossEntropyArguments arguments;
 
  private:
-  int64_t positions() const {
-    int64_t count = 1;
-    for (int d = 0; d < input_.dims - 1; ++d) count *= input_.sizes[own_dimension(d, true, input_.dims)];
-    return count;
-  }
-
-  ScalarType statistics_dtype() const {
-    return input_.dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  }
-
-  void describe(ClassTensor& tensor, void* data, ScalarType dtype, const int64_t* strides, bool has_classes) const {
-    tensor.data = data;
-    tensor.dtype = dtype;
-    if (has_classes) tensor.strides.classes = strides[input_.dims == 1 ? 0 : 1];
-    for (int d = 0; d < dims_; ++d) tensor.strides.outer[d] = strides[own_dimension(d, has_classes, input_.dims)];
+  void describe(ClassTensor& tensor, const View& view, bool has_classes) const {
+    tensor.data = view.data;
+    tensor.dtype = view.dtype;
+    if (has_classes) tensor.strides.classes = view.strides[input_.dims == 1 ? 0 : 1];
+    for (int d = 0; d < dims_; ++d) tensor.strides.outer[d] = view.strides[own_dimension(d, has_classes, input_.dims)];
   }
 
   template <class Body>
   void for_each_tensor(const Body& body) {
-    for (ClassTensor* tensor : {&arguments.input, &arguments.labels, &arguments.probabilities, &arguments.upstream,
-                                &arguments.input_gradient, &arguments.probabilities_gradient}) {
+    for (ClassTensor* tensor : {&arguments_.input, &arguments_.labels, &arguments_.probabilities, &arguments_.upstream,
+                                &arguments_.input_gradient, &arguments_.probabilities_gradient}) {
       if (tensor->data) body(*tensor);
     }
   }
 
+  CrossEntropyArguments arguments_;
   View input_, target_;
-  bool has_labels_ = true;
+  bool has_labels_;
+  int64_t reduction_;
   int dims_ = 0;
   int64_t sizes_[kMaxDims];
   double divisor_ = 1;
 };
 
-// What forward and forward_inplace share, once the gradients' tensors are known.
-template <Engine engine>
-std::vector<Tensor> run_forward(Call& call, std::optional<ScalarType> dtype, int64_t reduction, bool keep,
-                                std::vector<Tensor> results) {
-  if (keep && engine == cross_entropy) results.insert(results.begin(), call.statistics());
-  call.finish(reduction);
-  CrossEntropyArguments& arguments = call.arguments;
-  arguments.scale = 1 / call.divisor();
-  const ScalarType loss_dtype = dtype.value_or(arguments.input.dtype);
-  if (reduction == kNone) {
-    const Tensor losses = empty(call.loss_layout(), loss_dtype);
-    arguments.losses = {losses.data_ptr(), loss_dtype};
-    engine(arguments);
-    results.insert(results.begin(), losses);
-  } else {
-    const double sum = engine(arguments);
-    results.insert(results.begin(), scalar(sum / call.divisor(), loss_dtype));
-  }
-  return results;
-}
-
-template <Engine engine>
-std::vector<Tensor> forward(FUSED_LOSSES_INPUTS, FUSED_LOSSES_OPTIONS, std::optional<ScalarType> dtype,
-                            int64_t gradients) {
-  Call call(input, target, weight, ignore_index, label_smoothing);
-  std::vector<Tensor> results;
-  call.want(gradients, results);
-  return run_forward<engine>(call, dtype, reduction, gradients & kStatistics, std::move(results));
-}
-
-// The gradient of the input overwrites it.
-template <Engine engine>
-std::vector<Tensor> forward_inplace(FUSED_LOSSES_INPUTS, FUSED_LOSSES_OPTIONS, std::optional<ScalarType> dtype,
-                                    int64_t gradients) {
-  Call call(input, target, weight, ignore_index, label_smoothing);
-  std::vector<Tensor> results;
-  call.want(gradients & kTarget, results);
-  call.overwrite_input();
-  return run_forward<engine>(call, dtype, reduction, gradients & kStatistics, std::move(results));
-}
-
-template <Engine engine>
-std::vector<Tensor> run_backward(const std::vector<Tensor>* into, bool ready, const Tensor& upstream,
-                                 FUSED_LOSSES_INPUTS, const OptionalTensor& statistics, FUSED_LOSSES_OPTIONS,
-                                 int64_t gradients) {
-  std::vector<Tensor> results;
-  const double scale = reduction == kNone ? 1 : item(upstream);
-  if (ready && scale == 1) return results;
-  Call call(input, target, weight, ignore_index, label_smoothing,
-            reduction == kNone ? OptionalTensor(upstream) : OptionalTensor());
-  call.want(gradients, results, into);
-  if (statistics) call.use_statistics(*statistics);
-  call.finish(reduction);
-  call.arguments.backward = true;
-  call.arguments.scale = scale / call.divisor();
-  engine(call.arguments);
-  return results;
-}
-
-template <Engine engine>
-std::vector<Tensor> backward(const Tensor& upstream, FUSED_LOSSES_INPUTS, const OptionalTensor& statistics,
-                             FUSED_LOSSES_OPTIONS, int64_t gradients) {
-  return run_backward<engine>(nullptr, false, upstream, input, target, weight, statistics, ignore_index,
-                              label_smoothing, reduction, gradients);
-}
-
-// Into tensors that are there already. `ready` says that they hold the gradients for an upstream gradient of
-// 1: if it is 1, they stay untouched.
-template <Engine engine>
-void backward_into(const std::vector<Tensor>& into, bool ready, const Tensor& upstream, FUSED_LOSSES_INPUTS,
-                   const OptionalTensor& statistics, FUSED_LOSSES_OPTIONS, int64_t gradients) {
-  run_backward<engine>(&into, ready, upstream, input, target, weight, statistics, ignore_index, label_smoothing,
-                       reduction, gradients);
-}
-
-template <Engine engine>
-void implement(torch::stable::detail::StableLibrary& m, const std::string& name) {
-  m.impl(name.c_str(), TORCH_BOX(&forward<engine>));
-  m.impl((name + "_").c_str(), TORCH_BOX(&forward_inplace<engine>));
-  m.impl((name + "_backward").c_str(), TORCH_BOX(&backward<engine>));
-  m.impl((name + "_backward_").c_str(), TORCH_BOX(&backward_into<engine>));
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-  implement<cross_entropy>(m, "cross_entropy");
-  implement<nll>(m, "nll_loss");
+#define FUSED_LOSSES_IMPLEMENT(name, engine) LossOperators<Call<engine>, int64_t, double>::implement(m, #name);
+  FUSED_LOSSES_SOFTMAX(FUSED_LOSSES_IMPLEMENT)
+#undef FUSED_LOSSES_IMPLEMENT
 }
 
 }  // namespace fused_losses

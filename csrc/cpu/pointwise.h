@@ -7,7 +7,7 @@ namespace fused_losses {
 
 struct PointwiseArguments {
   Iteration iteration;
-  // input, target, and the loss's third argument (pos_weight), if any
+  // input, target, and the loss's third operand, if any
   Operand operands[3];
   // Multiplied into the value and the derivatives: the element weight and, going backward with
   // reduction="none", the upstream gradient of each element.
@@ -18,11 +18,11 @@ struct PointwiseArguments {
   double scale = 1;  // of the derivatives
   bool wants_sum = false;
   Result values;  // reduction="none"
-  Result derivatives[2];
+  Result derivatives[3];
 };
 
-// Returns the sum of the values, if wanted. Throws std::runtime_error for input outside the loss's domain; where
-// nothing at all is wanted, that is all it does.
+// Returns the sum of the values, if wanted. Throws the formula's DomainError for operands outside its domain;
+// where nothing at all is wanted, that is all it does.
 template <class Formula>
 double pointwise(const PointwiseArguments& arguments);
 

@@ -135,6 +135,18 @@ inline Vector<Compute<S>> load_partial(const S* from, int count, double fill) {
     return (FloatV)_mm512_mask_loadu_ps((__m512)splat<FloatV>(fill), mask, from);
   }
 #endif
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(S) == sizeof(uint16_t)) {
+    S padded[kFloatLanes];
+    const S filler = static_cast<S>(static_cast<float>(fill));
+    uint16_t bits;
+    std::memcpy(&bits, &filler, sizeof(bits));
+    const __m256i some = _mm256_mask_loadu_epi16(_mm256_set1_epi16(static_cast<short>(bits)),
+                                                 static_cast<__mmask16>((1u << count) - 1), from);
+    std::memcpy(padded, &some, sizeof(padded));
+    return load(padded);
+  }
+#endif
   S padded[kLanes<Compute<S>>];
   for (S& element : padded) element = static_cast<S>(static_cast<Compute<S>>(fill));
   std::memcpy(padded, from, count * sizeof(S));
@@ -148,17 +160,34 @@ inline void store_partial(S* to, Vector<Compute<S>> v, int count) {
     return;
   }
 #endif
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(S) == sizeof(uint16_t)) {
+    S whole[kFloatLanes];
+    store(whole, v);
+    __m256i some;
+    std::memcpy(&some, whole, sizeof(some));
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1), some);
+    return;
+  }
+#endif
   S padded[kLanes<Compute<S>>];
   store(padded, v);
   std::memcpy(to, padded, count * sizeof(S));
 }
 
+// A mask of the first `count` lanes.
+template <class V>
+inline auto first_lanes(int count) {
+  using T = typename Lane<V>::type;
+  V index;
+  for (int i = 0; i < kLanes<T>; ++i) index[i] = static_cast<T>(i);
+  return index < static_cast<T>(count);
+}
+
 // v with `fill` in the lanes from `count` on.
 template <class V>
 inline V keep_lanes(V v, int count, double fill) {
-  using T = typename Lane<V>::type;
-  for (int i = count; i < kLanes<T>; ++i) v[i] = static_cast<T>(fill);
-  return v;
+  return select(first_lanes<V>(count), v, splat<V>(fill));
 }
 
 // ---- arrays ------------------------------------------------------------------------------------

@@ -128,6 +128,9 @@ inline FloatV exp_below_88(FloatV x) {
   return scale_by_power_of_two(p, n);
 }
 
+// e^x for any x: infinite from 89 on, where the polynomial overflows as it should.
+inline FloatV exp(FloatV x) { return exp_below_88(select(x > 89.0f, splat<FloatV>(89.0), x)); }
+
 // log(2^e (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)), as f - f^2/2 + f^3 p(f) + e ln 2; the polynomial's
 // largest error is a tenth of an ulp.
 inline FloatV log_of_parts(FloatV e, FloatV f) {
@@ -211,11 +214,28 @@ inline DoubleV each_lane(DoubleV x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = function(x[i]);
   return x;
 }
+inline DoubleV exp(DoubleV x) { return each_lane<std::exp>(x); }
 inline DoubleV exp_below_88(DoubleV x) { return each_lane<std::exp>(x); }
 inline DoubleV log(DoubleV x) { return each_lane<std::log>(x); }
 inline DoubleV log1p(DoubleV x) { return each_lane<std::log1p>(x); }
 inline DoubleV log1p_of_unit(DoubleV x) { return log1p(x); }
 inline DoubleV reciprocal_of_one_to_two(DoubleV x) { return 1.0 / x; }
+
+// ---- powers ----------------------------------------------------------------------------------
+
+// x^p for x >= 0: by multiplication for small whole p, else by libm, lane by lane.
+template <class V, class = typename Lane<V>::type, class = decltype(V{}[0])>
+inline V pow(V x, double p) {
+  using T = typename Lane<V>::type;
+  constexpr int kProducts = 8;  // cheaper than libm, and as exact
+  if (p >= 1 && p <= kProducts && p == static_cast<int>(p)) {
+    V power = x;
+    for (int i = 1; i < static_cast<int>(p); ++i) power *= x;
+    return power;
+  }
+  for (int i = 0; i < kLanes<T>; ++i) x[i] = static_cast<T>(std::pow(static_cast<double>(x[i]), p));
+  return x;
+}
 
 // ---- across lanes ----------------------------------------------------------------------------
 

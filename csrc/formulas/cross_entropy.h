@@ -66,4 +66,9 @@ FUSED_LOSSES_HOST_DEVICE inline double cross_entropy_value(const SoftmaxState& s
   return value;
 }
 
+// The operator's name and the engine's function: what registration walks.
+#define FUSED_LOSSES_SOFTMAX(X)   \
+  X(cross_entropy, cross_entropy) \
+  X(nll_loss, nll)
+
 }  // namespace fused_losses

@@ -30,10 +30,15 @@ FUSED_LOSSES_HOST_DEVICE inline double select(bool mask, double a, double b) { r
 
 FUSED_LOSSES_HOST_DEVICE inline float abs(float x) { return std::fabs(x); }
 FUSED_LOSSES_HOST_DEVICE inline double abs(double x) { return std::fabs(x); }
+FUSED_LOSSES_HOST_DEVICE inline float exp(float x) { return std::exp(x); }
+FUSED_LOSSES_HOST_DEVICE inline double exp(double x) { return std::exp(x); }
 FUSED_LOSSES_HOST_DEVICE inline float log(float x) { return std::log(x); }
 FUSED_LOSSES_HOST_DEVICE inline double log(double x) { return std::log(x); }
 FUSED_LOSSES_HOST_DEVICE inline float log1p(float x) { return std::log1p(x); }
 FUSED_LOSSES_HOST_DEVICE inline double log1p(double x) { return std::log1p(x); }
+
+FUSED_LOSSES_HOST_DEVICE inline float pow(float x, double p) { return static_cast<float>(std::pow(x, p)); }
+FUSED_LOSSES_HOST_DEVICE inline double pow(double x, double p) { return std::pow(x, p); }
 
 // What softmax and sigmoids need, cheaper for a vector than in general: e^x for x < 88, log(1 + x) for x in
 // [0, 1], and 1 / x for x in [1, 2].

@@ -1,20 +1,24 @@
 """Judges a result against float64 before anybody may time it."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as eager
 
-from fused_losses.bench.cases import Case, Inputs, Pass
-from fused_losses.bench.providers import LossFn
-from fused_losses.bench.timing import fresh, gradient
+from fused_losses.bench.cases import Case, Pass
+from fused_losses.bench.providers import LossFn, eager
+from fused_losses.bench.timing import fresh, gradients, one_line
+from fused_losses.samples import Inputs
 
 # The rule: an error of at most twice eager's in the same dtype, plus a few units in the last place.
 # The units are for the cases in which eager happens to round to the exact value.
 EAGER_FACTOR = 2
 SLACK_ULP = 4
+
+# How torch words, in several types of exceptions, that it has no kernel of a dtype.
+NO_KERNEL = "not implemented for"
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,19 @@ class Verdict:
         problem: why the result must not be timed; empty if it may.
         grad_max_ulp: largest error of a gradient element, in its units in the last place.
         loss_rel_err: relative error of the loss.
+        seconds: how long a call took, roughly; None if it raised.
     """
 
     problem: str = ""
     grad_max_ulp: float | None = None
     loss_rel_err: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class _Result:
     loss: Tensor
-    grad: Tensor | None  # None when only the forward pass is measured
+    grads: tuple[Tensor, ...]  # none when only the forward pass is measured
 
 
 def ulp(reference: Tensor, dtype: torch.dtype) -> Tensor:
@@ -50,19 +56,24 @@ def ulp(reference: Tensor, dtype: torch.dtype) -> Tensor:
 def _run(function: LossFn, inputs: Inputs, pass_: Pass) -> _Result:
     if pass_ == "forward":
         with torch.no_grad():
-            return _Result(function(*inputs), None)
+            return _Result(function(*inputs), ())
     mine = fresh(inputs)
     loss = function(*mine)
-    return _Result(loss.detach(), gradient(loss, mine))
+    return _Result(loss.detach(), gradients(loss, mine))
 
 
-def _kind_mismatch(name: str, result: Tensor | None, expected: Tensor | None) -> str:
+def _as(dtype: torch.dtype, tensors: Sequence[Tensor]) -> Inputs:
+    return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
+
+
+def _kind_mismatch(result: _Result, expected: _Result) -> str:
     """What is wrong with dtype or shape, compared with eager's result; empty if nothing is."""
-    if result is None or expected is None:
-        return ""
-    if (result.dtype, result.shape) == (expected.dtype, expected.shape):
-        return ""
-    return f"WRONG {name}: {result.dtype} {tuple(result.shape)}, eager has {expected.dtype}"
+    names = ["loss", *(f"gradient {index}" for index in range(len(expected.grads)))]
+    pairs = zip((result.loss, *result.grads), (expected.loss, *expected.grads), strict=True)
+    for name, (mine, theirs) in zip(names, pairs, strict=True):
+        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
+            return f"WRONG {name}: {mine.dtype} {tuple(mine.shape)}, eager has {theirs.dtype}"
+    return ""
 
 
 class Judge:
@@ -71,24 +82,37 @@ class Judge:
     def __init__(self, case: Case, pass_: Pass, pool: Sequence[Inputs]) -> None:
         """Computes the reference on the first inputs of ``pool``."""
         self._pass: Pass = pass_
+        self._dtype = case.dtype
         self._inputs, self._other_inputs = pool[:2]
-        self._function: LossFn = getattr(eager, case.loss)
-        exact = tuple(t.double() if t.is_floating_point() else t for t in self._inputs)
-        self._exact = _run(self._function, exact, pass_)
-        self._eager = _run(self._function, self._inputs, pass_)
-        self._allowed = self._allowance(self._eager)
+        self._exact = _run(eager(case), _as(torch.float64, self._inputs), pass_)
+        self._eager = self._eager_result(eager(case))
+        # An ulp at every gradient element, and the largest errors that are accepted.
+        self._units = [
+            ulp(exact, theirs.dtype)
+            for exact, theirs in zip(self._exact.grads, self._eager.grads, strict=True)
+        ]
+        self._allowed = self._allowance()
 
-    def _allowance(self, eager_result: _Result) -> _Result:
+    def _eager_result(self, function: LossFn) -> _Result:
+        """Torch's result; if torch has no kernel of this dtype, what it has in float32, rounded."""
+        try:
+            return _run(function, self._inputs, self._pass)
+        except RuntimeError as error:  # NotImplementedError is one
+            if NO_KERNEL not in str(error):
+                raise
+        dtype = self._inputs[0].dtype
+        wide = _run(function, _as(torch.float32, self._inputs), self._pass)
+        return _Result(wide.loss.to(dtype), _as(dtype, wide.grads))
+
+    def _allowance(self) -> _Result:
         """The largest error that is accepted, of the loss and of each gradient element."""
-        dtype = eager_result.loss.dtype
-        loss_error = (eager_result.loss.double() - self._exact.loss).abs()
-        loss = EAGER_FACTOR * loss_error + SLACK_ULP * ulp(self._exact.loss, dtype)
-        if eager_result.grad is None or self._exact.grad is None:
-            return _Result(loss, None)
-        error = (eager_result.grad.double() - self._exact.grad).abs()
-        unit = ulp(self._exact.grad, eager_result.grad.dtype)
-        worst = self._worst_of_kind(error, unit)
-        return _Result(loss, unit.mul_(SLACK_ULP).add_(worst, alpha=EAGER_FACTOR))
+        error = (self._eager.loss.double() - self._exact.loss).abs()
+        loss = EAGER_FACTOR * error + SLACK_ULP * ulp(self._exact.loss, self._eager.loss.dtype)
+        grads = []
+        for theirs, exact, unit in zip(self._eager.grads, self._exact.grads, self._units, strict=True):
+            worst = self._worst_of_kind((theirs.double() - exact).abs(), unit)
+            grads.append(unit.mul(SLACK_ULP).add_(worst, alpha=EAGER_FACTOR))
+        return _Result(loss, tuple(grads))
 
     def _worst_of_kind(self, error: Tensor, unit: Tensor) -> Tensor:
         """What eager's largest error among the elements of the same kind means at every element.
@@ -100,7 +124,7 @@ class Judge:
         of the thousands of unlikely ones.
         """
         target = self._inputs[1]
-        if target.is_floating_point():
+        if target.is_floating_point() or target.shape == error.shape:
             return error.max()
         is_target = torch.zeros_like(error, dtype=torch.bool)
         is_target.scatter_(1, target.unsqueeze(1), True)
@@ -113,26 +137,29 @@ class Judge:
             result = _run(function, self._inputs, self._pass)
             # A step on other data before the first result is looked at: a buffer that is reused
             # while its owner still holds it shows.
+            start = time.perf_counter()
             _run(function, self._other_inputs, self._pass)
+            seconds = time.perf_counter() - start
         except Exception as error:
             # A long run goes on with the other providers, and names the exception in its table.
-            return Verdict(f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}")
-        problem = _kind_mismatch("loss", result.loss, self._eager.loss) or _kind_mismatch(
-            "gradient", result.grad, self._eager.grad
-        )
-        return Verdict(problem) if problem else self._compare(result)
+            lacking = NO_KERNEL in str(error)
+            return Verdict(f"torch has no {self._dtype} kernel" if lacking else one_line(error))
+        problem = _kind_mismatch(result, self._eager)
+        return Verdict(problem, seconds=seconds) if problem else self._compare(result, seconds)
 
-    def _compare(self, result: _Result) -> Verdict:
+    def _compare(self, result: _Result, seconds: float) -> Verdict:
         error = (result.loss.double() - self._exact.loss).abs()
         relative = (error / self._exact.loss.abs()).item()
         # `not <=` and never `>`: an error of NaN is a failure.
         problems = [] if bool(error <= self._allowed.loss) else [f"loss off by {relative:.1e}"]
-        worst = None
-        exact, allowed = self._exact.grad, self._allowed.grad
-        if result.grad is not None and exact is not None and allowed is not None:
-            error = (result.grad.double() - exact).abs()
-            worst = (error / ulp(exact, result.grad.dtype)).max().item()
+        ulps = []
+        references = zip(self._exact.grads, self._allowed.grads, self._units, strict=True)
+        for mine, (exact, allowed, unit) in zip(result.grads, references, strict=True):
+            error = mine.double().sub_(exact).abs_()
             bad = int((~(error <= allowed)).sum())
             if bad:
                 problems.append(f"{bad} of {error.numel()} gradient elements off")
-        return Verdict(f"WRONG: {', '.join(problems)}" if problems else "", worst, relative)
+            ulps.append(error.div_(unit).max())
+        # Not Python's max, which loses a NaN.
+        worst = torch.stack(ulps).max().item() if ulps else None
+        return Verdict(f"WRONG: {', '.join(problems)}" if problems else "", worst, relative, seconds)

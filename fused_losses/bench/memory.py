@@ -1,4 +1,4 @@
-"""Peak extra memory of one training step, measured in a fresh process (Linux only).
+"""Peak extra memory of one training step, measured in a fresh process, and a limit to it (Linux only).
 
 ``python -m fused_losses.bench.memory '{"loss": …}'`` is that process; `peak_bytes` starts it.
 """
@@ -6,6 +6,7 @@
 import ctypes
 import gc
 import json
+import resource
 import subprocess
 import sys
 import warnings
@@ -24,10 +25,23 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 # Written to CLEAR_REFS, sets the peak of the resident size (VmHWM) to what is resident now.
 RESET_PEAK = "5"
 
+# What a run may allocate: several times what any case needs in eager torch, and less than any machine
+# that is worth a benchmark has. Compiled multilabel_margin_loss asks for N x C x C numbers: it is refused
+# them, rather than end the run of everybody.
+RUN_BYTES = 8 << 30
+
 
 def available() -> bool:
     """Whether this system can measure the peak of a single step."""
     return CLEAR_REFS.exists()
+
+
+def limit_run() -> None:
+    """From now on, what this process allocates beyond `RUN_BYTES` raises."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = _status("VmData") + RUN_BYTES
+    if hard == resource.RLIM_INFINITY or wanted < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 
 def peak_bytes(case: Case, provider: str, threads: int) -> int | None:
@@ -42,8 +56,8 @@ def peak_bytes(case: Case, provider: str, threads: int) -> int | None:
     return None
 
 
-def _resident(field: str) -> int:
-    """A field of the process's status, in bytes: VmRSS is resident now, VmHWM its peak."""
+def _status(field: str) -> int:
+    """A field of the process's status, in bytes: VmRSS is resident now, VmHWM its peak, VmData allocated."""
     for line in STATUS.read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
@@ -66,15 +80,15 @@ def measure(case: Case, provider: str) -> int:
 
     The first step pays for what is allocated once: thread pools, compiled code, lazy imports.
     """
-    function = PROVIDERS[provider](case.loss)
+    function = PROVIDERS[provider](case)
     inputs = case.inputs(seed=0)
     prepare("step", function, [fresh(inputs)])()
     step = prepare("step", function, [fresh(inputs)])
     _release_free_memory()
-    before = _resident("VmRSS")
+    before = _status("VmRSS")
     CLEAR_REFS.write_text(RESET_PEAK)
     step()
-    return max(0, _resident("VmHWM") - before)
+    return max(0, _status("VmHWM") - before)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as eager
+from torch.nn import functional as torchs
 
-from fused_losses import functional as fused_losses
+from fused_losses import functional as ours
+from fused_losses.bench.cases import Case
 
 LossFn = Callable[..., Tensor]
 
@@ -16,31 +17,36 @@ COMPILE = "compile"
 BASELINES = (EAGER, COMPILE)
 
 
-def _eager(loss: str) -> LossFn:
-    function: LossFn = getattr(eager, loss)
-    return function
+def eager(case: Case) -> LossFn:
+    """Torch's own function, of the inputs alone."""
+    function: LossFn = getattr(torchs, case.loss)
+    return functools.partial(function, **case.keywords) if case.keywords else function
 
 
-def _compiled(loss: str) -> LossFn:
-    """torch.compile of the eager function, specialised to the shape it is called with."""
+def _compiled(case: Case) -> LossFn:
+    """torch.compile of the eager function, specialised to the shape it is called with.
+
+    A graph may break: gaussian_nll_loss looks at the values of its variances.
+    """
     # What was compiled for other cases counts against dynamo's limit of recompilations.
     torch.compiler.reset()
-    function = _eager(loss)
+    function: LossFn = getattr(torchs, case.loss)
+    keywords = case.keywords
 
     def call(*inputs: Tensor) -> Tensor:
-        return function(*inputs)
+        return function(*inputs, **keywords)
 
-    return torch.compile(call, fullgraph=True, dynamic=False)
-
-
-def _strategy(backward: str, loss: str) -> LossFn:
-    function: LossFn = getattr(fused_losses, loss)
-    return functools.partial(function, backward=backward)
+    return torch.compile(call, dynamic=False)
 
 
-# From the name of a loss to a function of its inputs, reduction "mean".
-PROVIDERS: dict[str, Callable[[str], LossFn]] = {
-    EAGER: _eager,
+def _strategy(backward: str, case: Case) -> LossFn:
+    function: LossFn = getattr(ours, case.loss)
+    return functools.partial(function, backward=backward, **case.keywords)
+
+
+# From a case to a function of its inputs.
+PROVIDERS: dict[str, Callable[[Case], LossFn]] = {
+    EAGER: eager,
     COMPILE: _compiled,
     "fused": functools.partial(_strategy, "fused"),
     "recompute": functools.partial(_strategy, "recompute"),

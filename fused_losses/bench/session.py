@@ -5,20 +5,21 @@ from dataclasses import dataclass
 
 from fused_losses.bench import memory
 from fused_losses.bench.accuracy import Judge, Verdict
-from fused_losses.bench.cases import Case, Inputs, Pass
-from fused_losses.bench.providers import BASELINES, COMPILE, EAGER, PROVIDERS, LossFn
-from fused_losses.bench.report import MIB, Row
+from fused_losses.bench.cases import Case, Pass
+from fused_losses.bench.providers import BASELINES, COMPILE, EAGER, PROVIDERS
+from fused_losses.bench.report import MIB
+from fused_losses.bench.rows import OK, Row
 from fused_losses.bench.timing import (
     POOL,
+    Pace,
     Samples,
-    batch_size,
     copy_contender,
     interleave,
     loss_contender,
+    one_line,
 )
 
 COPY = "copy"
-OK = "ok"
 
 # Called with what is about to happen, before each of `Plan.stages_per_case` stages.
 Announce = Callable[[str], None]
@@ -30,7 +31,7 @@ class Plan:
 
     providers: Sequence[str]
     pass_: Pass
-    rounds: int
+    pace: Pace
     threads: int
     memory: bool
 
@@ -40,10 +41,31 @@ class Plan:
         return 3 if self.memory else 2
 
 
+@dataclass(frozen=True)
+class _Findings:
+    """What is known of a case when all is done."""
+
+    samples: dict[str, Samples]
+    bytes_moved: int | None
+    peaks: dict[str, int | None]
+
+
+_NOTHING = _Findings({}, None, {})
+
+
 def measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
-    """A row per provider."""
+    """A row per provider. Nothing that is raised ends the run: it is the status of a row."""
+    try:
+        return _measure(case, plan, announce)
+    except Exception as error:
+        # Nothing to judge anyone by.
+        failed = Verdict(f"no reference: {one_line(error)}")
+        return [_row(case, plan, name, failed, _NOTHING) for name in plan.providers]
+
+
+def _measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
     pool = [case.inputs(seed) for seed in range(POOL)]
-    functions = {name: PROVIDERS[name](case.loss) for name in plan.providers}
+    functions = {name: PROVIDERS[name](case) for name in plan.providers}
 
     announce(f"verify {case}")
     judge = Judge(case, plan.pass_, pool)
@@ -51,77 +73,64 @@ def measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
     # 64-bit copies of the inputs, which the timing does not need.
     del judge
     # What torch gets wrong by the rule (compiled sums, by some ulp) is reported, but still what users have.
-    timed = {
-        name: function
-        for name, function in functions.items()
-        if name in BASELINES or not verdicts[name].problem
-    }
+    timed = [
+        name
+        for name, verdict in verdicts.items()
+        if verdict.seconds is not None and (name in BASELINES or not verdict.problem)
+    ]
 
     announce(f"time {case}")
+    contenders = {
+        name: loss_contender(plan.pass_, functions[name], pool, verdicts[name].seconds) for name in timed
+    }
     bytes_moved = case.bytes_moved(plan.pass_, pool[0])
-    samples = _time(case, plan, timed, bytes_moved, pool)
+    if bytes_moved is not None:
+        contenders[COPY] = copy_contender(bytes_moved, case.numel)
+    samples, failures = interleave(contenders, plan.pace)
+    verdicts |= {name: Verdict(one_line(error)) for name, error in failures.items()}
 
     peaks: dict[str, int | None] = {}
     if plan.memory:
         announce(f"weigh {case}")
         peaks = {name: memory.peak_bytes(case, name, plan.threads) for name in timed}
-    return [
-        _row(case, plan, name, verdicts[name], samples, bytes_moved, peaks.get(name))
-        for name in plan.providers
-    ]
+    findings = _Findings(samples, bytes_moved, peaks)
+    return [_row(case, plan, name, verdicts[name], findings) for name in plan.providers]
 
 
-def _time(
-    case: Case,
-    plan: Plan,
-    functions: dict[str, LossFn],
-    bytes_moved: int | None,
-    pool: Sequence[Inputs],
-) -> dict[str, Samples]:
-    """Samples per provider, and of the copy where the bytes that must move are known."""
-    contenders = {name: loss_contender(plan.pass_, function, pool) for name, function in functions.items()}
-    if bytes_moved is not None:
-        contenders[COPY] = copy_contender(bytes_moved, case.numel)
-    return interleave(contenders, plan.rounds, batch_size(case.numel))
-
-
-def _row(
-    case: Case,
-    plan: Plan,
-    provider: str,
-    verdict: Verdict,
-    samples: dict[str, Samples],
-    bytes_moved: int | None,
-    peak: int | None,
-) -> Row:
+def _row(case: Case, plan: Plan, provider: str, verdict: Verdict, findings: _Findings) -> Row:
+    samples, bytes_moved = findings.samples, findings.bytes_moved
     mine, copy = samples.get(provider), samples.get(COPY)
     seconds = (None, None, None) if mine is None else (mine.median, *mine.p10_p90)
     median_ms, p10_ms, p90_ms = (None if value is None else value * 1e3 for value in seconds)
+    peak = findings.peaks.get(provider)
 
-    def speedup(other: str) -> float | None:
-        theirs = samples.get(other)
-        return None if mine is None or theirs is None else mine.speedup_over(theirs)
+    def speedup(other: Samples | None) -> float | None:
+        return None if mine is None or other is None else mine.speedup_over(other)
 
     def gbps(timed: Samples | None) -> float | None:
         if timed is None or bytes_moved is None:
             return None
         return bytes_moved / timed.median * 1e-9
 
+    vs_copy = speedup(copy)
     return Row(
         loss=case.loss,
+        size=case.size,
         shape=case.shape_text,
         dtype=case.dtype,
         provider=provider,
         pass_=plan.pass_,
-        rounds=plan.rounds,
+        rounds=0 if mine is None else len(mine.seconds),
         status=verdict.problem or OK,
         median_ms=median_ms,
         p10_ms=p10_ms,
         p90_ms=p90_ms,
-        vs_eager=speedup(EAGER),
-        vs_compile=speedup(COMPILE),
+        vs_eager=speedup(samples.get(EAGER)),
+        vs_compile=speedup(samples.get(COMPILE)),
         gbps=gbps(mine),
         copy_gbps=gbps(copy),
+        floor_ms=None if copy is None else copy.median * 1e3,
+        vs_floor=None if vs_copy is None else 1 / vs_copy,
         peak_mib=None if peak is None else peak / MIB,
         logits_mib=case.input_bytes / MIB,
         grad_max_ulp=verdict.grad_max_ulp,

@@ -2,6 +2,7 @@
 
 import gc
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,23 +11,47 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fused_losses.bench.cases import Inputs, Pass
+from fused_losses.bench.cases import Pass
 from fused_losses.bench.providers import LossFn
+from fused_losses.samples import Inputs
 
 # A sample covers about a million elements, in at most 200 calls: a call on 320 elements lasts some
 # 20 us and is timed 200 at a time, a call on 8M lasts milliseconds and is timed alone.
 SAMPLE_ELEMENTS = 2**20
 MAX_BATCH = 200
 
+# Fewer calls of those that take far longer than their elements let expect (compiled
+# multilabel_margin_loss compares all classes with all classes).
+SAMPLE_SECONDS = 0.5
+
 # Distinct inputs that the calls rotate through, so that no branch or page is learnt by heart.
 POOL = 3
+
+# What of an exception's text is kept; torch's name every backend that there is.
+STATUS_WIDTH = 150
 
 # Untimed rounds: allocators, caches and thread pools have settled after two. Compilation has
 # happened before, when the results were verified.
 WARM_UP_ROUNDS = 2
 
 Work = Callable[[], None]
-Contender = Callable[[int], Work]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of those that are timed in turn: the work of a round, and how many calls it consists of."""
+
+    prepare: Callable[[int], Work]
+    batch: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many rounds: as many as begin within the seconds, but at least and at most so many."""
+
+    at_least: int
+    at_most: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -52,9 +77,16 @@ class Samples:
         return statistics.median(theirs / mine for mine, theirs in pairs)
 
 
-def batch_size(numel: int) -> int:
-    """Calls per sample for inputs of ``numel`` elements."""
-    return max(1, min(MAX_BATCH, SAMPLE_ELEMENTS // numel))
+def batch_size(numel: int, seconds: float | None = None) -> int:
+    """Calls per sample for inputs of ``numel`` elements, where a call lasts so many seconds."""
+    fitting = MAX_BATCH if seconds is None else int(SAMPLE_SECONDS / seconds)
+    return max(1, min(MAX_BATCH, SAMPLE_ELEMENTS // numel, fitting))
+
+
+def one_line(error: Exception) -> str:
+    """An exception as a table names it."""
+    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return textwrap.shorten(text, STATUS_WIDTH)
 
 
 def fresh(inputs: Inputs) -> Inputs:
@@ -65,16 +97,16 @@ def fresh(inputs: Inputs) -> Inputs:
     return inputs[0].clone(), *inputs[1:]
 
 
-def gradient(loss: Tensor, inputs: Inputs) -> Tensor:
-    """Gradient of ``loss`` with respect to the first input."""
-    return torch.autograd.grad(loss, inputs[0])[0]
+def gradients(loss: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
+    """Gradients of ``loss`` with respect to the inputs that require them."""
+    return torch.autograd.grad(loss, [tensor for tensor in inputs if tensor.requires_grad])
 
 
 def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
     """The work to time: every call of a batch, its results freed as soon as they are there.
 
     * forward: the loss alone, as in evaluation, under no_grad.
-    * backward: the gradient alone; the forward has run before the clock starts.
+    * backward: the gradients alone; the forward has run before the clock starts.
     * step: both, as in training.
     """
 
@@ -85,7 +117,7 @@ def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
 
     def step() -> None:
         for inputs in batch:
-            gradient(function(*inputs), inputs)
+            gradients(function(*inputs), inputs)
 
     if pass_ == "forward":
         return forward
@@ -95,21 +127,21 @@ def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
 
     def backward() -> None:
         for inputs in reversed(batch):
-            gradient(losses.pop(), inputs)
+            gradients(losses.pop(), inputs)
 
     return backward
 
 
-def loss_contender(pass_: Pass, function: LossFn, pool: Sequence[Inputs]) -> Contender:
-    """A provider, for `interleave`."""
-    batch = batch_size(pool[0][0].numel())
+def loss_contender(pass_: Pass, function: LossFn, pool: Sequence[Inputs], seconds: float | None) -> Contender:
+    """A provider, one call of which lasts about so many seconds."""
+    batch = batch_size(pool[0][0].numel(), seconds)
 
     def contend(round_: int) -> Work:
         first = round_ * batch
         inputs = [fresh(pool[(first + call) % len(pool)]) for call in range(batch)]
         return prepare(pass_, function, inputs)
 
-    return contend
+    return Contender(contend, batch)
 
 
 def copy_contender(bytes_moved: int, numel: int) -> Contender:
@@ -129,27 +161,48 @@ def copy_contender(bytes_moved: int, numel: int) -> Contender:
 
         return work
 
-    return contend
+    return Contender(contend, batch)
 
 
-def interleave(contenders: dict[str, Contender], rounds: int, batch: int) -> dict[str, Samples]:
+def interleave(
+    contenders: dict[str, Contender], pace: Pace
+) -> tuple[dict[str, Samples], dict[str, Exception]]:
     """Times every contender once per round, the order rotating, preparation not counted.
 
     What disturbs the machine for longer than a round thus disturbs everybody alike.
+
+    Returns:
+        The samples of those that finished, and what the others raised.
     """
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
+    failures: dict[str, Exception] = {}
+    deadline = 0.0
     with _no_gc():
-        for round_ in range(-WARM_UP_ROUNDS, rounds):
+        for round_ in range(-WARM_UP_ROUNDS, pace.at_most):
+            if round_ == 0:
+                deadline = time.perf_counter() + pace.seconds
+            if round_ >= pace.at_least and time.perf_counter() > deadline:
+                break
             turn = round_ % len(names)
             for name in names[turn:] + names[:turn]:
-                work = contenders[name](round_)
-                start = time.perf_counter_ns()
-                work()
-                seconds = (time.perf_counter_ns() - start) * 1e-9
+                if name in failures:
+                    continue
+                try:
+                    seconds = _seconds_per_call(contenders[name], round_)
+                except Exception as error:
+                    failures[name] = error
+                    continue
                 if round_ >= 0:
-                    samples[name].append(seconds / batch)
-    return {name: Samples(seconds) for name, seconds in samples.items()}
+                    samples[name].append(seconds)
+    return {name: Samples(samples[name]) for name in names if name not in failures}, failures
+
+
+def _seconds_per_call(contender: Contender, round_: int) -> float:
+    work = contender.prepare(round_)
+    start = time.perf_counter_ns()
+    work()
+    return (time.perf_counter_ns() - start) * 1e-9 / contender.batch
 
 
 @contextmanager

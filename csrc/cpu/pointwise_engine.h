@@ -2,6 +2,10 @@
 // operands are gathered into the first-level cache where they do not lie ready, then one loop of vector
 // instructions makes value and derivatives together. The cut depends on the number of elements only, and
 // block sums are added in order, so the result is the same for any number of threads.
+//
+// Included by one file per group of formulas, so that they compile side by side.
+#pragma once
+
 #include "pointwise.h"
 
 #include <algorithm>
@@ -12,16 +16,13 @@
 #include "parallel.h"
 #include "storage.h"
 
-#include "../formulas/pointwise.h"
-
 namespace fused_losses {
-namespace {
 
 // 16 chunks: large enough that a thread's start costs nothing, small enough to share 64k elements out.
-constexpr int64_t kBlock = 16 * kChunk;
+inline constexpr int64_t kBlock = 16 * kChunk;
 
 enum class Values { kUnused, kSummed, kStored };
-enum class Derivatives { kNone, kInput, kBoth };
+enum class Derivatives { kNone, kFirst, kAll };
 
 // What a loop over one chunk is compiled for.
 struct Plan {
@@ -39,8 +40,8 @@ struct Chunk {
   T ignored;
   T scale;
   S* values;
-  S* derivatives[2];
-  bool streamed[2];
+  S* derivatives[3];
+  bool streamed[3];
   int64_t count;
 };
 
@@ -57,7 +58,8 @@ bool all_set(Mask mask) {
   return all;
 }
 
-template <Plan plan, bool kExtra, class Formula, class S>
+// kOperands is 2 or 3: a formula may take either.
+template <Plan plan, int kOperands, class Formula, class S>
 ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   using T = Compute<S>;
   using V = Vector<T>;
@@ -65,15 +67,17 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   V sum{}, partial{};
   auto outside = zero != zero;
   const auto one_register = [&](int64_t i, auto count) {
-    const V x = load(chunk.operands[0] + i, count, 0);
-    const V t = load(chunk.operands[1] + i, count, 0);
-    const auto terms = [&] {
-      if constexpr (kExtra) {
-        return formula.terms(x, t, load(chunk.operands[2] + i, count, 0));
+    V operands[3];
+    for (int k = 0; k < kOperands; ++k) operands[k] = load(chunk.operands[k] + i, count, 0);
+    const V t = operands[1];
+    const auto call = [&](const auto& function) {
+      if constexpr (kOperands == 3) {
+        return function(operands[0], operands[1], operands[2]);
       } else {
-        return formula.terms(x, t);
+        return function(operands[0], operands[1]);
       }
-    }();
+    };
+    const auto terms = call([&](auto... each) { return formula.terms(each...); });
     V factor{};
     if constexpr (plan.factor) factor = load(chunk.factor + i, count, 0);
     const auto finish = [&](V v) {
@@ -82,8 +86,10 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
       return v;
     };
     if constexpr (Formula::kNeedsDomain) {
-      auto good = formula.in_domain(x);
+      auto good = call([&](auto... each) { return formula.in_domain(each...); });
       if constexpr (plan.ignored) good |= t == chunk.ignored;
+      // The lanes beyond the end hold zeros, which may be outside.
+      if constexpr (std::is_same_v<decltype(count), int>) good |= ~first_lanes<V>(count);
       outside |= ~good;
     }
     if constexpr (plan.values == Values::kSummed) {
@@ -100,9 +106,9 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
         if constexpr (plan.ignored) v = select(t == chunk.ignored, zero, v);
         return v;
       };
-      store(chunk.derivatives[0] + i, scaled(terms.derivative[0]), count, chunk.streamed[0]);
-      if constexpr (plan.derivatives == Derivatives::kBoth) {
-        store(chunk.derivatives[1] + i, scaled(terms.derivative[1]), count, chunk.streamed[1]);
+      constexpr int wanted = plan.derivatives == Derivatives::kFirst ? 1 : Formula::kDerivatives;
+      for (int k = 0; k < wanted; ++k) {
+        store(chunk.derivatives[k] + i, scaled(terms.derivative[k]), count, chunk.streamed[k]);
       }
     }
   };
@@ -120,13 +126,13 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
 
 // One block, in elements of type S: the operands' own type where all agree and no factor interferes, else the
 // compute type.
-template <Plan plan, bool kExtra, class Formula, class S>
+template <Plan plan, int kOperands, class Formula, class S>
 ChunkResult run_block(const Formula& formula, const PointwiseArguments& arguments, int64_t begin, int64_t end) {
   using T = Compute<S>;
-  alignas(64) S buffers[6][kChunk];
+  alignas(64) S buffers[7][kChunk];  // operands, values, derivatives
   alignas(64) T factor[2][kChunk];
-  bool streams[2];
-  for (int k = 0; k < 2; ++k) {
+  bool streams[3];
+  for (int k = 0; k < 3; ++k) {
     const int64_t bytes = arguments.iteration.count * static_cast<int64_t>(sizeof(S));
     streams[k] = is_streamed(arguments.derivatives[k].data, bytes, arguments.operands[0].data);
   }
@@ -137,7 +143,7 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     const auto reach = [&](const Operand& operand, auto* buffer) {
       return gather(operand, arguments.iteration, at, chunk.count, buffer);
     };
-    for (int k = 0; k < (kExtra ? 3 : 2); ++k) chunk.operands[k] = reach(arguments.operands[k], buffers[k]);
+    for (int k = 0; k < kOperands; ++k) chunk.operands[k] = reach(arguments.operands[k], buffers[k]);
     if constexpr (plan.factor) {
       // Absent factors are 1; ignoring goes together with a factor, to keep the number of loops down.
       chunk.factor = nullptr;
@@ -161,11 +167,11 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
       return wanted.data && wanted.dtype == kScalarType<S> ? static_cast<S*>(wanted.data) + at : buffer;
     };
     chunk.values = place(arguments.values, buffers[3]);
-    for (int k = 0; k < 2; ++k) {
+    for (int k = 0; k < 3; ++k) {
       chunk.derivatives[k] = place(arguments.derivatives[k], buffers[4 + k]);
       chunk.streamed[k] = streams[k] && chunk.derivatives[k] != buffers[4 + k] && is_aligned(chunk.derivatives[k]);
     }
-    const ChunkResult one = run_chunk<plan, kExtra>(formula, chunk);
+    const ChunkResult one = run_chunk<plan, kOperands>(formula, chunk);
     result.sum += one.sum;
     result.in_domain &= one.in_domain;
     const auto deliver = [&](const Result& wanted, const S* made) {
@@ -175,14 +181,14 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
       });
     };
     deliver(arguments.values, chunk.values);
-    for (int k = 0; k < 2; ++k) deliver(arguments.derivatives[k], chunk.derivatives[k]);
+    for (int k = 0; k < 3; ++k) deliver(arguments.derivatives[k], chunk.derivatives[k]);
   }
-  if (streams[0] || streams[1]) finish_streaming();
+  if (streams[0] || streams[1] || streams[2]) finish_streaming();
   return result;
 }
 
-template <Plan plan, bool kExtra, class S, class Formula>
-double run(const Formula& formula, const PointwiseArguments& arguments) {
+template <Plan plan, int kOperands, class S, class Formula>
+double run_pointwise(const Formula& formula, const PointwiseArguments& arguments) {
   const int64_t count = arguments.iteration.count;
   const int64_t blocks = (count + kBlock - 1) / kBlock;
   std::vector<double> sums(blocks);
@@ -191,16 +197,18 @@ double run(const Formula& formula, const PointwiseArguments& arguments) {
     for (int64_t b = first; b < last; ++b) {
       const int64_t begin = b * kBlock;
       const int64_t end = begin + kBlock < count ? begin + kBlock : count;
-      const ChunkResult result = run_block<plan, kExtra, Formula, S>(formula, arguments, begin, end);
+      const ChunkResult result = run_block<plan, kOperands, Formula, S>(formula, arguments, begin, end);
       sums[b] = result.sum;
       if (!result.in_domain) in_domain = false;
     }
   });
-  if (!in_domain) throw std::runtime_error("all elements of input should be between 0 and 1");
+  if constexpr (Formula::kNeedsDomain) {
+    if (!in_domain) throw typename Formula::DomainError(Formula::kOutside);
+  }
   return sum_of(sums);
 }
 
-template <Values values, Derivatives derivatives, bool kExtra, class Formula>
+template <Values values, Derivatives derivatives, int kOperands, class Formula>
 double choose_storage(const Formula& formula, const PointwiseArguments& arguments) {
   const ScalarType dtype = arguments.operands[0].dtype;
   bool same = true, wide = false;
@@ -216,85 +224,49 @@ double choose_storage(const Formula& formula, const PointwiseArguments& argument
   constexpr Plan ignoring{values, derivatives, true, true};
   const auto compute = [&](auto type) {
     using T = decltype(type);
-    if (arguments.has_ignored) return run<ignoring, kExtra, T>(formula, arguments);
-    if (factor) return run<weighted, kExtra, T>(formula, arguments);
-    return run<plain, kExtra, T>(formula, arguments);
+    if constexpr (Formula::kIgnores) {
+      if (arguments.has_ignored) return run_pointwise<ignoring, kOperands, T>(formula, arguments);
+    }
+    if (factor) return run_pointwise<weighted, kOperands, T>(formula, arguments);
+    return run_pointwise<plain, kOperands, T>(formula, arguments);
   };
   if (wide) return compute(double{});
   if constexpr (values != Values::kStored) {
     if (same && !factor && !arguments.has_ignored) {
-      if (dtype == ScalarType::BFloat16) return run<plain, kExtra, BFloat16>(formula, arguments);
-      if (dtype == ScalarType::Half) return run<plain, kExtra, Half>(formula, arguments);
+      if (dtype == ScalarType::BFloat16) return run_pointwise<plain, kOperands, BFloat16>(formula, arguments);
+      if (dtype == ScalarType::Half) return run_pointwise<plain, kOperands, Half>(formula, arguments);
     }
   }
   return compute(float{});
 }
 
-template <bool kExtra, class Formula>
+template <int kOperands, class Formula>
 double choose_plan(const Formula& formula, const PointwiseArguments& arguments) {
-  const bool input = arguments.derivatives[0].data, target = arguments.derivatives[1].data;
-  if (arguments.values.data) return choose_storage<Values::kStored, Derivatives::kNone, kExtra>(formula, arguments);
+  constexpr Derivatives none = Derivatives::kNone, first = Derivatives::kFirst;
+  // A formula of one derivative has nothing more to compile.
+  constexpr Derivatives all = Formula::kDerivatives == 1 ? first : Derivatives::kAll;
+  const bool wants_first = arguments.derivatives[0].data;
+  const bool wants_all = arguments.derivatives[1].data || arguments.derivatives[2].data;
+  if (arguments.values.data) return choose_storage<Values::kStored, none, kOperands>(formula, arguments);
   if (arguments.wants_sum) {
-    if (target) return choose_storage<Values::kSummed, Derivatives::kBoth, kExtra>(formula, arguments);
-    if (input) return choose_storage<Values::kSummed, Derivatives::kInput, kExtra>(formula, arguments);
-    return choose_storage<Values::kSummed, Derivatives::kNone, kExtra>(formula, arguments);
+    if (wants_all) return choose_storage<Values::kSummed, all, kOperands>(formula, arguments);
+    if (wants_first) return choose_storage<Values::kSummed, first, kOperands>(formula, arguments);
+    return choose_storage<Values::kSummed, none, kOperands>(formula, arguments);
   }
-  if (target) return choose_storage<Values::kUnused, Derivatives::kBoth, kExtra>(formula, arguments);
-  if (!input) return choose_storage<Values::kUnused, Derivatives::kNone, kExtra>(formula, arguments);
-  return choose_storage<Values::kUnused, Derivatives::kInput, kExtra>(formula, arguments);
+  if (wants_all) return choose_storage<Values::kUnused, all, kOperands>(formula, arguments);
+  if (wants_first) return choose_storage<Values::kUnused, first, kOperands>(formula, arguments);
+  return choose_storage<Values::kUnused, none, kOperands>(formula, arguments);
 }
-
-template <class Formula>
-constexpr bool kTakesExtra = requires(const Formula& formula, float x) { formula.terms(x, x, x); };
-
-}  // namespace
 
 template <class Formula>
 double pointwise(const PointwiseArguments& arguments) {
   const Formula formula(arguments.parameters);
-  if constexpr (kTakesExtra<Formula>) {
-    if (arguments.operands[2].data) return choose_plan<true>(formula, arguments);
+  if constexpr (Formula::kOptionalThird) {
+    if (!arguments.operands[2].data) return choose_plan<2>(formula, arguments);
   }
-  return choose_plan<false>(formula, arguments);
+  return choose_plan<Formula::kOperands>(formula, arguments);
 }
 
-double pointwise_divisor(const PointwiseArguments& arguments, bool sum_weights) {
-  const int64_t count = arguments.iteration.count;
-  const int64_t blocks = (count + kBlock - 1) / kBlock;
-  const Operand& operand = sum_weights ? arguments.factors[0] : arguments.operands[1];
-  std::vector<double> sums(blocks);
-  const auto sum = [&](auto type) {
-    using T = decltype(type);
-    using V = Vector<T>;
-    const T ignored = static_cast<T>(arguments.ignored);
-    parallel_for(blocks, 2, [&](int64_t first, int64_t last) {
-      alignas(64) T buffer[kChunk];
-      for (int64_t b = first; b < last; ++b) {
-        const int64_t end = (b + 1) * kBlock < count ? (b + 1) * kBlock : count;
-        for (int64_t at = b * kBlock; at < end; at += kChunk) {
-          const int64_t n = end - at < kChunk ? end - at : kChunk;
-          const T* const elements = gather(operand, arguments.iteration, at, n, buffer);
-          V total{};
-          for_each_register<T>(n, [&](int64_t i, auto lanes) {
-            const V one = load(elements + i, lanes, 0);
-            const V term = sum_weights ? one : select(one == ignored, V{}, V{} + T(1));
-            total += keep_lanes(term, lanes, 0);
-          });
-          sums[b] += sum_of_lanes(total);
-        }
-      }
-    });
-  };
-  if (operand.dtype == ScalarType::Double) {
-    sum(double{});
-  } else {
-    sum(float{});
-  }
-  return sum_of(sums);
-}
-
-#define FUSED_LOSSES_INSTANTIATE(name, Formula) template double pointwise<Formula>(const PointwiseArguments&);
-FUSED_LOSSES_POINTWISE(FUSED_LOSSES_INSTANTIATE)
-#undef FUSED_LOSSES_INSTANTIATE
+#define FUSED_LOSSES_INSTANTIATE_POINTWISE(name, Formula) template double pointwise<Formula>(const PointwiseArguments&);
 
 }  // namespace fused_losses

@@ -1,0 +1,58 @@
+"""Writes what README.md says of losses and results, between its markers, from the code and the CSV.
+
+The table of losses comes from `fused_losses.registry` and the functions' signatures. The results come
+from `benchmarks/results/cpu.csv`, which `python -m fused_losses.bench run --all` wrote on a quiet
+machine, and go in full to `benchmarks/results/README.md`. Without that file, they stay as they are.
+With `--check`, nothing is written: the exit status is 1 if anything would be.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import losses_table
+import results_tables
+
+from fused_losses.bench import rows
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results" / "cpu.csv"
+ALL_RESULTS = RESULTS.parent / "README.md"
+
+
+def between_markers(text: str, name: str, content: str) -> str:
+    """The text with the content between `<!-- name -->` and `<!-- /name -->`."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{README.name} must have {begin} and {end} once each")
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n{content}\n{end}{tail}"
+
+
+def generated() -> dict[Path, str]:
+    """Every file that this writes, with what should be in it."""
+    readme = between_markers(README.read_text(), "losses", losses_table.table())
+    if not RESULTS.exists():
+        return {README: readme}
+    machine, measured = rows.read(RESULTS)
+    readme = between_markers(readme, "results", results_tables.overview(machine, measured))
+    return {README: readme, ALL_RESULTS: results_tables.everything(machine, measured)}
+
+
+def main() -> None:
+    stale = {
+        path: text for path, text in generated().items() if not path.exists() or path.read_text() != text
+    }
+    names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+    if "--check" in sys.argv[1:]:
+        sys.exit(f"not current: {names}; run `make docs`" if stale else 0)
+    for path, text in stale.items():
+        path.write_text(text)
+    print(f"written: {names}" if stale else "all current")
+
+
+if __name__ == "__main__":
+    main()

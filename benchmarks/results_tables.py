@@ -1,0 +1,120 @@
+"""What a run of the benchmark found: Markdown tables, an overview and everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fused_losses.bench.providers import COMPILE, EAGER
+from fused_losses.bench.rows import OK, Machine, Row
+from fused_losses.bench.summary import HOW, Ratios, means
+
+OURS = {"fused": "fused", "inplace": "in place"}
+
+# The loss of which the overview shows every shape.
+ALL_SHAPES = "cross_entropy"
+
+Cases = dict[tuple[str, str], dict[str, Row]]
+"""Rows by loss and shape, then by provider."""
+
+NOTHING = "-"
+
+
+def overview(machine: Machine, measured: Sequence[Row]) -> str:
+    """A table per dtype of large inputs: a line per loss, and the means over all shapes."""
+    parts = [_preface(machine)]
+    for dtype in _dtypes(measured):
+        cases = _cases(row for row in measured if (row.size, row.dtype) == ("large", dtype))
+        shown: Cases = {}
+        for (loss, shape), by_provider in cases.items():
+            if loss == ALL_SHAPES or loss not in (known for known, _ in shown):
+                shown[loss, shape] = by_provider
+        lines = [_line(case, by_provider) for case, by_provider in shown.items()]
+        lines.append(_mean_line(measured, dtype))
+        parts.append(_table(dtype, lines))
+    parts.append("Every size and every shape: [benchmarks/results](benchmarks/results/README.md).")
+    return "\n\n".join(parts)
+
+
+def everything(machine: Machine, measured: Sequence[Row]) -> str:
+    """A table per size and dtype of every case, then what was not timed."""
+    parts = ["# Results", "`make docs` writes this file from `cpu.csv`.", _preface(machine)]
+    for size in dict.fromkeys(row.size for row in measured):
+        parts.append(f"## {size.capitalize()}")
+        for dtype in _dtypes(measured):
+            cases = _cases(row for row in measured if (row.size, row.dtype) == (size, dtype))
+            if not cases:
+                continue
+            lines = [_line(case, by_provider) for case, by_provider in cases.items()]
+            if size == "large":
+                lines.append(_mean_line(measured, dtype))
+            parts.append(_table(dtype, lines))
+    parts.append("## Not timed, or beyond the tolerance")
+    refused = [
+        f"- `{row.loss}` {row.shape} {row.dtype}, {row.provider}: {row.status}"
+        for row in measured
+        if row.status != OK
+    ]
+    parts.append("\n".join(refused) or "None.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _preface(machine: Machine) -> str:
+    return (
+        f"Forward and backward, in milliseconds, on {machine.threads} threads of {machine.machine} "
+        f"({machine.isa}), torch {machine.torch}, {machine.date[:10]}.\n"
+        "In brackets: times faster than eager torch and than `torch.compile`, medians of paired ratios.\n"
+        "A dash: not timed, as torch has no such kernel or the benchmark's limit of memory was exceeded.\n"
+        f"{HOW}"
+    )
+
+
+def _dtypes(measured: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row.dtype for row in measured))
+
+
+def _cases(measured: Iterable[Row]) -> Cases:
+    cases: Cases = {}
+    for row in measured:
+        cases.setdefault((row.loss, row.shape), {})[row.provider] = row
+    return cases
+
+
+def _table(dtype: str, lines: Iterable[list[str]]) -> str:
+    headings = [dtype, "shape", "floor", EAGER, COMPILE, *OURS.values()]
+    cells = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _line(case: tuple[str, str], by_provider: dict[str, Row]) -> list[str]:
+    loss, shape = case
+    floor = next(iter(by_provider.values())).floor_ms
+    cells = [f"`{loss}`", shape, _ms(floor)]
+    for name in (EAGER, COMPILE):
+        cells.append(_ms(by_provider[name].median_ms) if name in by_provider else NOTHING)
+    for name in OURS:
+        row = by_provider.get(name)
+        if row is None or row.median_ms is None:
+            cells.append(NOTHING)
+        else:
+            cells.append(f"{_ms(row.median_ms)} ({_times(row.vs_eager)}, {_times(row.vs_compile)})")
+    return cells
+
+
+def _mean_line(measured: Sequence[Row], dtype: str) -> list[str]:
+    """The means of large inputs, in the columns of `_line`."""
+    ratios = {mean.provider: mean.ratios for mean in means(measured) if mean.dtype == dtype}
+    cells = ["geometric mean", "", "", "", ""]
+    return cells + [_mean(ratios[name]) if name in ratios else NOTHING for name in OURS]
+
+
+def _mean(ratios: Ratios) -> str:
+    floor = _times(ratios.vs_floor)
+    return f"{_times(ratios.vs_eager)}, {_times(ratios.vs_compile)}; {floor} the floor"
+
+
+def _ms(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3g}"
+
+
+def _times(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2g}x" if value < 1 else f"{value:.1f}x"

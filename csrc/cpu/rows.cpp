@@ -1,0 +1,277 @@
+// The engine of losses of whole rows. Short rows go to threads in blocks; while a row's elements are in the
+// first-level cache, one pass makes the row's numbers and another its derivatives. A long row is cut into pieces
+// that threads share, and its numbers are merged piece by piece. Either way, work is cut by sizes only.
+#include "rows.h"
+
+#include <cmath>
+#include <vector>
+
+#include "gather.h"
+#include "parallel.h"
+#include "storage.h"
+
+#include "../formulas/rows.h"
+
+namespace fused_losses {
+namespace {
+
+// Elements of each operand in a block of rows: large enough that a thread's start costs nothing.
+constexpr int64_t kBlock = 8 * kChunk;
+
+// A row of more elements is cut into pieces of so many: what makes the second pass over three float rows still
+// find them in a second-level cache.
+constexpr int64_t kPiece = 32 * kChunk;
+
+int64_t offset_of(const RowOperand& operand, const Iteration& rows, int64_t row) {
+  if (rows.dims == 1) return row * operand.rows.strides[0];
+  int64_t offset = 0;
+  for (int d = rows.dims - 1; d >= 0; --d) {
+    offset += row % rows.sizes[d] * operand.rows.strides[d];
+    row /= rows.sizes[d];
+  }
+  return offset;
+}
+
+double read(const RowOperand& operand, const Iteration& rows, int64_t row) {
+  return with_storage(operand.rows.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    const S element = static_cast<const S*>(operand.rows.data)[offset_of(operand, rows, row)];
+    return static_cast<double>(static_cast<Compute<S>>(element));
+  });
+}
+
+void write(const RowOperand& result, const Iteration& rows, int64_t row, double value) {
+  with_storage(result.rows.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    S* const elements = static_cast<S*>(const_cast<void*>(result.rows.data));
+    elements[offset_of(result, rows, row)] = static_cast<S>(static_cast<Compute<S>>(value));
+  });
+}
+
+// S is the operands' own type where rows lie ready in it, else the compute type, into which they are gathered.
+template <class Formula, class S>
+class Rows {
+  using T = Compute<S>;
+  using V = Vector<T>;
+  static constexpr int kOperands = Formula::kOperands;
+  static constexpr int kNumbers = Formula::kNumbers;
+  struct Numbers {
+    double of[kNumbers];
+  };
+
+ public:
+  Rows(const Formula& formula, const RowsArguments& arguments) : formula_(formula), arguments_(arguments) {
+    const int64_t bytes = arguments.rows.count * arguments.length * static_cast<int64_t>(sizeof(S));
+    for (int k = 0; k < kOperands; ++k) {
+      const void* const result = arguments.derivatives[k].rows.data;
+      wants_derivatives_ |= result != nullptr;
+      streams_[k] = is_streamed(result, bytes, arguments.operands[0].rows.data);
+    }
+  }
+
+  double run() const { return arguments_.length > kPiece ? run_pieces() : run_blocks(); }
+
+ private:
+  double run_blocks() const {
+    const int64_t rows = arguments_.rows.count;
+    const int64_t in_block = kBlock / arguments_.length > 0 ? kBlock / arguments_.length : 1;
+    const int64_t blocks = (rows + in_block - 1) / in_block;
+    std::vector<double> sums(blocks);
+    parallel_for(blocks, 2, [&](int64_t first, int64_t last) {
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t end = (block + 1) * in_block < rows ? (block + 1) * in_block : rows;
+        Sum sum;
+        for (int64_t row = block * in_block; row < end; ++row) {
+          typename Formula::Slopes slopes;
+          sum += finish(row, numbers(row, 0, arguments_.length), slopes);
+          if (wants_derivatives_) differentiate(row, 0, arguments_.length, slopes);
+        }
+        sums[block] = sum.value();
+      }
+      finish_streaming();
+    });
+    return sum_of(sums);
+  }
+
+  double run_pieces() const {
+    const int64_t rows = arguments_.rows.count, length = arguments_.length;
+    const int64_t pieces = (length + kPiece - 1) / kPiece;
+    const auto for_each_piece = [&](const auto& body) {
+      parallel_for(rows * pieces, 1, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+          const int64_t begin = i % pieces * kPiece;
+          body(i, i / pieces, begin, begin + kPiece < length ? begin + kPiece : length);
+        }
+        finish_streaming();
+      });
+    };
+    std::vector<Numbers> parts(rows * pieces);
+    for_each_piece([&](int64_t i, int64_t row, int64_t begin, int64_t end) { parts[i] = numbers(row, begin, end); });
+    struct RowSlopes {
+      typename Formula::Slopes of;
+    };
+    std::vector<RowSlopes> slopes(rows);
+    Sum sum;
+    for (int64_t row = 0; row < rows; ++row) {
+      Numbers whole = parts[row * pieces];
+      for (int64_t piece = 1; piece < pieces; ++piece) merge(parts[row * pieces + piece].of, whole.of);
+      sum += finish(row, whole, slopes[row].of);
+    }
+    if (wants_derivatives_) {
+      for_each_piece(
+          [&](int64_t, int64_t row, int64_t begin, int64_t end) { differentiate(row, begin, end, slopes[row].of); });
+    }
+    return sum.value();
+  }
+
+  void merge(const double* other, double* numbers) const {
+    if constexpr (Formula::kAdds) {
+      for (int k = 0; k < kNumbers; ++k) numbers[k] += other[k];
+    } else {
+      formula_.merge(other, numbers);
+    }
+  }
+
+  // The numbers of elements [begin, end) of a row. Lanes take few terms before they are merged in double.
+  Numbers numbers(int64_t row, int64_t begin, int64_t end) const {
+    Numbers total{};
+    if constexpr (!Formula::kAdds) formula_.start(total.of);
+    alignas(64) S buffers[kOperands][kChunk];
+    for (int64_t at = begin; at < end; at += kChunk) {
+      const int64_t n = end - at < kChunk ? end - at : kChunk;
+      const S* x[kOperands];
+      for (int k = 0; k < kOperands; ++k) x[k] = reach(arguments_.operands[k], row, at, n, buffers[k]);
+      V lanes[kNumbers]{};
+      if constexpr (!Formula::kAdds) formula_.start(lanes);
+      for_each_register<T>(n, [&](int64_t i, auto count) {
+        V elements[kOperands];
+        for (int k = 0; k < kOperands; ++k) elements[k] = load(x[k] + i, count, 0);
+        if constexpr (std::is_same_v<decltype(count), int>) {
+          V next[kNumbers];
+          for (int k = 0; k < kNumbers; ++k) next[k] = lanes[k];
+          formula_.add(elements, next);
+          for (int k = 0; k < kNumbers; ++k) lanes[k] = select(first_lanes<V>(count), next[k], lanes[k]);
+        } else {
+          formula_.add(elements, lanes);
+        }
+      });
+      merge_lanes(lanes, total.of);
+    }
+    return total;
+  }
+
+  void merge_lanes(const V* lanes, double* total) const {
+    if constexpr (Formula::kAdds) {
+      for (int k = 0; k < kNumbers; ++k) total[k] += sum_of_lanes(lanes[k]);
+    } else {
+      for (int lane = 0; lane < kLanes<T>; ++lane) {
+        double one[kNumbers];
+        for (int k = 0; k < kNumbers; ++k) one[k] = lanes[k][lane];
+        formula_.merge(one, total);
+      }
+    }
+  }
+
+  double finish(int64_t row, const Numbers& numbers, Slope* slopes) const {
+    double target = 0, scale = arguments_.scale;
+    if constexpr (Formula::kHasTarget) target = read(arguments_.operands[2], arguments_.rows, row);
+    if (arguments_.upstream.rows.data) scale *= read(arguments_.upstream, arguments_.rows, row);
+    const double value = formula_.finish(numbers.of, target, scale, wants_derivatives_ ? slopes : nullptr);
+    if (arguments_.values.rows.data) write(arguments_.values, arguments_.rows, row, value);
+    return value;
+  }
+
+  void differentiate(int64_t row, int64_t begin, int64_t end, const Slope* slopes) const {
+    alignas(64) S buffers[2 * kOperands][kChunk];
+    for (int64_t at = begin; at < end; at += kChunk) {
+      const int64_t n = end - at < kChunk ? end - at : kChunk;
+      const S* x[kOperands];
+      S* results[kOperands];
+      bool streamed[kOperands];
+      for (int k = 0; k < kOperands; ++k) {
+        x[k] = reach(arguments_.operands[k], row, at, n, buffers[k]);
+        S* const place = in_place(arguments_.derivatives[k], row, at);
+        results[k] = place ? place : buffers[kOperands + k];
+        streamed[k] = streams_[k] && place && is_aligned(place);
+      }
+      for_each_register<T>(n, [&](int64_t i, auto count) {
+        V elements[kOperands], made[kOperands];
+        for (int k = 0; k < kOperands; ++k) elements[k] = load(x[k] + i, count, 0);
+        formula_.derivatives(slopes, elements, made);
+        for (int k = 0; k < kOperands; ++k) store(results[k] + i, made[k], count, streamed[k]);
+      });
+      for (int k = 0; k < kOperands; ++k) {
+        if (results[k] == buffers[kOperands + k]) deliver(arguments_.derivatives[k], row, at, n, results[k]);
+      }
+    }
+  }
+
+  // Elements [at, at + n) of a row: where they lie if they lie ready, else gathered into `buffer`.
+  const S* reach(const RowOperand& operand, int64_t row, int64_t at, int64_t n, S* buffer) const {
+    const S* const place = in_place(operand, row, at);
+    if (place) return place;
+    with_storage(operand.rows.dtype, [&](auto storage) {
+      const auto* const data = static_cast<const decltype(storage)*>(operand.rows.data);
+      gather_run(buffer, data + offset_of(operand, arguments_.rows, row) + at * operand.stride, operand.stride, n);
+    });
+    return buffer;
+  }
+
+  S* in_place(const RowOperand& operand, int64_t row, int64_t at) const {
+    if (!operand.rows.data || operand.rows.dtype != kScalarType<S> || operand.stride != 1) return nullptr;
+    return static_cast<S*>(const_cast<void*>(operand.rows.data)) + offset_of(operand, arguments_.rows, row) + at;
+  }
+
+  void deliver(const RowOperand& result, int64_t row, int64_t at, int64_t n, const S* made) const {
+    if (!result.rows.data) return;
+    with_storage(result.rows.dtype, [&](auto storage) {
+      auto* const data = static_cast<decltype(storage)*>(const_cast<void*>(result.rows.data));
+      scatter_run(data + offset_of(result, arguments_.rows, row) + at * result.stride, result.stride, made, n);
+    });
+  }
+
+  const Formula& formula_;
+  const RowsArguments& arguments_;
+  bool wants_derivatives_ = false;
+  bool streams_[kOperands];
+};
+
+template <class Formula>
+double run(const Formula& formula, const RowsArguments& arguments) {
+  const ScalarType dtype = arguments.operands[0].rows.dtype;
+  bool ready = true, wide = false;
+  const auto look = [&](const RowOperand& operand) {
+    if (!operand.rows.data) return;
+    ready &= operand.rows.dtype == dtype && operand.stride == 1;
+    wide |= operand.rows.dtype == ScalarType::Double;
+  };
+  for (int k = 0; k < Formula::kOperands; ++k) {
+    look(arguments.operands[k]);
+    look(arguments.derivatives[k]);
+  }
+  if (wide) return Rows<Formula, double>(formula, arguments).run();
+  if (ready && dtype == ScalarType::BFloat16) return Rows<Formula, BFloat16>(formula, arguments).run();
+  if (ready && dtype == ScalarType::Half) return Rows<Formula, Half>(formula, arguments).run();
+  return Rows<Formula, float>(formula, arguments).run();
+}
+
+}  // namespace
+
+double triplet_margin(const RowsArguments& arguments) {
+  const double* const parameters = arguments.parameters;
+  const double margin = parameters[0], p = parameters[1], eps = parameters[2];
+  const bool swap = parameters[3] != 0;
+  const bool cosine = arguments.parameter_count > 4 && parameters[4] != 0;
+  const auto with = [&](const auto& distance) { return run(TripletMargin{distance, margin, swap}, arguments); };
+  if (cosine) return with(CosineDistance{});
+  if (p == 2) return with(EuclideanDistance{{}, eps});
+  if (p == 1) return with(ManhattanDistance{{}, eps});
+  if (std::isinf(p)) return with(ExtremeDistance{eps, p < 0});
+  return with(PowerDistance{{}, eps, p});
+}
+
+double cosine_embedding(const RowsArguments& arguments) {
+  return run(CosineEmbedding{arguments.parameters[0]}, arguments);
+}
+
+}  // namespace fused_losses

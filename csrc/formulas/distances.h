@@ -1,0 +1,172 @@
+// Distances between two vectors x and y, and their derivatives.
+//
+// A distance is a struct with
+//   kNumbers    how many numbers a pass over the vectors yields
+//   kAdds       whether these are sums; if not, start() and merge() say what they are
+//   add(x, y, numbers)      takes an element into account
+//   value(numbers)          the distance
+//   slope(numbers, value, factor)  what the derivatives, times factor, are made of
+//   derivatives(slope, x, y)       with respect to x and y
+// Differences are x - y + eps, as in torch's pairwise_distance; the derivative of a norm is 0 where the norm is 0.
+#pragma once
+
+#include "math.h"
+
+namespace fused_losses {
+
+template <class V>
+struct Pair {
+  V x, y;
+};
+
+struct Slope {
+  double a, b, c;
+};
+
+FUSED_LOSSES_WORD T sign_of(T x) {
+  return select(x > splat<T>(0), splat<T>(1), select(x < splat<T>(0), splat<T>(-1), splat<T>(0)));
+}
+
+struct SumDistance {
+  static constexpr bool kAdds = true;
+};
+
+// (sum d^2)^(1/2)
+struct EuclideanDistance : SumDistance {
+  static constexpr int kNumbers = 1;
+  double eps;
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
+    const V d = (x - y) + splat<V>(eps);
+    numbers[0] += d * d;
+  }
+  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return std::sqrt(numbers[0]); }
+  FUSED_LOSSES_HOST_DEVICE Slope slope(const double*, double value, double factor) const {
+    return {value == 0 ? 0 : factor / value, 0, 0};
+  }
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+    const V of_x = splat<V>(slope.a) * ((x - y) + splat<V>(eps));
+    return {of_x, -of_x};
+  }
+};
+
+// sum |d|
+struct ManhattanDistance : SumDistance {
+  static constexpr int kNumbers = 1;
+  double eps;
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
+    numbers[0] += abs((x - y) + splat<V>(eps));
+  }
+  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return numbers[0]; }
+  FUSED_LOSSES_HOST_DEVICE Slope slope(const double*, double, double factor) const { return {factor, 0, 0}; }
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+    const V of_x = splat<V>(slope.a) * sign_of((x - y) + splat<V>(eps));
+    return {of_x, -of_x};
+  }
+};
+
+// (sum |d|^p)^(1/p) for any finite p but 0.
+struct PowerDistance : SumDistance {
+  static constexpr int kNumbers = 1;
+  double eps;
+  double p;
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
+    numbers[0] += pow(abs((x - y) + splat<V>(eps)), p);
+  }
+  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return std::pow(numbers[0], 1 / p); }
+  FUSED_LOSSES_HOST_DEVICE Slope slope(const double*, double value, double factor) const {
+    return value == 0 ? Slope{0, 1, 0} : Slope{factor, 1 / value, 0};
+  }
+  // (|d| / value)^(p - 1): powers of the quotient stay in range where those of either might not.
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+    const V d = (x - y) + splat<V>(eps);
+    const V zero = splat<V>(0);
+    const V size = splat<V>(slope.a) * pow(abs(d) * splat<V>(slope.b), p - 1);
+    const V of_x = select(d == zero, zero, sign_of(d) * size);
+    return {of_x, -of_x};
+  }
+};
+
+// The largest |d| (p = infinity) or the smallest (p = -infinity). Elements that tie share the derivative.
+struct ExtremeDistance {
+  static constexpr int kNumbers = 2;  // the extreme, and how many elements have it
+  static constexpr bool kAdds = false;
+  double eps;
+  bool smallest;
+
+  FUSED_LOSSES_HOST_DEVICE double first() const { return smallest ? INFINITY : -1; }
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void start(V* numbers) const {
+    numbers[0] = splat<V>(first());
+    numbers[1] = splat<V>(0);
+  }
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void take(V size, V count, V* numbers) const {
+    // NaN is beyond everything, and nothing is beyond NaN.
+    const auto beyond = smallest ? size < numbers[0] : size > numbers[0];
+    const auto further = beyond | (size != size);
+    numbers[1] = select(further, count, numbers[1] + select(size == numbers[0], count, splat<V>(0)));
+    numbers[0] = select(further, size, numbers[0]);
+  }
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
+    take(abs((x - y) + splat<V>(eps)), splat<V>(1), numbers);
+  }
+  FUSED_LOSSES_HOST_DEVICE void merge(const double* other, double* numbers) const {
+    if (other[1] > 0) take(other[0], other[1], numbers);
+  }
+  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return numbers[0]; }
+  FUSED_LOSSES_HOST_DEVICE Slope slope(const double* numbers, double value, double factor) const {
+    return {factor / numbers[1], value, 0};
+  }
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+    const V d = (x - y) + splat<V>(eps);
+    const V of_x = select(abs(d) == splat<V>(slope.b), splat<V>(slope.a) * sign_of(d), splat<V>(0));
+    return {of_x, -of_x};
+  }
+};
+
+// 1 - x y / (|x| |y|), with norms held above 1e-8 as in torch's cosine_similarity; derivatives pass through that
+// as if it were not there.
+struct CosineDistance : SumDistance {
+  static constexpr int kNumbers = 3;  // x y, x x, y y
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
+    numbers[0] += x * y;
+    numbers[1] += x * x;
+    numbers[2] += y * y;
+  }
+  FUSED_LOSSES_HOST_DEVICE static double norm(double square) {
+    const double root = std::sqrt(square);
+    return root < 1e-8 ? 1e-8 : root;
+  }
+  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const {
+    return 1 - numbers[0] / (norm(numbers[1]) * norm(numbers[2]));
+  }
+  FUSED_LOSSES_HOST_DEVICE Slope slope(const double* numbers, double, double factor) const {
+    const double of_x = norm(numbers[1]), of_y = norm(numbers[2]);
+    const double cosine = numbers[0] / (of_x * of_y);
+    const auto along = [&](double norm, double square) {
+      return square == 0 ? 0 : factor * cosine / (norm * std::sqrt(square));
+    };
+    return {-factor / (of_x * of_y), along(of_x, numbers[1]), along(of_y, numbers[2])};
+  }
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+    const V a = splat<V>(slope.a);
+    return {a * y + splat<V>(slope.b) * x, a * x + splat<V>(slope.c) * y};
+  }
+};
+
+}  // namespace fused_losses

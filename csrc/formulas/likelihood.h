@@ -1,0 +1,104 @@
+// Negative log-likelihoods and divergences of distributions given by their parameters.
+#pragma once
+
+#include "pointwise.h"
+
+namespace fused_losses {
+
+// e^x - t x for the logarithm x of the rate, or x - t log(x + eps) for the rate itself. `full` adds Stirling's
+// approximation of log t!, t log t - t + log(2 pi t) / 2, for t > 1.
+struct PoissonNLL : PointwiseFormula {
+  FUSED_LOSSES_HOST_DEVICE explicit PoissonNLL(const double* parameters)
+      : PointwiseFormula(parameters), log_input_(parameters[0] != 0), full_(parameters[1] != 0), eps_(parameters[2]) {}
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
+    Terms<V, 2> result;
+    if (log_input_) {
+      const V rate = exp(x);
+      result = {rate - t * x, {rate - t, -x}};
+    } else {
+      const V rate = x + splat<V>(eps_);
+      const V log_rate = log(rate);
+      result = {x - t * log_rate, {splat<V>(1) - t / rate, -log_rate}};
+    }
+    if (full_) {
+      constexpr double kHalfLogTwoPi = 0.91893853320467274;
+      const V log_t = log(t), half = splat<V>(0.5), one = splat<V>(1);
+      const auto counts = t > one;
+      result.value += select(counts, (t * log_t - t) + (half * log_t + splat<V>(kHalfLogTwoPi)), splat<V>(0));
+      // 0 times a logarithm, so that the derivative at t <= 0 is NaN, as torch's.
+      result.derivative[1] += select(counts, log_t + half / t, splat<V>(0) * log_t);
+    }
+    return result;
+  }
+
+ private:
+  bool log_input_, full_;
+  double eps_;
+};
+
+// (log v + (x - t)^2 / v) / 2 for v = max(var, eps); `full` adds log(2 pi) / 2. Derivatives pass through the
+// maximum as if it were not there.
+struct GaussianNLL : PointwiseFormula {
+  static constexpr int kOperands = 3;
+  static constexpr int kDerivatives = 3;
+  static constexpr bool kNeedsDomain = true;
+  using DomainError = std::invalid_argument;
+  static constexpr const char* kOutside = "var has negative entry/entries";
+
+  FUSED_LOSSES_HOST_DEVICE explicit GaussianNLL(const double* parameters)
+      : PointwiseFormula(parameters), constant_(parameters[0] != 0 ? 0.91893853320467274 : 0), eps_(parameters[1]) {}
+
+  // NaN is in: torch asks whether any is below 0.
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE static auto in_domain(V, V, V var) {
+    return (var >= splat<V>(0)) | (var != var);
+  }
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE Terms<V, 3> terms(V x, V t, V var) const {
+    const V eps = splat<V>(eps_), half = splat<V>(0.5);
+    const V v = select(var < eps, eps, var);
+    const V difference = x - t;
+    const V precision = splat<V>(1) / v;
+    const V slope = difference * precision;
+    const V value = half * (log(v) + difference * slope) + splat<V>(constant_);
+    return {value, {slope, -slope, half * (precision - slope * slope)}};
+  }
+
+ private:
+  double constant_;  // log(2 pi) / 2 or nothing
+  double eps_;
+};
+
+// t (log t - x), or e^t (t - x) where the target is a logarithm.
+struct KLDiv : PointwiseFormula {
+  FUSED_LOSSES_HOST_DEVICE explicit KLDiv(const double* parameters)
+      : PointwiseFormula(parameters), log_target_(parameters[0] != 0) {}
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
+    if (log_target_) {
+      const V p = exp(t);
+      const V log_ratio = t - x;
+      return {p * log_ratio, {-p, p * (log_ratio + splat<V>(1))}};
+    }
+    const V zero = splat<V>(0);
+    const V log_t = log(t);
+    const V entropy = select(t == zero, zero, t * log_t);
+    // t / t: the derivative at t = 0 is NaN, as torch's.
+    return {entropy - t * x, {-t, (log_t - x) + t / t}};
+  }
+
+ private:
+  bool log_target_;
+};
+
+// The losses of this file: the operator's name and its formula.
+#define FUSED_LOSSES_LIKELIHOOD(X)  \
+  X(poisson_nll_loss, PoissonNLL)   \
+  X(gaussian_nll_loss, GaussianNLL) \
+  X(kl_div, KLDiv)
+
+}  // namespace fused_losses

@@ -1,0 +1,16 @@
+// Every loss that has a formula of its own: the lists that engines instantiate and that registration walks.
+#pragma once
+
+#include "binary.h"
+#include "class_margin.h"
+#include "cross_entropy.h"
+#include "likelihood.h"
+#include "margin.h"
+#include "regression.h"
+#include "rows.h"
+
+#define FUSED_LOSSES_POINTWISE(X) \
+  FUSED_LOSSES_REGRESSION(X)      \
+  FUSED_LOSSES_BINARY(X)          \
+  FUSED_LOSSES_LIKELIHOOD(X)      \
+  FUSED_LOSSES_MARGIN(X)

@@ -1,0 +1,124 @@
+// Losses of whole rows: a pass over the rows yields a few numbers, these yield the row's value and what its
+// derivatives are made of, and a second pass makes those.
+//
+// A formula is a struct with
+//   kOperands      how many rows it reads, and has derivatives with respect to
+//   kHasTarget     whether a number goes with each row besides
+//   kNumbers       how many numbers a pass over the rows yields
+//   kAdds          whether these are sums; if not, start() and merge() say what they are
+//   add(x, numbers)      takes an element of each row into account
+//   finish(numbers, target, scale, slopes)  the row's value; slopes, if not null, are for derivatives times scale
+//   derivatives(slopes, x, results)
+#pragma once
+
+#include "distances.h"
+
+namespace fused_losses {
+
+// max(0, d(anchor, positive) - d(anchor, negative) + margin); with `swap`, the distance from the positive to the
+// negative counts where it is the smaller one. Where the two tie, they share the derivative.
+template <class Distance>
+struct TripletMargin {
+  static constexpr int kOperands = 3;
+  static constexpr bool kHasTarget = false;
+  static constexpr int kPair = Distance::kNumbers;
+  static constexpr int kNumbers = 3 * kPair;
+  static constexpr bool kAdds = Distance::kAdds;
+  using Slopes = Slope[3];
+
+  Distance distance;
+  double margin;
+  bool swap;
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void start(V* numbers) const {
+    for (int pair = 0; pair < 3; ++pair) distance.start(numbers + pair * kPair);
+  }
+  FUSED_LOSSES_HOST_DEVICE void merge(const double* other, double* numbers) const {
+    for (int pair = 0; pair < 3; ++pair) distance.merge(other + pair * kPair, numbers + pair * kPair);
+  }
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void add(const V* x, V* numbers) const {
+    distance.add(x[0], x[1], numbers);
+    distance.add(x[0], x[2], numbers + kPair);
+    if (swap) distance.add(x[1], x[2], numbers + 2 * kPair);
+  }
+
+  FUSED_LOSSES_HOST_DEVICE double finish(const double* numbers, double, double scale, Slope* slopes) const {
+    const double to_positive = distance.value(numbers), from_anchor = distance.value(numbers + kPair);
+    double from_positive = 0, to_negative = from_anchor, share = 1;
+    if (swap) {
+      from_positive = distance.value(numbers + 2 * kPair);
+      share = from_anchor < from_positive ? 1 : from_anchor > from_positive ? 0 : 0.5;
+      if (!(from_anchor < from_positive)) to_negative = from_anchor == from_anchor ? from_positive : from_anchor;
+    }
+    const double gap = margin + to_positive - to_negative;
+    if (slopes) {
+      const double factor = gap > 0 ? scale : 0;
+      slopes[0] = distance.slope(numbers, to_positive, factor);
+      slopes[1] = distance.slope(numbers + kPair, from_anchor, -factor * share);
+      if (swap) slopes[2] = distance.slope(numbers + 2 * kPair, from_positive, -factor * (1 - share));
+    }
+    return gap <= 0 ? 0 : gap;
+  }
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void derivatives(const Slope* slopes, const V* x, V* results) const {
+    const Pair<V> positive = distance.derivatives(slopes[0], x[0], x[1]);
+    const Pair<V> negative = distance.derivatives(slopes[1], x[0], x[2]);
+    results[0] = positive.x + negative.x;
+    results[1] = positive.y;
+    results[2] = negative.y;
+    if (!swap) return;
+    const Pair<V> between = distance.derivatives(slopes[2], x[1], x[2]);
+    results[1] += between.x;
+    results[2] += between.y;
+  }
+};
+
+// 1 - cos for a target of 1, max(0, cos - margin) for -1, 0 for any other. The squares of the norms have 1e-12
+// added, as in torch.
+struct CosineEmbedding {
+  static constexpr int kOperands = 2;
+  static constexpr bool kHasTarget = true;
+  static constexpr int kNumbers = CosineDistance::kNumbers;
+  static constexpr bool kAdds = true;
+  using Slopes = Slope[1];
+
+  double margin;
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void add(const V* x, V* numbers) const {
+    CosineDistance().add(x[0], x[1], numbers);
+  }
+
+  FUSED_LOSSES_HOST_DEVICE double finish(const double* numbers, double target, double scale, Slope* slopes) const {
+    constexpr double kEps = 1e-12f;  // a float in torch, too, whatever the input
+    const double square_1 = numbers[1] + kEps, square_2 = numbers[2] + kEps;
+    const double norms = std::sqrt(square_1 * square_2);
+    const double cosine = numbers[0] / norms;
+    const double gap = cosine - margin;
+    const double sign = target == 1 ? -1 : target == -1 && gap > 0 ? 1 : 0;
+    if (slopes) {
+      const double factor = sign * scale;
+      slopes[0] = {factor / norms, -factor * cosine / square_1, -factor * cosine / square_2};
+    }
+    if (target == 1) return 1 - cosine;
+    return target == -1 && !(gap <= 0) ? gap : 0;
+  }
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE void derivatives(const Slope* slopes, const V* x, V* results) const {
+    const Pair<V> both = CosineDistance().derivatives(slopes[0], x[0], x[1]);
+    results[0] = both.x;
+    results[1] = both.y;
+  }
+};
+
+// The operator's name and the engine's function: what registration walks.
+#define FUSED_LOSSES_ROWS(X)                           \
+  X(triplet_margin_loss, triplet_margin)               \
+  X(triplet_margin_with_distance_loss, triplet_margin) \
+  X(cosine_embedding_loss, cosine_embedding)
+
+}  // namespace fused_losses

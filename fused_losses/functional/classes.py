@@ -1,0 +1,225 @@
+"""Losses of class indices: cross-entropy and the margins between classes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import _reduction as legacy
+
+from fused_losses.dispatch import REDUCTION_CODES, Backward, autocasts, by_torch, kernels_take, run
+from fused_losses.operands import check_backward, promoted, takes_classes, takes_labels
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Softmax cross-entropy between logits and class indices or class probabilities.
+
+    With :math:`q` the target's distribution over classes, smoothed by :math:`\epsilon`, the loss of a row is
+    :math:`-\sum_c w_c q_c \log \mathrm{softmax}(x)_c`; see :func:`torch.nn.functional.cross_entropy`.
+
+    Args:
+        input: logits, (C), (N, C) or (N, C, d1, ...).
+        target: class indices (int64 or uint8), shaped as input without C, or probabilities, shaped as input.
+        weight: (C), a factor for each class.
+        size_average: deprecated, see `reduction`.
+        ignore_index: rows with this class index count neither in the loss nor in the mean's divisor.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "sum", or "mean": over the weights of the rows' classes, or over rows where the
+            target holds probabilities.
+        label_smoothing: in [0, 1].
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        IndexError: a class index outside [0, C) that is not ignore_index.
+        RuntimeError: operands whose shapes or dtypes torch does not take either.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if (
+        kernels_take(input, target, weight)
+        and reduction in REDUCTION_CODES
+        and takes_classes(input, target, weight)
+        and 0.0 <= label_smoothing <= 1.0
+        and (not target.is_floating_point() or ignore_index < 0)
+    ):
+        return run(
+            "cross_entropy",
+            input,
+            target,
+            weight,
+            None,
+            (ignore_index, label_smoothing),
+            REDUCTION_CODES[reduction],
+            torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
+            backward,
+        )
+    return by_torch(
+        F.cross_entropy,
+        input,
+        target,
+        weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Negative log-likelihood :math:`-w_y x_y` of class indices y under log-probabilities x.
+
+    Arguments, shapes and errors are those of :func:`cross_entropy` with class indices.
+    See :func:`torch.nn.functional.nll_loss`.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if (
+        kernels_take(input, target, weight)
+        and reduction in REDUCTION_CODES
+        and not target.is_floating_point()
+        and takes_classes(input, target, weight)
+    ):
+        return run(
+            "nll_loss",
+            input,
+            target,
+            weight,
+            None,
+            (ignore_index, 0.0),
+            REDUCTION_CODES[reduction],
+            torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
+            backward,
+        )
+    return by_torch(F.nll_loss, input, target, weight, ignore_index=ignore_index, reduction=reduction)
+
+
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Margin of the target's score over all others.
+
+    The loss of a row of C scores is :math:`\frac{w_y}{C} \sum_{j \ne y} \max(0, m - x_y + x_j)^p`; see
+    :func:`torch.nn.functional.multi_margin_loss`, which lacks bfloat16 and float16 on the CPU.
+
+    Args:
+        input: scores, (N, C) or (C).
+        target: int64 class indices, (N), or () for (C).
+        p: 1 or 2.
+        margin: how far the target's score should lead.
+        weight: (C), a factor for each target class.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" (over rows) or "sum".
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        RuntimeError: a class index outside [0, C); shapes or dtypes that do not fit.
+        ValueError: another p; a weight that is not one-dimensional.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if (
+        kernels_take(input, target, weight)
+        and reduction in REDUCTION_CODES
+        and (p == 1 or p == 2)
+        and takes_labels(input, target, weight)
+        and target.numel() == (input.shape[0] if input.dim() == 2 else 1)
+        and target.dim() <= 1
+    ):
+        loss = run(
+            "multi_margin_loss",
+            input if input.dim() else input.reshape(1),
+            target,
+            weight,
+            None,
+            ((float(p), float(margin)),),
+            REDUCTION_CODES[reduction],
+            promoted(input),
+            backward,
+        )
+        # Of a single row, a target may have a dimension or none, whether input has one for rows or not.
+        return loss.reshape(target.shape) if reduction == "none" and loss.dim() != target.dim() else loss
+    return by_torch(
+        F.multi_margin_loss, input, target, p=p, margin=margin, weight=weight, reduction=reduction
+    )
+
+
+def multilabel_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Margin of 1 of every target's score over all classes that are none.
+
+    The loss of a row of C scores with targets Y is
+    :math:`\frac{1}{C} \sum_{y \in Y} \sum_{j \notin Y} \max(0, 1 - x_y + x_j)`; see
+    :func:`torch.nn.functional.multilabel_margin_loss`, which lacks bfloat16 and float16 on the CPU.
+
+    Args:
+        input: scores, (N, C) or (C).
+        target: int64, shaped as input: a row's targets up to the first -1; one listed twice counts twice.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" (over rows) or "sum".
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        RuntimeError: an element of target outside [-1, C); shapes or dtypes that do not fit.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if (
+        kernels_take(input, target)
+        and reduction in REDUCTION_CODES
+        and takes_labels(input, target, None)
+        and target.shape == input.shape
+    ):
+        return run(
+            "multilabel_margin_loss",
+            input if input.dim() else input.reshape(1),
+            target if target.dim() else target.reshape(1),
+            None,
+            None,
+            ((),),
+            REDUCTION_CODES[reduction],
+            promoted(input),
+            backward,
+        )
+    return by_torch(F.multilabel_margin_loss, input, target, reduction=reduction)

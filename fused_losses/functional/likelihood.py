@@ -1,0 +1,206 @@
+"""Negative log-likelihoods and divergences."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import _reduction as legacy
+
+from fused_losses.dispatch import BATCH_MEAN, REDUCTION_CODES, Backward, by_torch, kernels_take, run
+from fused_losses.operands import (
+    as_floating,
+    check_backward,
+    promoted,
+    promoted_without_autocast,
+    takes_elements,
+    warn,
+)
+from fused_losses.shapes import broadcast_shape
+
+
+def poisson_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: bool | None = None,
+    eps: float = 1e-8,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Negative log-likelihood of counts under Poisson distributions.
+
+    :math:`e^x - t x` for the logarithm x of the rate, :math:`x - t \log(x + \epsilon)` for the rate itself;
+    see :func:`torch.nn.functional.poisson_nll_loss`.
+
+    Args:
+        input: logarithms of rates, or rates, any shape.
+        target: counts, broadcastable with input.
+        log_input: whether input holds logarithms.
+        full: whether to add Stirling's approximation of :math:`\log t!`, for targets above 1.
+        size_average: deprecated, see `reduction`.
+        eps: added to a rate before its logarithm is taken.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" or "sum".
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        RuntimeError: shapes that do not broadcast.
+        ValueError: another reduction.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if (
+        kernels_take(input, target)
+        and reduction in REDUCTION_CODES
+        and broadcast_shape(input, target) is not None
+    ):
+        target = as_floating(target, input)
+        if takes_elements(input, target, None):
+            return run(
+                "poisson_nll_loss",
+                input,
+                target,
+                None,
+                None,
+                ((float(log_input), float(full), float(eps)), None),
+                REDUCTION_CODES[reduction],
+                promoted(input, target),
+                backward,
+            )
+    return by_torch(
+        F.poisson_nll_loss, input, target, log_input=log_input, full=full, eps=eps, reduction=reduction
+    )
+
+
+def gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Negative log-likelihood of observations under normal distributions.
+
+    :math:`\frac{1}{2} (\log v + (x - t)^2 / v)` with :math:`v = \max(\mathrm{var}, \epsilon)`, whose gradient
+    passes to var as if there were no maximum; see :func:`torch.nn.functional.gaussian_nll_loss`.
+
+    Args:
+        input: means, any shape.
+        target: observations, broadcastable with input.
+        var: variances: shaped as input, or with a last dimension of 1 or none, or a number.
+        full: whether to add :math:`\frac{1}{2} \log 2\pi`.
+        eps: the smallest variance.
+        reduction: "none", "mean" or "sum".
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        ValueError: a negative variance, one of another shape, another reduction.
+        RuntimeError: shapes that do not broadcast.
+    """
+    check_backward(backward)
+    if isinstance(var, float):
+        # As an operand without dimensions, which every element reads.
+        variances = input.new_full((), var) if var >= 0 and input.dim() else None
+    else:
+        variances = _variances(input, var)
+    if (
+        variances is not None
+        and kernels_take(input, target, variances)
+        and reduction in REDUCTION_CODES
+        and broadcast_shape(input, target, variances) is not None
+    ):
+        target = as_floating(target, input)
+        if takes_elements(input, target, None) and takes_elements(input, variances, None):
+            return run(
+                "gaussian_nll_loss",
+                input,
+                target,
+                None,
+                variances,
+                ((float(full), float(eps)), None),
+                REDUCTION_CODES[reduction],
+                promoted_without_autocast(input, target, variances),
+                backward,
+            )
+    return by_torch(F.gaussian_nll_loss, input, target, var, full=full, eps=eps, reduction=reduction)
+
+
+def _variances(input: Tensor, var: Tensor) -> Tensor | None:
+    """What broadcasts with input, of the shapes that torch takes; else None."""
+    if not isinstance(var, Tensor):
+        return None
+    if var.shape == input.shape:
+        return var
+    if var.shape == input.shape[:-1]:
+        return var.unsqueeze(-1)
+    differing = [mine for mine, theirs in zip(var.shape, input.shape, strict=False) if mine != theirs]
+    return var if var.dim() == input.dim() and differing == [1] else None
+
+
+def kl_div(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Kullback-Leibler divergence of log-probabilities x from probabilities t.
+
+    :math:`t (\log t - x)`, or :math:`e^t (t - x)` where the target holds logarithms; see
+    :func:`torch.nn.functional.kl_div`.
+
+    Args:
+        input: log-probabilities, any shape.
+        target: probabilities or their logarithms, broadcastable with input.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "sum", "batchmean" (the sum over the size of the first dimension: the divergence),
+            or "mean" (over all elements, with torch's warning that this is not the divergence).
+        log_target: whether target holds logarithms.
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        RuntimeError: shapes that do not broadcast; integers.
+        ValueError: another reduction.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    elif reduction == "mean":
+        warn(
+            "reduction='mean' averages over all elements; the divergence itself is 'batchmean'. torch "
+            "announces that 'mean' will become the same as 'batchmean'.",
+            stacklevel=3,
+        )
+    if (
+        kernels_take(input, target)
+        and (reduction in REDUCTION_CODES or reduction == "batchmean")
+        and broadcast_shape(input, target) is not None
+        and takes_elements(input, target, None)
+    ):
+        return run(
+            "kl_div",
+            input,
+            target,
+            None,
+            None,
+            ((float(log_target),), None),
+            BATCH_MEAN if reduction == "batchmean" else REDUCTION_CODES[reduction],
+            promoted(input, target),
+            backward,
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="reduction: 'mean' divides")  # given above
+        return by_torch(F.kl_div, input, target, reduction=reduction, log_target=log_target)

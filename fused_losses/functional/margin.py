@@ -1,0 +1,115 @@
+"""Losses that are zero beyond a margin."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import _reduction as legacy
+
+from fused_losses.dispatch import REDUCTION_CODES, Backward, by_torch, kernels_take, run
+from fused_losses.operands import as_floating, check_backward, promoted, takes_elements
+from fused_losses.shapes import broadcast_shape
+
+
+def hinge_embedding_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 1.0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Distances x of pairs that are to be close (t = 1) or far from each other (t = -1).
+
+    :math:`x` where t is 1, :math:`\max(0, m - x)` where it is -1, and their sum for any other t; see
+    :func:`torch.nn.functional.hinge_embedding_loss`.
+
+    Args:
+        input: distances, any shape.
+        target: broadcastable with input.
+        margin: the distance that is far enough.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" or "sum".
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        RuntimeError: shapes that do not broadcast.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if (
+        kernels_take(input, target)
+        and reduction in REDUCTION_CODES
+        and broadcast_shape(input, target) is not None
+    ):
+        target = as_floating(target, input)
+        if takes_elements(input, target, None):
+            return run(
+                "hinge_embedding_loss",
+                input,
+                target,
+                None,
+                None,
+                ((float(margin),), None),
+                REDUCTION_CODES[reduction],
+                promoted(input),  # the target is only asked which case it is
+                backward,
+            )
+    return by_torch(F.hinge_embedding_loss, input, target, margin=margin, reduction=reduction)
+
+
+def margin_ranking_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Whether input1 is ranked above input2 (t = 1) or below it (t = -1).
+
+    :math:`\max(0, m - t (x_1 - x_2))`; see :func:`torch.nn.functional.margin_ranking_loss`.
+
+    Args:
+        input1: scores, any shape.
+        input2: of as many dimensions, broadcastable with input1; so is target.
+        target: 1 or -1.
+        margin: how far apart the scores should be.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" or "sum".
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if (
+        kernels_take(input1, input2, target)
+        and reduction in REDUCTION_CODES
+        and input1.dim() == input2.dim() == target.dim()
+        and broadcast_shape(input1, input2, target) is not None
+    ):
+        signs = as_floating(target, input1)
+        if takes_elements(input1, input2, None) and takes_elements(input1, signs, None):
+            return run(
+                "margin_ranking_loss",
+                input1,
+                input2,
+                None,
+                signs,
+                ((float(margin),), None),
+                REDUCTION_CODES[reduction],
+                promoted(input1, input2, signs),
+                backward,
+            )
+    return by_torch(F.margin_ranking_loss, input1, input2, target, margin=margin, reduction=reduction)

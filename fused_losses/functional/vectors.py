@@ -1,0 +1,252 @@
+"""Losses of distances between vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import _reduction as legacy
+
+from fused_losses.dispatch import REDUCTION_CODES, Backward, by_torch, kernels_take, run
+from fused_losses.operands import (
+    FLOATING,
+    as_floating,
+    check_backward,
+    promoted,
+    promoted_without_autocast,
+)
+from fused_losses.reference import cosine_distance as cosine_distance
+from fused_losses.shapes import broadcast_shape
+
+DistanceFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def euclidean_distance(x1: Tensor, x2: Tensor) -> Tensor:
+    """The 2-norm of x1 - x2 along the last dimension."""
+    return F.pairwise_distance(x1, x2, p=2, eps=0)
+
+
+class _Distance(NamedTuple):
+    """A distance that kernels know: the p-norm of x1 - x2 + eps, or the cosine's."""
+
+    p: float = 2.0
+    eps: float = 1e-6
+    cosine: bool = False
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Whether vectors are nearer to their positives than to their negatives.
+
+    :math:`\max(0, d(a, p) - d(a, n) + m)` with :math:`d(x, y) = \|x - y + \epsilon\|_p`; see
+    :func:`torch.nn.functional.triplet_margin_loss`.
+
+    Args:
+        anchor: vectors, (..., D).
+        positive: of as many dimensions, broadcastable with anchor; so is negative.
+        negative: vectors that should be farther from the anchor.
+        margin: by how much they should, above 0.
+        p: of the norm: any number, infinity too.
+        eps: added to every difference.
+        swap: take :math:`\min(d(a, n), d(p, n))` for :math:`d(a, n)`.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" (over vectors) or "sum".
+        backward: "fused", "recompute" or "inplace" (the anchor's gradient overwrites the anchor).
+
+    Raises:
+        ValueError: a margin that is not above 0.
+        RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if margin > 0 and _takes_vectors(anchor, positive, negative, p) and reduction in REDUCTION_CODES:
+        return run(
+            "triplet_margin_loss",
+            anchor,
+            positive,
+            None,
+            negative,
+            ((float(margin), float(p), float(eps), float(swap)),),
+            REDUCTION_CODES[reduction],
+            promoted(anchor, positive, negative),
+            backward,
+        )
+    return by_torch(
+        F.triplet_margin_loss,
+        anchor,
+        positive,
+        negative,
+        margin=margin,
+        p=p,
+        eps=eps,
+        swap=swap,
+        reduction=reduction,
+    )
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    distance_function: DistanceFunction | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""As :func:`triplet_margin_loss`, with any function as the distance.
+
+    Fused for :func:`torch.nn.functional.pairwise_distance` (a :func:`functools.partial` of it, too),
+    :class:`torch.nn.PairwiseDistance`, and :func:`cosine_distance` and :func:`euclidean_distance` of this
+    module. Any other function runs in torch. See
+    :func:`torch.nn.functional.triplet_margin_with_distance_loss`.
+
+    Args:
+        anchor: vectors, (..., D).
+        positive: of as many dimensions, broadcastable with anchor; so is negative.
+        negative: vectors that should be farther from the anchor.
+        distance_function: from two tensors of vectors to distances; pairwise_distance if not given.
+        margin: by how much negatives should be farther, above 0.
+        swap: take :math:`\min(d(a, n), d(p, n))` for :math:`d(a, n)`.
+        reduction: "none", "mean" (over vectors) or "sum".
+        backward: "fused", "recompute" or "inplace" (the anchor's gradient overwrites the anchor).
+
+    Raises:
+        ValueError: a margin that is not above 0, another reduction.
+        RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
+    """
+    check_backward(backward)
+    distance = _known_distance(distance_function)
+    if (
+        distance is not None
+        and margin > 0
+        and _takes_vectors(anchor, positive, negative, distance.p)
+        and reduction in REDUCTION_CODES
+    ):
+        return run(
+            "triplet_margin_with_distance_loss",
+            anchor,
+            positive,
+            None,
+            negative,
+            ((float(margin), float(distance.p), float(distance.eps), float(swap), float(distance.cosine)),),
+            REDUCTION_CODES[reduction],
+            promoted_without_autocast(anchor, positive, negative),
+            backward,
+        )
+    return by_torch(
+        F.triplet_margin_with_distance_loss,
+        anchor,
+        positive,
+        negative,
+        distance_function=distance_function,
+        margin=margin,
+        swap=swap,
+        reduction=reduction,
+    )
+
+
+def cosine_embedding_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    backward: Backward = "fused",
+) -> Tensor:
+    r"""Pairs of vectors that are to point the same way (t = 1) or not (t = -1).
+
+    :math:`1 - \cos(x_1, x_2)` where t is 1, :math:`\max(0, \cos(x_1, x_2) - m)` where it is -1, 0 for any
+    other; see :func:`torch.nn.functional.cosine_embedding_loss`.
+
+    Args:
+        input1: vectors, (N, D) or (D).
+        input2: of as many dimensions, broadcastable with input1.
+        target: (N), or () for (D).
+        margin: the cosine that is far enough.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" (over vectors) or "sum".
+        backward: "fused", "recompute" or "inplace" (the gradient of input1 overwrites it).
+
+    Raises:
+        RuntimeError: other numbers of dimensions, shapes that do not broadcast.
+    """
+    check_backward(backward)
+    if size_average is not None or reduce is not None:
+        reduction = legacy.legacy_get_string(size_average, reduce)
+    if (
+        target.dim() == input1.dim() - 1 <= 1
+        and _takes_vectors(input1, input2, signs := as_floating(target, input1).unsqueeze(-1))
+        and input1.shape[-1] == input2.shape[-1]  # of one number for all, torch takes the norm of that number
+        and reduction in REDUCTION_CODES
+    ):
+        return run(
+            "cosine_embedding_loss",
+            input1,
+            input2,
+            None,
+            signs,
+            ((float(margin),),),
+            REDUCTION_CODES[reduction],
+            promoted(input1, input2),  # the target is only asked which case it is
+            backward,
+        )
+    return by_torch(F.cosine_embedding_loss, input1, input2, target, margin=margin, reduction=reduction)
+
+
+def _takes_vectors(input: Tensor, other: Tensor, third: Tensor, p: float = 2) -> bool:
+    """Whether the kernels of rows are defined on these operands; torch's 0-norm has no gradient."""
+    if not kernels_take(input, other, third) or p == 0:
+        return False
+    if not 0 < input.dim() == other.dim() == third.dim():
+        return False
+    shape = broadcast_shape(input, other, third)
+    return (
+        shape is not None
+        and shape[-1] > 0
+        and input.dtype in FLOATING
+        and other.dtype in FLOATING
+        and third.dtype in FLOATING
+    )
+
+
+def _known_distance(function: DistanceFunction | None) -> _Distance | None:
+    if function is None or function is F.pairwise_distance:
+        return _Distance()
+    if function is cosine_distance:
+        return _Distance(cosine=True)
+    if function is euclidean_distance:
+        return _Distance(eps=0.0)
+    if type(function) is torch.nn.PairwiseDistance and not function.keepdim:
+        return _Distance(function.norm, function.eps)
+    if (
+        isinstance(function, partial)
+        and function.func is F.pairwise_distance
+        and not function.args
+        and function.keywords.keys() <= {"p", "eps"}
+    ):
+        return _Distance(**function.keywords)
+    return None
