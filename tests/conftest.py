@@ -1,4 +1,4 @@
-"""What tests share: a single thread, and the count of the samples that conformance tests compared."""
+"""What tests share: a single thread each, and the count of the samples that conformance tests compared."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ import pytest
 import torch
 
 _SAMPLES: pytest.StashKey[Counter[str]] = pytest.StashKey()
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Where samples are too small for more, and threads that wait for each other take most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_COUNTS = "torch's own samples"  # as workers send them
 
 
 def pytest_configure(config):
     config.stash[_SAMPLES] = Counter()
+    # Tests run side by side, one process per core; those that are about threads ask for more.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +23,19 @@ def sample_counts(request):
     return request.config.stash[_SAMPLES]
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_COUNTS] = dict(session.config.stash[_SAMPLES])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Of a worker that is done, in the process that waits for all."""
+    node.config.stash[_SAMPLES].update(getattr(node, "workeroutput", {}).get(_COUNTS, {}))
+
+
 def pytest_terminal_summary(terminalreporter, config):
     counts = config.stash[_SAMPLES]
     if counts:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        terminalreporter.write_line(f"torch's own samples: {sum(counts.values())} ({kinds})")
+        terminalreporter.write_line(f"{_COUNTS}: {sum(counts.values())} ({kinds})")

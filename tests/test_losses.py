@@ -16,7 +16,6 @@ CASES = all_cases()
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings(
         "ignore:Using a target size", "ignore:reduction", "ignore:overflow encountered"
     ),
@@ -66,24 +65,23 @@ def test_unit_upstream_hands_out_what_the_forward_wrote(case):
         check(case, torch.float32, reduction, torch.ones((), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "reduction"), ((torch.float32, "none"), (torch.bfloat16, "mean")), ids=("float32", "bfloat16")
+)
 @each_case
-def test_layouts(case, dtype):
+def test_layouts(case, dtype, reduction):
     """Operands lying otherwise in memory, together and each alone."""
     plain = case.cast(dtype)
     laid = [dict(layouts(x)) if isinstance(x, Tensor) else {} for x in plain.operands]
     everywhere = range(len(laid))
-    for reduction in ("mean", "none"):
-        upstream = upstream_for(plain, reduction)
-        judged_by = judges(plain, upstream, reduction)
-        for name in laid[0]:
-            for moved in (everywhere, *({i} for i in everywhere)):
-                operands = tuple(
-                    laid[i].get(name, x) if i in moved else x for i, x in enumerate(plain.operands)
-                )
-                other = Case(name, case.name, operands, plain.options)
-                ours = loss_and_gradients(other.ours, other.sample(reduction=reduction), upstream)
-                assert_all_as_accurate(case.name, ours, *judged_by, f"{name}, {reduction}")
+    upstream = upstream_for(plain, reduction)
+    judged_by = judges(plain, upstream, reduction)
+    for name in laid[0]:
+        for moved in (everywhere, *({i} for i in everywhere)):
+            operands = tuple(laid[i].get(name, x) if i in moved else x for i, x in enumerate(plain.operands))
+            other = Case(name, case.name, operands, plain.options)
+            ours = loss_and_gradients(other.ours, other.sample(reduction=reduction), upstream)
+            assert_all_as_accurate(case.name, ours, *judged_by, f"{name}, {reduction}")
 
 
 def assert_same_bits_for_any_number_of_threads(case: Case, **options) -> None:
