@@ -47,7 +47,11 @@ class Exact:
 
 
 def results_in_extended_precision(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], upstream: Tensor | None
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    upstream: Tensor | None,
+    judges_float64: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The loss and, given `upstream`, the gradients of the operands that require it, rounded to float64 once.
 
@@ -56,6 +60,8 @@ def results_in_extended_precision(
     assert np.finfo(np.longdouble).eps < torch.finfo(torch.float64).eps / 256, "no such type on this machine"
     options = {key: _long(value) for key, value in kwargs.items()}
     reduction = options.pop("reduction", "mean")
+    if judges_float64 and name == "cross_entropy":
+        options["sums_are_rounded"] = True
     with np.errstate(all="ignore"):
         exact = FORMULAS[name](*(_long(x) for x in args), **options)
         values, size = _total(exact.values), _size(exact.values)
@@ -267,7 +273,7 @@ def multilabel_margin_loss(x, lists):
     return Exact(values, [slopes.reshape(x.shape)], axis=-1)
 
 
-def _softmax(gives_logits, x, t, weight=None, ignore_index=-100, label_smoothing=0.0):
+def _softmax(gives_logits, x, t, weight=None, ignore_index=-100, label_smoothing=0.0, sums_are_rounded=False):
     axis = 0 if x.ndim == 1 else 1
     classes = x.shape[axis]
     shape = [classes if i == axis else 1 for i in range(x.ndim)]
@@ -287,9 +293,11 @@ def _softmax(gives_logits, x, t, weight=None, ignore_index=-100, label_smoothing
     shifted = x - x.max(axis, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
     mass = target.sum(axis, keepdims=True)
-    # p - 1 is to be known to its own size; the difference from a soft target to that of the distribution.
+    # p - 1 is to be known to its own size; the difference from a soft target to that of the distribution, and so
+    # any where the sum of exponentials cannot be wider than the result.
     p = np.exp(log_p)
-    of_x = (mass, mass * (p - 1) - target) if t.dtype == np.longdouble else mass * p - target
+    is_soft = t.dtype == np.longdouble
+    of_x = (mass, mass * (p - 1) - target) if is_soft or sums_are_rounded else mass * p - target
     derivatives = [of_x, -(1 - smoothing) * w * log_p]
     # Where no class takes part, what it would have said does not matter, though it be infinite; but a
     # probability of 0 times an infinite logarithm is NaN, in torch too.

@@ -155,7 +155,8 @@ def loss_and_gradients(function, sample, upstream):
 def references(name, eager, sample, upstream):
     """What results are judged by: numbers better than torch's in float64, and the sizes of their terms."""
     wide = widened(sample)
-    exact, sizes = results_in_extended_precision(name, *wide, upstream)
+    in_float64 = differentiable(sample)[0].dtype is torch.float64
+    exact, sizes = results_in_extended_precision(name, *wide, upstream, in_float64)
     results = loss_and_gradients(eager, wide, upstream)
     if name in OVERFLOWS:
         results = [torch.where(x.isfinite(), x, y) for x, y in zip(results, exact, strict=True)]

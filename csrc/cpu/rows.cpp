@@ -141,26 +141,28 @@ class Rows {
       const int64_t n = end - at < kChunk ? end - at : kChunk;
       const S* x[kOperands];
       for (int k = 0; k < kOperands; ++k) x[k] = reach(arguments_.operands[k], row, at, n, buffers[k]);
-      V lanes[kNumbers]{};
-      if constexpr (!Formula::kAdds) formula_.start(lanes);
-      for_each_register<T>(n, [&](int64_t i, auto count) {
-        V elements[kOperands];
-        for (int k = 0; k < kOperands; ++k) elements[k] = load(x[k] + i, count, 0);
-        if constexpr (std::is_same_v<decltype(count), int>) {
-          V next[kNumbers];
-          for (int k = 0; k < kNumbers; ++k) next[k] = lanes[k];
-          formula_.add(elements, next);
-          for (int k = 0; k < kNumbers; ++k) lanes[k] = select(first_lanes<V>(count), next[k], lanes[k]);
-        } else {
-          formula_.add(elements, lanes);
-        }
-      });
-      merge_lanes(lanes, total.of);
+      // A lane takes few terms before it is merged: with two doubles to a register, 512 would cost some ulp.
+      constexpr int64_t kRun = 16 * kLanes<T>;
+      for (int64_t run = 0; run < n; run += kRun) add_run(x, run, n - run < kRun ? n - run : kRun, total.of);
     }
     return total;
   }
 
-  void merge_lanes(const V* lanes, double* total) const {
+  void add_run(const S* const* x, int64_t begin, int64_t n, double* total) const {
+    V lanes[kNumbers]{};
+    if constexpr (!Formula::kAdds) formula_.start(lanes);
+    for_each_register<T>(n, [&](int64_t i, auto count) {
+      V elements[kOperands];
+      for (int k = 0; k < kOperands; ++k) elements[k] = load(x[k] + begin + i, count, 0);
+      if constexpr (std::is_same_v<decltype(count), int>) {
+        V next[kNumbers];
+        for (int k = 0; k < kNumbers; ++k) next[k] = lanes[k];
+        formula_.add(elements, next);
+        for (int k = 0; k < kNumbers; ++k) lanes[k] = select(first_lanes<V>(count), next[k], lanes[k]);
+      } else {
+        formula_.add(elements, lanes);
+      }
+    });
     if constexpr (Formula::kAdds) {
       for (int k = 0; k < kNumbers; ++k) total[k] += sum_of_lanes(lanes[k]);
     } else {

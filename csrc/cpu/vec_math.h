@@ -92,6 +92,26 @@ inline FloatV larger(FloatV a, FloatV b) { return a > b ? a : b; }
 #endif
 inline DoubleV larger(DoubleV a, DoubleV b) { return a > b ? a : b; }
 
+// a b + c, rounded once where there is an instruction for it: unlike a contraction, always or never.
+#if defined(__AVX512F__)
+inline FloatV multiply_add(FloatV a, FloatV b, FloatV c) {
+  return (FloatV)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+inline DoubleV multiply_add(DoubleV a, DoubleV b, DoubleV c) {
+  return (DoubleV)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
+#elif defined(__FMA__)
+inline FloatV multiply_add(FloatV a, FloatV b, FloatV c) {
+  return (FloatV)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+inline DoubleV multiply_add(DoubleV a, DoubleV b, DoubleV c) {
+  return (DoubleV)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+#else
+inline FloatV multiply_add(FloatV a, FloatV b, FloatV c) { return a * b + c; }
+inline DoubleV multiply_add(DoubleV a, DoubleV b, DoubleV c) { return a * b + c; }
+#endif
+
 // ---- float: polynomials ----------------------------------------------------------------------
 
 // 2^n * y for integral n in [-151, 129]; in two steps, so that neither factor leaves float's range
@@ -128,8 +148,13 @@ inline FloatV exp_below_88(FloatV x) {
   return scale_by_power_of_two(p, n);
 }
 
-// e^x for any x: infinite from 89 on, where the polynomial overflows as it should.
-inline FloatV exp(FloatV x) { return exp_below_88(select(x > 89.0f, splat<FloatV>(89.0), x)); }
+// e^x for any x. Infinity is put in: left to overflow, it might not happen, where a compiler contracts the last
+// product with what is done to the result.
+inline FloatV exp(FloatV x) {
+  constexpr float kLargest = 88.7228394f;  // log(2^128)
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  return select(x >= kLargest, splat<FloatV>(kInfinity), exp_below_88(x));
+}
 
 // log(2^e (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)), as f - f^2/2 + f^3 p(f) + e ln 2; the polynomial's
 // largest error is a tenth of an ulp.

@@ -39,7 +39,7 @@ struct EuclideanDistance : SumDistance {
   template <class V>
   FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
     const V d = (x - y) + splat<V>(eps);
-    numbers[0] += d * d;
+    numbers[0] = multiply_add(d, d, numbers[0]);
   }
   FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return std::sqrt(numbers[0]); }
   FUSED_LOSSES_HOST_DEVICE Slope slope(const double*, double value, double factor) const {
@@ -143,9 +143,10 @@ struct CosineDistance : SumDistance {
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
-    numbers[0] += x * y;
-    numbers[1] += x * x;
-    numbers[2] += y * y;
+    // All in the same words, so that distances of equal vectors tie.
+    numbers[0] = multiply_add(x, y, numbers[0]);
+    numbers[1] = multiply_add(x, x, numbers[1]);
+    numbers[2] = multiply_add(y, y, numbers[2]);
   }
   FUSED_LOSSES_HOST_DEVICE static double norm(double square) {
     const double root = std::sqrt(square);
