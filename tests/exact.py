@@ -293,8 +293,8 @@ def _softmax(gives_logits, x, t, weight=None, ignore_index=-100, label_smoothing
     shifted = x - x.max(axis, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
     mass = target.sum(axis, keepdims=True)
-    # p - 1 is to be known to its own size; the difference from a soft target to that of the distribution, and so
-    # any where the sum of exponentials cannot be wider than the result.
+    # p - 1 is to be known to its own size; the difference from a soft target to that of the distribution, and
+    # so is any where the sum of exponentials cannot be wider than the result.
     p = np.exp(log_p)
     is_soft = t.dtype == np.longdouble
     of_x = (mass, mass * (p - 1) - target) if is_soft or sums_are_rounded else mass * p - target
