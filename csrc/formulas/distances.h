@@ -90,7 +90,8 @@ struct PowerDistance : SumDistance {
     const V d = (x - y) + splat<V>(eps);
     const V zero = splat<V>(0);
     const V size = splat<V>(slope.a) * pow(abs(d) * splat<V>(slope.b), p - 1);
-    const V of_x = select(d == zero, zero, sign_of(d) * size);
+    // 0^(p - 1) may be infinite; a distance that is NaN makes all derivatives NaN.
+    const V of_x = select(d == zero, splat<V>(0 * slope.b), sign_of(d) * size);
     return {of_x, -of_x};
   }
 };
