@@ -8,13 +8,21 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') setup.py pyproject.toml
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test test-sanitize lint format bench docs info clean
+# Triton's kernels, on the CPU.
+INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
+TRITON_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py tests/test_triton.py
+
+.PHONY: demo test test-triton test-gpu test-sanitize lint format bench gpu-report docs info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
 
 test: $(VENV)/.built-all ## every test, over every instruction set that the machine runs
 	$(BIN)/python -m pytest
+	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=13 $(BIN)/python -m pytest $(TRITON_TESTS)
+
+test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels in Triton; the better part of an hour
+	$(INTERPRETED) $(BIN)/python -m pytest $(TRITON_TESTS)
 
 test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer
 	tests/sanitize.sh $(BIN)/python
@@ -32,6 +40,9 @@ format: $(VENV)/.tools
 
 bench: $(VENV)/.built ## every loss at every size
 	$(BIN)/python -m fused_losses.bench run --all
+
+gpu-report: $(VENV)/.built ## the machine code of the kernels in Triton; no GPU is needed
+	$(BIN)/python benchmarks/gpu_report.py --check
 
 docs: $(VENV)/.built ## the tables of the README, from the registry and benchmarks/results
 	$(BIN)/python benchmarks/readme.py

@@ -4,10 +4,12 @@
 """
 
 from fused_losses import functional
+from fused_losses.backends import backend
 from fused_losses.cache import cached_bytes, empty_cache, set_cache_limit
+from fused_losses.explain import explain
 from fused_losses.modules import *  # noqa: F403
 from fused_losses.modules import __all__ as _modules
 
 __version__ = "0.1.0"
 
-__all__ = [*_modules, "cached_bytes", "empty_cache", "functional", "set_cache_limit"]
+__all__ = [*_modules, "backend", "cached_bytes", "empty_cache", "explain", "functional", "set_cache_limit"]

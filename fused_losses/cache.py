@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from fused_losses import backend
+from fused_losses import backends
 
 
 def cached_bytes() -> int:
     """Bytes of freed gradient buffers held for the next step."""
-    return int(torch.ops.fused_losses.cached_bytes()) if backend.cpu_library else 0
+    return int(torch.ops.fused_losses.cached_bytes()) if backends.cpu_library else 0
 
 
 def empty_cache() -> None:
     """Gives all freed gradient buffers back to the system, as torch.cuda.empty_cache does."""
-    if backend.cpu_library:
+    if backends.cpu_library:
         torch.ops.fused_losses.empty_cache()
 
 
@@ -22,5 +22,5 @@ def set_cache_limit(bytes: int) -> None:
     """Sets how many bytes of freed gradient buffers may be held (1 GiB unless told); 0 holds none."""
     if bytes < 0:
         raise ValueError(f"the limit must not be negative, but it is {bytes}")
-    if backend.cpu_library:
+    if backends.cpu_library:
         torch.ops.fused_losses.set_cache_limit(bytes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from fused_losses import backend
+from fused_losses import backends
 from fused_losses.autograd import LossFunction, Strategy, loss_without_gradient
 from fused_losses.registry import EXTRA_GRADIENT, LOSSES, TARGET_GRADIENT
 from fused_losses.shapes import spans
@@ -26,6 +26,10 @@ strict = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 """Raise, rather than quietly run torch's function, where the kernels cannot take a call that torch can."""
 
 
+decisions: list[str] | None = None
+"""Where `explain` wants to hear what runs."""
+
+
 def kernels_take(*tensors: Tensor | None) -> bool:
     """Whether kernels can read these tensors, the first of which is the input, here and now.
 
@@ -39,7 +43,7 @@ def kernels_take(*tensors: Tensor | None) -> bool:
             return False
     input = tensors[0]
     assert input is not None
-    return input.device.type in backend.devices and input.layout is torch.strided
+    return input.device.type in backends.devices and input.layout is torch.strided
 
 
 def _is_transformed() -> bool:
@@ -51,9 +55,26 @@ def _is_transformed() -> bool:
 def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
     """Torch's own function, which also raises torch's own errors for calls that no one can take."""
     result = function(*arguments, **keywords)
+    if decisions is not None:
+        decisions.append(f"{function.__name__}: torch's own function, because {_why_torch(arguments)}")
     if strict and not _is_transformed():
         raise RuntimeError(f"FUSED_LOSSES_STRICT: {function.__name__} would run through torch")
     return result
+
+
+def _why_torch(arguments: tuple[Any, ...]) -> str:
+    """Of the arguments that torch's function was given."""
+    tensors = [x for x in arguments if isinstance(x, Tensor)]
+    if _is_transformed():
+        return "torch.func and forward-mode AD must see through the operators"
+    if any(type(tensor) is not Tensor and type(tensor) is not Parameter for tensor in tensors):
+        return "a subclass of Tensor may mean anything by its data"
+    device = tensors[0].device.type
+    if device not in backends.devices:
+        return f"no kernels serve {device}"
+    if tensors[0].layout is not torch.strided:
+        return "the input is not strided"
+    return "kernels do not take these dtypes, shapes or options"
 
 
 def autocasts(input: Tensor) -> bool:
@@ -76,8 +97,15 @@ def run(
     operands = (input, target, weight, extra)
     call = (name, options, reduction, dtype)
     if not (torch.is_grad_enabled() and _is_differentiated(name, input, target, extra)):
+        if decisions is not None:
+            decisions.append(
+                f"{name}: {backends.devices[input.device.type]}, without gradients: none is asked for"
+            )
         return loss_without_gradient(*operands, call)
     strategy = _strategy(backward, reduction, name, input, target, extra)
+    if decisions is not None:
+        asked = "as asked for" if strategy == backward else f"since backward={backward!r} cannot be had here"
+        decisions.append(f"{name}: {backends.devices[input.device.type]}, {strategy}, {asked}")
     loss: Tensor = LossFunction.apply(*operands, call, strategy)
     return loss
 

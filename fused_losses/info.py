@@ -7,12 +7,13 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import torch
 
 import fused_losses
-from fused_losses import backend, registry
+from fused_losses import backends, registry
 
 
 def _probe(read: Callable[[], Any]) -> Any:
@@ -40,7 +41,7 @@ def _processor() -> str:
 
 
 def _cpu() -> dict[str, Any]:
-    chosen = backend.cpu_library
+    chosen = backends.cpu_library
     return {
         "processor": _probe(_processor),
         "cores": os.cpu_count(),
@@ -51,19 +52,29 @@ def _cpu() -> dict[str, Any]:
     }
 
 
+def _triton() -> str:
+    if not backends.has_triton():
+        return "not installed"
+    version = metadata.version("triton")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    serves = [device for device, kernels in backends.devices.items() if kernels.startswith("Triton")]
+    return f"{version}, serves {', '.join(serves) or 'nothing here'}" + ", interpreted" * interpreted
+
+
 def _devices() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def collect() -> dict[str, Any]:
     """The report, as plain data."""
-    served = {device: "kernels" for device in sorted(backend.devices)}
+    served = dict(sorted(backends.devices.items()))
     return {
         "fused_losses": fused_losses.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "built": _probe(_built),
         "cpu": _probe(_cpu),
+        "triton": _probe(_triton),
         "gpus": _probe(_devices),
         "losses": {
             name: {**registry.describe(loss), **served, "other devices": "torch"}

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from fused_losses import backend
+from fused_losses import backends
 from fused_losses.fakes import fakes_of, nothing
 from fused_losses.registry import LOSSES, Family, Loss
 
@@ -80,4 +80,4 @@ _library.define("cached_bytes() -> int")
 _library.define("empty_cache() -> ()")
 _library.define("set_cache_limit(int bytes) -> ()")
 
-backend.load()
+backends.load()

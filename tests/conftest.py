@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import pytest
@@ -15,6 +16,26 @@ def pytest_configure(config):
     config.stash[_SAMPLES] = Counter()
     # Tests run side by side, one process per core; those that are about threads ask for more.
     torch.set_num_threads(1)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        import interpreter
+
+        interpreter.patch_language_once()
+        interpreter.assert_as_devices_do()
+        interpreter.round_as_devices_do()
+
+
+# Inputs that take the interpreter seconds; shorter ones meet the same code.
+_LARGE = ("40000", "33000", "3x4x50x7", "threads", "shared")
+
+
+def pytest_collection_modifyitems(config, items):
+    """In Triton's interpreter, of small inputs every so many tests: FUSED_LOSSES_TEST_SHARE."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return
+    small = [item for item in items if not any(word in item.nodeid for word in _LARGE)]
+    kept = small[:: int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from fused_losses import backend
+from fused_losses import backends
 
 HERE = Path(__file__).parent
 FILES = ("test_losses.py", "test_bad_input.py", "test_extensions.py", "test_vec_math.py")
-USABLE = [name for name in backend.usable_instruction_sets() if name in backend.built_cpu_libraries()]
-OTHERS = [name for name in USABLE if f"_cpu_{name}.so" != backend.cpu_library.name]
+USABLE = [name for name in backends.usable_instruction_sets() if name in backends.built_cpu_libraries()]
+OTHERS = [name for name in USABLE if f"_cpu_{name}.so" != backends.cpu_library.name]
 
 
 def run(instruction_set: str, *command: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def run(instruction_set: str, *command: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize("name", USABLE)
 def test_torch_s_variable_chooses_the_library(name):
-    code = "import fused_losses; from fused_losses import backend; print(backend.cpu_library.name)"
+    code = "import fused_losses; from fused_losses import backends; print(backends.cpu_library.name)"
     assert run(name, "-c", code).stdout.strip() == f"_cpu_{name}.so"
 
 
@@ -52,10 +52,10 @@ def test_without_a_library_losses_run_through_torch():
         "exists = pathlib.Path.exists\n"
         "pathlib.Path.exists = lambda path: '_cpu_' not in path.name and exists(path)\n"
         "import fused_losses.functional as L\n"
-        "from fused_losses import backend\n"
+        "from fused_losses import backends\n"
         "x = torch.randn(4, 3, requires_grad=True)\n"
         "L.cross_entropy(x, torch.tensor([0, 1, 2, 0])).backward()\n"
-        "assert x.grad is not None and not backend.devices\n"
+        "assert x.grad is not None and not backends.devices\n"
     )
     done = run("default", "-c", code)
     assert done.returncode == 0, done.stderr

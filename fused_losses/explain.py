@@ -1,0 +1,39 @@
+"""What runs a call of a loss, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from fused_losses import dispatch
+
+
+def explain(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> str:
+    """Calls a loss on copies of its arguments, and says which kernels ran, by which strategy, and why.
+
+    Args:
+        function: a function of `fused_losses.functional`, or a module of this package.
+        arguments: its arguments.
+        keywords: its keyword arguments.
+
+    Returns:
+        One line for each loss that was called.
+
+    Raises:
+        Exception: whatever the call itself raises.
+    """
+
+    def copied(value: Any) -> Any:
+        # A copy of a leaf is none: so inplace may overwrite it.
+        return value.clone() if isinstance(value, Tensor) else value
+
+    decisions: list[str] = []
+    dispatch.decisions = decisions
+    try:
+        function(*tree_map(copied, arguments), **tree_map(copied, keywords))
+    finally:
+        dispatch.decisions = None
+    return "\n".join(decisions) or "no loss of this package was called"

@@ -1,0 +1,46 @@
+"""Every loss in Triton: kernels for GPUs where no compiled ones are, without a compiler.
+
+`register` makes them the kernels of a dispatch key. In Triton's interpreter they run on CPU tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from triton import knobs
+
+from fused_losses.registry import LOSSES, Family
+from fused_losses.triton_kernels import class_margin, pointwise, rows, scale, softmax
+from fused_losses.triton_kernels.operators import Engine, operators_of
+
+ENGINES: dict[Family, Engine] = {
+    "pointwise": pointwise.run,
+    "rows": rows.run,
+    "softmax": softmax.run,
+    "class_margin": class_margin.run,
+}
+
+
+def key() -> str:
+    """The dispatch key that Triton can serve here."""
+    return "CPU" if knobs.runtime.interpret else "CUDA"
+
+
+def register() -> torch.library.Library:
+    """Takes the key for all operators; they are given back when the library returned is destroyed."""
+    library = torch.library.Library("fused_losses", "IMPL", key())
+    for name, function in _implementations().items():
+        library.impl(name, function, allow_override=True)
+    return library
+
+
+def _implementations() -> dict[str, Callable[..., Any]]:
+    functions: dict[str, Callable[..., Any]] = {"scale_": scale.run}
+    for name, loss in LOSSES.items():
+        if loss.family not in ENGINES:
+            continue
+        names = (name, f"{name}_", f"{name}_backward", f"{name}_backward_")
+        functions.update(zip(names, operators_of(loss, ENGINES[loss.family]), strict=True))
+    return functions

@@ -1,0 +1,85 @@
+"""Compiling for a device that is not there: what launches would compile, without running it.
+
+`compiling` shows the machine code of every kernel of a loss, and what it would be compiled anew for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel, compile, make_backend
+from triton.runtime.jit import JITFunction, compute_cache_key, create_function_from_signature
+
+from fused_losses import backends, triton_kernels
+from fused_losses.triton_kernels import launch
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch that was not made."""
+
+    kernel: str
+    programs: int
+    constants: dict[str, Any]
+    """What the caller had compiled in, options of the compiler included."""
+    key: str
+    """The specialisation: launches of equal keys run the same machine code."""
+    compiled: CompiledKernel
+
+
+_compiled: dict[tuple[GPUTarget, str], CompiledKernel] = {}
+
+
+def compile_for(
+    target: GPUTarget, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]
+) -> tuple[str, CompiledKernel]:
+    """The key and the code of a launch, as `JITFunction.run` finds them on the device itself."""
+    if not isinstance(kernel, JITFunction):
+        raise RuntimeError("fused_losses: with TRITON_INTERPRET, kernels are not compiled")
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    options = {
+        **launch.compiler_options(constants, target.backend, target.warp_size),
+        "debug": kernel.debug or knobs.runtime.debug,
+        "instrumentation_mode": knobs.compilation.instrumentation_mode,
+    }
+    bound, specialization, rest = bind(*arguments, **options)
+    key = kernel.cache_key + compute_cache_key({}, specialization, rest)
+    if (target, key) not in _compiled:
+        parsed, signature, constexprs, attributes = kernel._pack_args(
+            backend, options, bound, specialization, rest
+        )
+        source = ASTSource(kernel, signature, constexprs, attributes)
+        _compiled[target, key] = compile(source, target=target, options=parsed.__dict__)
+    return key, _compiled[target, key]
+
+
+@contextmanager
+def compiling(target: GPUTarget) -> Iterator[list[Launch]]:
+    """Collects the launches that losses of tensors on the meta device make inside, compiled for the target.
+
+    These tensors have no elements. No one needs them: an engine that looked at one would wait for its GPU.
+    """
+    launches: list[Launch] = []
+
+    def take(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
+        key, compiled = compile_for(target, kernel, arguments, constants)
+        launches.append(Launch(kernel.__name__, programs, constants, key, compiled))
+
+    before = launch.taker, backends.devices
+    launch.taker = take
+    backends.devices = {**backends.devices, "meta": "Triton, compiled only"}
+    library = torch.library.Library("fused_losses", "IMPL", "Meta")
+    for name, function in triton_kernels._implementations().items():
+        library.impl(name, function, allow_override=True)
+    try:
+        yield launches
+    finally:
+        library._destroy()
+        launch.taker, backends.devices = before

@@ -1,0 +1,288 @@
+"""Softmax cross-entropy: tiles of positions times classes, one softmax for each position."""
+
+import triton
+import triton.language as tl
+
+from fused_losses.triton_kernels.formulas.cross_entropy import gradient_at_hot, soft_target, value_of_row
+from fused_losses.triton_kernels.formulas.math import exp_of_rounded, scalar
+from fused_losses.triton_kernels.iteration import offset_of, turns
+from fused_losses.triton_kernels.labels import LABELS_PER_STEP, load_labels, weight_of_all
+from fused_losses.triton_kernels.reduce import finish
+
+
+@triton.jit
+def _rows(tensor, sizes, position):
+    """Where the rows of some positions begin."""
+    if tensor[0] is None:
+        return None
+    else:
+        return tensor[0] + offset_of(position, sizes, tensor[2])
+
+
+@triton.jit
+def _load_chunk(tensor, rows, c, in_row, live, counts, other, T: tl.constexpr, IN_ROWS: tl.constexpr):
+    """Classes c of rows; of those that do not count, nothing but `other`."""
+    if tensor[0] is None:
+        return None
+    else:
+        places = rows[:, None] + (c.to(tl.int64) * tensor[1])[None, :]
+        if IN_ROWS:
+            return tl.load(places, mask=counts[:, None] & in_row[None, :], other=other).to(T)
+        else:
+            # Neighbours are of different rows, and read together, whether they count or not.
+            chunk = tl.load(places, mask=live[:, None] & in_row[None, :], other=other).to(T)
+            return tl.where(counts[:, None], chunk, other)
+
+
+@triton.jit
+def _store_chunk(tensor, rows, c, mask, value):
+    tl.store(
+        rows[:, None] + (c.to(tl.int64) * tensor[1])[None, :], value.to(tensor[0].dtype.element_ty), mask=mask
+    )
+
+
+@triton.jit
+def _load_weight(weight, c, in_row, T: tl.constexpr):
+    if weight[0] is None:
+        return None
+    else:
+        return tl.load(weight[0] + c.to(tl.int64) * weight[1], mask=in_row, other=0).to(T)[None, :]
+
+
+@triton.jit
+def _soft(t, weight, smoothing, classes, c, in_row, x, PROBABILITIES: tl.constexpr, T: tl.constexpr):
+    """Soft targets of a chunk, 0 beyond the row's end."""
+    q = soft_target(t, _load_weight(weight, c, in_row, T), smoothing, classes, x, PROBABILITIES)
+    return tl.where(in_row[None, :], q, 0.0)
+
+
+@triton.jit
+def _mass_of_smoothing(weight, smoothing, classes, chunks, CHUNK: tl.constexpr, T: tl.constexpr):
+    """What smoothing adds up to, without probabilities: the same for all rows."""
+    total = tl.zeros((CHUNK,), T)
+    if weight[0] is None:
+        return smoothing.to(T)
+    else:
+        for k in range(0, chunks):
+            c = k * CHUNK + tl.arange(0, CHUNK)
+            total += tl.load(weight[0] + c.to(tl.int64) * weight[1], mask=c < classes, other=0).to(T)
+        return tl.sum(total) * (smoothing / classes).to(T)
+
+
+@triton.jit
+def _finite(m):
+    """A maximum to subtract: of nothing but -inf, 0, so that exponentials are 0 and not NaN."""
+    return tl.where(m == float("-inf"), 0.0, m)
+
+
+@triton.jit(do_not_specialize=["ignore_index", "smoothing", "divisor"], debug=True)
+def cross_entropy(
+    x,
+    labels,
+    probabilities,
+    weight,
+    upstream,
+    of_input,
+    of_probabilities,
+    losses,
+    statistics_ptr,
+    loss_ptr,
+    partials_ptr,
+    arrived_ptr,
+    divisor_ptr,
+    positions: "i64",
+    sizes,
+    classes,
+    ignore_index: "i64",
+    smoothing: "fp64",
+    divisor: "fp64",
+    COUNTS: tl.constexpr,
+    SMOOTHED: tl.constexpr,
+    GIVEN: tl.constexpr,
+    READY: tl.constexpr,
+    ROUNDED: tl.constexpr,
+    IN_ROWS: tl.constexpr,
+    INDEX: tl.constexpr,
+    T: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    RESIDENT: tl.constexpr,
+):
+    """A tensor is a pointer (None: absent), its stride along classes, and its strides along positions.
+
+    RESIDENT rows fit into a chunk: read once, they stay in registers. Others are read twice, the second time
+    from their end, where the caches still hold them. GIVEN statistics, a row's maximum and sum of
+    exponentials, make the first pass unnecessary; else they are written, if there is room for them.
+    IN_ROWS: classes lie side by side, and not positions. COUNTS: the divisor is the weight of all labels,
+    added up by each program.
+    """
+    HOT: tl.constexpr = labels[0] is not None
+    SOFT: tl.constexpr = SMOOTHED or not HOT
+    # 16 bits cannot tell; with more, p - 1 is minus the sum of the others: exact where p is nearly 1.
+    SUMS_OTHERS: tl.constexpr = HOT and not ROUNDED
+    divisor = scalar(divisor)
+    scale = scalar(1.0)
+    smoothing = scalar(smoothing)
+    if upstream[0] is not None and len(upstream) == 1:
+        scale = tl.load(upstream[0]).to(tl.float64)
+        if READY:
+            if scale == 1:
+                return
+    if COUNTS:
+        divisor = weight_of_all(
+            labels, weight, sizes, positions, classes, ignore_index, LABELS_PER_STEP, INDEX
+        )
+    elif divisor_ptr is not None:
+        divisor = tl.load(divisor_ptr).to(tl.float64)
+    scale = (scale / divisor).to(T)
+    keep_soft = (1 - smoothing).to(T)
+
+    chunks = tl.cdiv(classes, CHUNK)
+    if GIVEN and SMOOTHED:
+        common_mass = _mass_of_smoothing(weight, smoothing, classes, chunks, CHUNK, T)
+    total = tl.zeros((ROWS,), tl.float64)
+    first, end, step = turns(positions, ROWS, INDEX)
+    for begin in range(first, end, step):
+        position = begin + tl.arange(0, ROWS)
+        live = position < end
+        x_rows = _rows(x, sizes, position)
+        t_rows = _rows(probabilities, sizes, position)
+        counts = live
+        hot = tl.zeros((ROWS,), T)
+        x_y = hot
+        y = position * 0
+        w_y = hot + 1
+        if HOT:
+            y, counts = load_labels(labels, sizes, position, live, classes, ignore_index)
+            if weight[0] is not None:
+                w_y = tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(T)
+            hot = w_y * keep_soft
+            # Before a gradient may overwrite it.
+            x_y = tl.load(x_rows + y * x[1], mask=counts, other=0).to(T)
+        slope = tl.where(counts, scale, 0.0)
+        if len(upstream) > 1:
+            u = tl.load(upstream[0] + offset_of(position, sizes, upstream[1]), mask=counts, other=0)
+            slope *= u.to(T)
+
+        c = tl.arange(0, CHUNK)
+        mass = hot * 0
+        cross = mass
+        if GIVEN:
+            m = tl.load(statistics_ptr + position, mask=counts, other=0)
+            s = tl.load(statistics_ptr + positions + position, mask=counts, other=1)
+        elif RESIDENT:
+            in_row = c < classes
+            mask = counts[:, None] & in_row[None, :]
+            logits = _load_chunk(x, x_rows, c, in_row, live, counts, float("-inf"), T, IN_ROWS)
+            # Rows that do not count hold nothing but -inf: relative to 0, all that follows of them is 0.
+            m = tl.where(counts, tl.max(logits, axis=1), 0.0)
+            relative = logits - m[:, None]
+            e = exp_of_rounded(relative, ROUNDED)
+            s = tl.sum(e, axis=1)
+            if SOFT:
+                t = _load_chunk(probabilities, t_rows, c, in_row, live, counts, 0.0, T, IN_ROWS)
+                q = _soft(t, weight, smoothing, classes, c, in_row, e, not HOT, T)
+                mass = tl.sum(q, axis=1)
+                cross = tl.sum(tl.where(mask, q * relative, 0.0), axis=1)
+        else:
+            running = tl.full((ROWS,), float("-inf"), T)
+            m = hot * 0
+            sums = tl.zeros((ROWS, CHUNK), T)
+            masses = sums
+            crosses = sums
+            for k in range(0, chunks):
+                at = k * CHUNK + c
+                in_row = at < classes
+                mask = counts[:, None] & in_row[None, :]
+                logits = _load_chunk(x, x_rows, at, in_row, live, counts, float("-inf"), T, IN_ROWS)
+                larger = tl.maximum(running, tl.max(logits, axis=1))
+                reference = _finite(larger)
+                relative = logits - reference[:, None]
+                # What was added up so far, relative to the larger maximum.
+                sums = sums * exp_of_rounded(running - reference, ROUNDED)[:, None]
+                sums += exp_of_rounded(relative, ROUNDED)
+                if SOFT:
+                    t = _load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
+                    q = _soft(t, weight, smoothing, classes, at, in_row, sums, not HOT, T)
+                    crosses += masses * (m - reference)[:, None] + tl.where(mask, q * relative, 0.0)
+                    masses += q
+                running = larger
+                m = reference
+            s = tl.sum(sums, axis=1)
+            if SOFT:
+                mass = tl.sum(masses, axis=1)
+                cross = tl.sum(crosses, axis=1)
+
+        if not GIVEN and statistics_ptr is not None:
+            tl.store(statistics_ptr + position, m, mask=live)
+            tl.store(statistics_ptr + positions + position, s, mask=live)
+        if loss_ptr is not None or losses[0] is not None:
+            value = value_of_row(m, s, hot, x_y, mass, cross, HOT, SOFT)
+            value = tl.where(counts, value, 0.0)
+            total += value
+            if losses[0] is not None:
+                place = losses[0] + offset_of(position, sizes, losses[1])
+                tl.store(place, value.to(losses[0].dtype.element_ty), mask=live)
+
+        if GIVEN and SMOOTHED:
+            mass += common_mass
+        if of_input[0] is not None or of_probabilities[0] is not None:
+            g_rows = _rows(of_input, sizes, position)
+            gt_rows = _rows(of_probabilities, sizes, position)
+            of_numerator = tl.where(counts, (hot + mass) * slope / s, 0.0)
+            if RESIDENT and not GIVEN:
+                stored = live[:, None] & in_row[None, :]
+                if of_input[0] is not None:
+                    g = e * of_numerator[:, None]
+                    if SOFT:
+                        g -= q * slope[:, None]
+                    _store_chunk(of_input, g_rows, c, stored, g)
+                if of_probabilities[0] is not None:
+                    of_t = (tl.log(s)[:, None] - relative) * (keep_soft * slope)[:, None]
+                    w = _load_weight(weight, c, in_row, T)
+                    if w is not None:
+                        of_t *= w
+                    _store_chunk(of_probabilities, gt_rows, c, stored, of_t)
+                if SUMS_OTHERS:
+                    others = tl.sum(tl.where(c[None, :] == y[:, None], 0.0, e), axis=1)
+            else:
+                if SUMS_OTHERS:
+                    sums = tl.zeros((ROWS, CHUNK), T)
+                for k in range(0, chunks):
+                    at = (chunks - 1 - k) * CHUNK + c
+                    in_row = at < classes
+                    mask = counts[:, None] & in_row[None, :]
+                    stored = live[:, None] & in_row[None, :]
+                    logits = _load_chunk(x, x_rows, at, in_row, live, counts, float("-inf"), T, IN_ROWS)
+                    relative = logits - m[:, None]
+                    if of_probabilities[0] is not None:
+                        of_t = (tl.log(s)[:, None] - relative) * (keep_soft * slope)[:, None]
+                        w = _load_weight(weight, at, in_row, T)
+                        if w is not None:
+                            of_t *= w
+                    if SOFT:
+                        t = _load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
+                        q = _soft(t, weight, smoothing, classes, at, in_row, relative, not HOT, T)
+                    if of_probabilities[0] is not None:
+                        _store_chunk(of_probabilities, gt_rows, at, stored, of_t)
+                    if of_input[0] is not None:
+                        e = exp_of_rounded(relative, ROUNDED)
+                        if SUMS_OTHERS:
+                            sums += tl.where(at[None, :] == y[:, None], 0.0, e)
+                        g = e * of_numerator[:, None]
+                        if SOFT:
+                            g -= q * slope[:, None]
+                        _store_chunk(of_input, g_rows, at, stored, g)
+                if SUMS_OTHERS:
+                    others = tl.sum(sums, axis=1)
+            if HOT:
+                # One element of those stored above, by whichever thread: all must be there before.
+                tl.debug_barrier()
+                e_y = exp_of_rounded(x_y - m, ROUNDED)
+                if not SUMS_OTHERS:
+                    others = s - e_y
+                q_y = w_y * (smoothing / classes).to(T)
+                g_y = gradient_at_hot(e_y, others, s, hot, mass, q_y, SOFT) * slope
+                tl.store(g_rows + y * of_input[1], g_y.to(of_input[0].dtype.element_ty), mask=counts)
+    if loss_ptr is not None:
+        finish(tl.sum(total), divisor, loss_ptr, partials_ptr, arrived_ptr)

@@ -1,0 +1,41 @@
+"""Losses that are zero beyond a margin. At the margin itself, the derivative is 0."""
+
+import triton
+import triton.language as tl
+
+from fused_losses.triton_kernels.formulas.math import splat
+from fused_losses.triton_kernels.formulas.pointwise import Formula
+
+
+@triton.jit
+def positive_part(z):
+    """max(0, z), and NaN of NaN."""
+    return tl.where(z <= 0, 0.0, z)
+
+
+@triton.jit
+def hinge_embedding(x, t, third, number, FLAGS: tl.constexpr):
+    """X where the target is 1, max(0, margin - x) where it is -1, and both for any other."""
+    gap = splat(number, x) - x
+    similar = t != -1
+    dissimilar = t != 1
+    value = tl.where(similar, x, 0.0) + tl.where(dissimilar, positive_part(gap), 0.0)
+    slope = tl.where(similar, 1.0, 0.0) - tl.where(dissimilar & (gap > 0), 1.0, 0.0)
+    return value, slope, slope, slope
+
+
+@triton.jit
+def margin_ranking(x1, x2, y, number, FLAGS: tl.constexpr):
+    """max(0, margin - y (x1 - x2)) for y = 1 where x1 is to be ranked higher, -1 where x2 is."""
+    difference = x1 - x2
+    gap = splat(number, x1) - y * difference
+    active = tl.where(gap > 0, 1.0, 0.0)
+    slope = y * active
+    # A product, so that the derivative of an infinite or undefined difference is torch's.
+    return positive_part(gap), -slope, slope, -difference * active
+
+
+FORMULAS = {
+    "hinge_embedding_loss": Formula(hinge_embedding),
+    "margin_ranking_loss": Formula(margin_ranking),
+}

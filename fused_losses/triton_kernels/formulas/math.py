@@ -1,0 +1,75 @@
+"""The words that formulas are written in, for tensors of float32 or float64.
+
+Triton's own functions, but for those whose short forms are not exact enough, or not there: these come from
+the device's library, which the interpreter lacks.
+"""
+
+import triton
+import triton.language as tl
+from triton import knobs
+from triton.language.extra import libdevice
+
+INTERPRETED = tl.constexpr(knobs.runtime.interpret)
+"""Whether kernels run in Triton's interpreter, on the CPU."""
+
+
+@triton.jit
+def splat(value, like):
+    """A number in the shape and type of `like`; as float64 it would widen all that it meets."""
+    return tl.full(like.shape, value, like.dtype)
+
+
+@triton.jit
+def scalar(value):
+    """A float argument as a scalar of float64, which it is but in the interpreter."""
+    return tl.full((), value, tl.float64)
+
+
+@triton.jit
+def exp(x):
+    """e^x to 2 units in the last place; tl.exp rounds x log2(e), which costs as many units as x is large."""
+    if INTERPRETED:
+        return tl.exp(x)
+    else:
+        return libdevice.exp(x)
+
+
+@triton.jit
+def exp_of_rounded(x, ROUNDED: tl.constexpr):
+    """As exp; a single instruction where the result is ROUNDED to 16 bits."""
+    if INTERPRETED:
+        return tl.exp(x)
+    elif ROUNDED:
+        # Without the library's guard of subnormal results, which no 16 bits have room for.
+        return libdevice.exp2(x * 1.4426950408889634)
+    else:
+        return libdevice.exp(x)
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for x >= -1: the logarithm of the rounded sum, and what the rounding lost."""
+    one_more = 1 + x
+    lost = x - (one_more - 1)
+    # Of x = -1 and infinity, nothing is lost; but 0 / 0 is NaN.
+    return tl.log(one_more) + tl.where(lost == 0, 0.0, lost / one_more)
+
+
+@triton.jit
+def sqrt(x):
+    """Rounded once; tl.sqrt is an approximation in float32."""
+    if INTERPRETED:
+        return tl.sqrt(x)
+    else:
+        return libdevice.sqrt(x)
+
+
+@triton.jit
+def pow(x, p):
+    """x^p for x >= 0."""
+    if INTERPRETED:
+        # 0 and infinity have logarithms that lead to the right powers, but for p = 0.
+        power = tl.exp(p * tl.log(x.to(tl.float64))).to(x.dtype)
+        return tl.where(splat(p, x) == 0, 1.0, power)
+    else:
+        return libdevice.pow(x, splat(p, x))

@@ -1,0 +1,63 @@
+"""Triton's interpreter, made to compute as devices do, and fast enough for thousands of tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+
+class _NothingToRestore:
+    def restore(self):
+        pass
+
+
+def patch_language_once():
+    """Within a launch, every call of a function patches the language again: longer than the call itself."""
+    patch = interpreter._patch_lang
+    patched = set()
+    scopes = []
+
+    def modules_of(function):
+        return {
+            x.__name__ for x in function.__globals__.values() if inspect.ismodule(x) and x in (tl, tl.core)
+        }
+
+    def patch_unless_done(function):
+        modules = modules_of(function)
+        if modules <= patched:
+            return _NothingToRestore()
+        patched.update(modules)
+        scopes.append(patch(function))
+        return _Launch() if len(scopes) == 1 else _NothingToRestore()
+
+    class _Launch:
+        def restore(self):
+            while scopes:
+                scopes.pop().restore()
+            patched.clear()
+
+    interpreter._patch_lang = patch_unless_done
+
+
+def assert_as_devices_do():
+    """The interpreter knows nothing of kernels that are compiled with their assertions."""
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, debug=True)
+
+
+def round_as_devices_do():
+    """The interpreter cuts float32 off to bfloat16, where devices round to the nearest."""
+    convert = interpreter._convert_float
+
+    def rounding(input, input_dtype, output_dtype, rounding_mode):
+        if (input_dtype, output_dtype) == (tl.float32, tl.bfloat16):
+            rounded = torch.from_numpy(np.ascontiguousarray(input)).bfloat16()
+            return rounded.view(torch.int16).numpy().view(np.uint16)
+        return convert(input, input_dtype, output_dtype, rounding_mode)
+
+    interpreter._convert_float = rounding
