@@ -72,8 +72,7 @@ def offset_of(index, sizes, strides):
     else:
         rest = index
         offset = (index * 0).to(tl.int64)
-        for k in tl.static_range(len(sizes) - 1):
-            d: tl.constexpr = len(sizes) - 1 - k
+        for d in tl.static_range(len(sizes) - 1, 0, -1):
             offset += (rest % sizes[d]).to(tl.int64) * strides[d]
             rest = rest // sizes[d]
         return offset + rest.to(tl.int64) * strides[0]
