@@ -157,8 +157,10 @@ def cross_entropy(
             if weight[0] is not None:
                 w_y = tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(T)
             hot = w_y * keep_soft
-            # Before a gradient may overwrite it.
             x_y = tl.load(x_rows + y * x[1], mask=counts, other=0).to(T)
+            if of_input[0] is not None:
+                # In place, no one may write what another one has yet to read.
+                tl.debug_barrier()
         slope = tl.where(counts, scale, 0.0)
         if len(upstream) > 1:
             u = tl.load(upstream[0] + offset_of(position, sizes, upstream[1]), mask=counts, other=0)

@@ -52,8 +52,10 @@ def multi_margin(
         live = row < rows
         y, counts = load_labels(labels, (rows,), row, live, classes, NO_CLASS)
         x_rows = x[0] + row * x[2][0]
-        # Before the gradient may overwrite it.
         x_y = tl.load(x_rows + y * x[1], mask=counts, other=0).to(T)
+        if of_input[0] is not None:
+            # In place, no one may write what another one has yet to read.
+            tl.debug_barrier()
         share = tl.full((ROWS,), 1, T) / classes
         if weight[0] is not None:
             share *= tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(T)

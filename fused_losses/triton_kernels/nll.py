@@ -56,7 +56,6 @@ def nll(
         live = position < end
         y, counts = load_labels(labels, sizes, position, live, classes, ignore_index)
         x_rows = x[0] + offset_of(position, sizes, x[2])
-        # Before a gradient may overwrite it.
         x_y = tl.load(x_rows + y * x[1], mask=counts, other=0).to(T)
         w_y = tl.where(counts, 1.0, 0.0).to(T)
         if weight[0] is not None:
@@ -72,9 +71,8 @@ def nll(
             if len(upstream) > 1:
                 u = tl.load(upstream[0] + offset_of(position, sizes, upstream[1]), mask=counts, other=0)
                 slope *= u.to(T)
-            if of_input[0].dtype == x[0].dtype:
-                # In place, no one may write what another one has yet to read.
-                tl.debug_barrier()
+            # In place, no one may write what another one has yet to read.
+            tl.debug_barrier()
             g_rows = of_input[0] + offset_of(position, sizes, of_input[2])
             for chunk in range(0, classes, CHUNK):
                 c = chunk + tl.arange(0, CHUNK)
