@@ -12,7 +12,7 @@ CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
 TRITON_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py tests/test_triton.py
 
-.PHONY: demo test test-triton test-gpu test-sanitize lint format bench gpu-report docs info clean
+.PHONY: demo test test-triton test-gpu test-sanitize lint format bench bench-gpu gpu-report docs info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
@@ -23,6 +23,11 @@ test: $(VENV)/.built-all ## every test, over every instruction set that the mach
 
 test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels in Triton; the better part of an hour
 	$(INTERPRETED) $(BIN)/python -m pytest $(TRITON_TESTS)
+
+# With all the kernels there are for a GPU; one process, as there is one GPU.
+test-gpu: $(VENV)/.built ## the tests of the losses on a GPU, and those that need one
+	$(BIN)/python -m pytest -n0 -m "gpu and not cpu"
+	FUSED_LOSSES_BACKEND=triton $(BIN)/python -m pytest -n0 -m "gpu and not cpu"
 
 test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer
 	tests/sanitize.sh $(BIN)/python
@@ -40,6 +45,9 @@ format: $(VENV)/.tools
 
 bench: $(VENV)/.built ## every loss at every size
 	$(BIN)/python -m fused_losses.bench run --all
+
+bench-gpu: $(VENV)/.built ## every loss at every size, on a GPU
+	$(BIN)/python -m fused_losses.bench run --all --device cuda --csv benchmarks/results/gpu.csv
 
 gpu-report: $(VENV)/.built ## the machine code of the kernels in Triton; no GPU is needed
 	$(BIN)/python benchmarks/gpu_report.py --check

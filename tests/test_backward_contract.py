@@ -17,7 +17,11 @@ from fused_losses.registry import LOSSES
 G = torch.Generator().manual_seed(0)
 LABELS = torch.tensor([3, 0, -100, 6, 2, 1, 5, 4])
 
-pytestmark = pytest.mark.filterwarnings("ignore:reduction", "ignore:There is a performance drop")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:reduction", "ignore:There is a performance drop"),
+]
+# Tests marked `cpu` are about tensors as they are, which are moved elsewhere; test_gpu.py has the like.
 each_loss = pytest.mark.parametrize("name", LOSSES)
 each_reduction = pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
 
@@ -88,6 +92,7 @@ def test_low_precision_gradient_is_rounded_once(name):
 
 @each_loss
 @each_reduction
+@pytest.mark.cpu
 def test_inplace(name, reduction):
     case = _case(name)
     for upstream in (1.0, 0.3):
@@ -114,6 +119,7 @@ def test_inplace_in_half_waits_for_the_upstream_gradient(name):
     )
 
 
+@pytest.mark.cpu
 def test_inplace_makes_other_users_of_the_logits_raise():
     logits = torch.randn(4, 7, requires_grad=True) * 1
     square = logits.square()
@@ -122,6 +128,7 @@ def test_inplace_makes_other_users_of_the_logits_raise():
         (loss + square.sum()).backward()
 
 
+@pytest.mark.cpu
 def test_inplace_refuses_leaves_and_views_of_leaves_and_overlapping_memory():
     leaf = torch.randn(4, 7, requires_grad=True)
     for input in (leaf, leaf.view(4, 7), leaf[:, :]):
@@ -133,6 +140,7 @@ def test_inplace_refuses_leaves_and_views_of_leaves_and_overlapping_memory():
         L.mse_loss((leaf * 1)[:1], torch.zeros(4, 7), backward="inplace")
 
 
+@pytest.mark.cpu
 def test_inplace_without_gradients_leaves_the_input_alone():
     logits = torch.randn(4, 7)
     before = logits.clone()
@@ -192,6 +200,7 @@ def test_create_graph(name, reduction, backward):
         torch.testing.assert_close(mine, second_derivative(case.torchs))
 
 
+@pytest.mark.cpu
 def test_create_graph_after_inplace_raises():
     logits = torch.randn(4, 7, requires_grad=True) * 1
     loss = L.cross_entropy(logits, LABELS[:4], backward="inplace")
@@ -200,6 +209,7 @@ def test_create_graph_after_inplace_raises():
 
 
 @each_loss
+@pytest.mark.cpu
 def test_transforms(name):
     case = _case(name)
     x, direction = case.operands[0], torch.full_like(case.operands[0], 0.01)
@@ -230,6 +240,7 @@ def fresh_compiler():
 @each_loss
 @each_reduction
 @pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.cpu
 def test_compiled_without_breaks(name, reduction):
     case = _case(name, torch.float32)
     compiled = torch.compile(
@@ -248,6 +259,7 @@ def test_compiled_without_breaks(name, reduction):
 
 
 @pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.cpu
 def test_compiled_with_changing_sizes_and_ignored_rows():
     compiled = torch.compile(lambda x, t: L.cross_entropy(x, t), fullgraph=True, dynamic=True)
     for rows, classes in ((4, 10), (7, 33), (2, 2000)):
@@ -262,6 +274,7 @@ def test_compiled_with_changing_sizes_and_ignored_rows():
 
 
 @each_loss
+@pytest.mark.cpu
 def test_checkpointed(name):
     case = _case(name)
     for backward in ("fused", "recompute"):
@@ -273,6 +286,7 @@ def test_checkpointed(name):
 
 
 @each_loss
+@pytest.mark.cpu
 def test_saved_tensor_hooks_see_all_that_is_kept(name):
     case = _case(name)
     packed = []
@@ -325,6 +339,7 @@ def test_only_what_is_needed_is_computed(name):
 
 
 @pytest.mark.parametrize("name", ("hinge_embedding_loss", "cosine_embedding_loss"))
+@pytest.mark.cpu
 def test_targets_that_are_only_looked_at_have_no_gradient(name):
     case = _case(name)
     *_, target = case.operands

@@ -9,6 +9,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from device import there
 from tolerance import (
     IN_FLOAT32,
     assert_same_results,
@@ -85,13 +86,14 @@ def draws_of(samples):
     return zip(first, *(samples(seed) for seed in range(1, FEWER_DRAWS if few else DRAWS)), strict=True)
 
 
+@pytest.mark.gpu
 @by_loss
 @by_dtype
 @by_layout
 @by_backward
 def test_values_and_gradients(name, dtype, layout, backward, sample_counts):
     def mine(*args, **kwargs):
-        return getattr(ours, name)(*args, **kwargs, backward=backward)
+        return there(getattr(ours, name))(*args, **kwargs, backward=backward)
 
     for draws in draws_of(lambda seed: samples_of(name, dtype, layout, seed)):
         if not is_torchs(name, draws[0]):
@@ -99,12 +101,13 @@ def test_values_and_gradients(name, dtype, layout, backward, sample_counts):
             sample_counts["for values and gradients"] += len(draws)
 
 
+@pytest.mark.gpu
 @by_loss
 @by_backward
 def test_no_sample_runs_through_torch(name, backward, monkeypatch, sample_counts):
     """But those that have no kernels do, and give what torch gives."""
     monkeypatch.setattr(dispatch, "strict", True)
-    function = functools.partial(getattr(ours, name), backward=backward)
+    function = functools.partial(there(getattr(ours, name)), backward=backward)
     for dtype in dtypes_of(name):
         for layout in LAYOUTS:
             for sample in samples_of(name, dtype, layout):
@@ -267,13 +270,14 @@ def as_one_call(kind, **options):
     return lambda *args, **keywords: kind(**keywords, **options)(*args)
 
 
+@pytest.mark.gpu
 @by_loss
 @by_dtype
 @by_backward
 def test_module_values_and_gradients(name, dtype, backward, monkeypatch, sample_counts):
     monkeypatch.setattr(dispatch, "strict", True)
     kinds = [getattr(package, LOSSES[name].module) for package in (fused_losses, torch.nn)]
-    mine, eager = as_one_call(kinds[0], backward=backward), eager_of(name, as_one_call(kinds[1]))
+    mine, eager = there(as_one_call(kinds[0], backward=backward)), eager_of(name, as_one_call(kinds[1]))
     for draws in draws_of(lambda seed: module_inputs_of(name, dtype, seed)):
         assert_same_results(name, mine, eager, [(forward, keywords) for keywords, forward in draws])
         sample_counts["of modules"] += len(draws)

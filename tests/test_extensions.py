@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from device import there
 
 import fused_losses
 import fused_losses.functional as L
 
+pytestmark = pytest.mark.gpu
 NAMES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 
 
@@ -29,7 +31,7 @@ def test_ignored_elements_count_nowhere(name, backward, reduction, dtype):
     for options in ({}, {"weight": torch.rand(33).to(dtype)}):
         x, t, kept = operands(name, dtype, -1.0)
         mine = x.clone().requires_grad_()
-        loss = getattr(L, name)(
+        loss = there(getattr(L, name))(
             mine * 1, t, ignore_index=-1, reduction=reduction, backward=backward, **options
         )
         loss.sum().backward()
@@ -54,7 +56,7 @@ def test_ignored_elements_count_nowhere(name, backward, reduction, dtype):
 def test_ignored_elements_may_hold_anything(name):
     x, t, kept = operands(name, torch.float32, -1.0)
     x = torch.where(kept, x, torch.nan).requires_grad_()
-    loss = getattr(L, name)(x, t, ignore_index=-1)
+    loss = there(getattr(L, name))(x, t, ignore_index=-1)
     loss.backward()
     assert loss.isfinite() and torch.equal(x.grad[~kept], torch.zeros_like(x.grad[~kept]))
 
@@ -63,20 +65,21 @@ def test_ignored_elements_may_hold_anything(name):
 def test_everything_ignored(name):
     """As for classes: a mean of nothing is NaN, and its gradient is 0."""
     x = torch.rand(5, 3, requires_grad=True)
-    loss = getattr(L, name)(x, torch.full((5, 3), 0.5), ignore_index=0.5)
+    loss = there(getattr(L, name))(x, torch.full((5, 3), 0.5), ignore_index=0.5)
     loss.backward()
     assert loss.isnan() and torch.equal(x.grad, torch.zeros(5, 3))
-    assert getattr(L, name)(x, torch.full((5, 3), 0.5), ignore_index=0.5, reduction="sum") == 0
+    assert there(getattr(L, name))(x, torch.full((5, 3), 0.5), ignore_index=0.5, reduction="sum") == 0
 
 
 @pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.cpu
 def test_differentiable_twice_and_under_transforms(name, reduction):
     x, t, _ = operands(name, torch.float64, -1.0)
     x, t = x[:4, :3], t[:4, :3].contiguous()
 
     def loss(x):
-        return getattr(L, name)(x, t, ignore_index=-1, reduction=reduction).square().sum()
+        return there(getattr(L, name))(x, t, ignore_index=-1, reduction=reduction).square().sum()
 
     assert torch.autograd.gradgradcheck(loss, (x.clone().requires_grad_(),))
     mine = x.clone().requires_grad_()

@@ -16,6 +16,7 @@ CASES = all_cases()
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 pytestmark = [
+    pytest.mark.gpu,
     pytest.mark.filterwarnings(
         "ignore:Using a target size", "ignore:reduction", "ignore:overflow encountered"
     ),

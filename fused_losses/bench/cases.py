@@ -50,6 +50,7 @@ class Case:
     size: Size
     shape: Shape
     dtype: str
+    device: str = "cpu"
 
     def __str__(self) -> str:
         """The case in one line, for the progress bar."""
@@ -80,7 +81,7 @@ class Case:
         loss = LOSSES[self.loss]
         made = loss.inputs(self.shape, torch.Generator().manual_seed(seed))
         dtype = DTYPES[self.dtype]
-        inputs = tuple(t.to(dtype) if t.is_floating_point() else t for t in made)
+        inputs = tuple(t.to(self.device, dtype if t.is_floating_point() else t.dtype) for t in made)
         for index in loss.trained:
             inputs[index].requires_grad_()
         return inputs
@@ -98,11 +99,13 @@ class Case:
         return read if pass_ == "forward" else read + sum(inputs[index].nbytes for index in loss.trained)
 
 
-def select(sizes: Iterable[Size], losses: Iterable[str], dtypes: Iterable[str]) -> list[Case]:
+def select(
+    sizes: Iterable[Size], losses: Iterable[str], dtypes: Iterable[str], device: str = "cpu"
+) -> list[Case]:
     """The cases of a run, those of one size and dtype together."""
     chosen, kinds = list(losses), list(dtypes)
     return [
-        Case(loss, size, shape, dtype)
+        Case(loss, size, shape, dtype, device)
         for size in sizes
         for dtype in kinds
         for loss in chosen

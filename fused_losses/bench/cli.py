@@ -48,6 +48,14 @@ def _among(known: Collection[str]) -> Callable[[list[str] | None], list[str] | N
     return check
 
 
+def _device(value: str) -> str:
+    if value not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"{value!r} is neither cpu nor cuda")
+    if value == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("torch finds no GPU here")
+    return value
+
+
 @app.callback()
 def main() -> None:
     """Benchmarks of fused_losses against torch.nn.functional, eager and compiled."""
@@ -89,6 +97,7 @@ def run(
         typer.Option(help=f"Time for a case's rounds, of which there are {LEAST_ROUNDS} to {MOST_ROUNDS}."),
     ] = SECONDS,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if not given.")] = None,
+    device: Annotated[str, typer.Option(callback=_device, help="cpu or cuda.")] = "cpu",
     csv: Annotated[
         Path | None, typer.Option(help="Where to write; build/bench/<date>.csv if not given.")
     ] = None,
@@ -114,19 +123,20 @@ def run(
         threads=torch.get_num_threads(),
         memory=wanted and memory.available(),
     )
-    machine = rows.Machine.this()
+    machine = rows.Machine.this(device)
     if machine.load is not None and machine.load > QUIET_LOAD:
         console.print(
             f"Load average {machine.load:.1f}: others are using this machine, and a thread that "
             "waits for them makes any loss look slow. Do not trust the times.",
             style="yellow",
         )
-    memory.limit_run()
+    if device == "cpu":
+        memory.limit_run()
     path = csv or Path("build/bench") / f"{date.today().isoformat()}.csv"
     console.print(f"Written to {path}, case by case")
     measured: list[rows.Row] = []
     with rows.writer(path, machine) as write:
-        for of_case in _measure(select(chosen, losses, dtypes), plan):
+        for of_case in _measure(select(chosen, losses, dtypes, device), plan):
             write(of_case)
             measured += of_case
 

@@ -35,19 +35,19 @@ class Machine:
     load: float | None
 
     @classmethod
-    def this(cls) -> Machine:
-        """This machine, now."""
+    def this(cls, device: str = "cpu") -> Machine:
+        """This machine, now; its GPU, if that is what computes."""
         try:
             version = metadata.version("fused_losses")
         except metadata.PackageNotFoundError:
             version = "not installed"
         return cls(
-            machine=_cpu_model(),
+            machine=_cpu_model() if device == "cpu" else torch.cuda.get_device_name(),
             cores=os.cpu_count() or 0,
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             torch=torch.__version__,
             fused_losses=version,
-            isa=torch.backends.cpu.get_cpu_capability(),
+            isa=torch.backends.cpu.get_cpu_capability() if device == "cpu" else _gpu_architecture(),
             threads=torch.get_num_threads(),
             load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         )
@@ -88,6 +88,11 @@ class Row:
     def case(self) -> str:
         """What was measured, in one line."""
         return f"{self.loss} {self.shape} {self.dtype}"
+
+
+def _gpu_architecture() -> str:
+    properties = torch.cuda.get_device_properties()
+    return getattr(properties, "gcnArchName", f"sm_{properties.major}{properties.minor}")
 
 
 def _cpu_model() -> str:

@@ -85,7 +85,7 @@ def _measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
     }
     bytes_moved = case.bytes_moved(plan.pass_, pool[0])
     if bytes_moved is not None:
-        contenders[COPY] = copy_contender(bytes_moved, case.numel)
+        contenders[COPY] = copy_contender(bytes_moved, case.numel, case.device)
     samples, failures = interleave(contenders, plan.pace)
     verdicts |= {name: Verdict(one_line(error)) for name, error in failures.items()}
 

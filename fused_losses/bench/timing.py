@@ -144,9 +144,9 @@ def loss_contender(pass_: Pass, function: LossFn, pool: Sequence[Inputs], second
     return Contender(contend, batch)
 
 
-def copy_contender(bytes_moved: int, numel: int) -> Contender:
+def copy_contender(bytes_moved: int, numel: int, device: str) -> Contender:
     """The yardstick: torch's copy of as many bytes, half read and half written, in warm memory."""
-    source = torch.zeros(bytes_moved // 2, dtype=torch.uint8)
+    source = torch.zeros(bytes_moved // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     batch = batch_size(numel)
 
@@ -200,9 +200,17 @@ def interleave(
 
 def _seconds_per_call(contender: Contender, round_: int) -> float:
     work = contender.prepare(round_)
+    _wait_for_gpu()
     start = time.perf_counter_ns()
     work()
+    _wait_for_gpu()
     return (time.perf_counter_ns() - start) * 1e-9 / contender.batch
+
+
+def _wait_for_gpu() -> None:
+    """If one is used: its work goes on after a call has returned."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from device import there
 from tolerance import eager_of, operands_of
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -26,7 +27,7 @@ class Case:
 
     @property
     def ours(self) -> Callable[..., Tensor]:
-        return getattr(L, self.name)
+        return there(getattr(L, self.name))
 
     @property
     def torchs(self) -> Callable[..., Tensor]:

@@ -1,0 +1,52 @@
+"""Where the losses under test compute: with `pytest -m "gpu and not cpu"`, on a GPU.
+
+Tests make their tensors on the CPU and judge results there. What they call moves the tensors to the device as
+they lie, and the loss back; gradients come back by themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+device: str | None = None
+"""None: where the tensors are."""
+
+
+class _Moved(torch.autograd.Function):
+    """On the device, with the strides and the alignment that it has, be they dense or not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        if not x.numel():
+            return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
+        span = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) + 1
+        offset = x.storage_offset() % 16
+        memory = torch.zeros(offset + span, dtype=x.dtype, device=device)
+        memory[offset:] = x.as_strided((span,), (1,)).to(device)
+        return memory.as_strided(x.shape, x.stride(), offset)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.cpu()
+
+
+def there(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function of tensors on the CPU, computed on the device."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Tensor:
+        if device is None:
+            return function(*arguments, **keywords)
+
+        def move(x: Any) -> Any:
+            return _Moved.apply(x) if isinstance(x, Tensor) else x
+
+        return function(*tree_map(move, arguments), **tree_map(move, keywords)).cpu()
+
+    return call
