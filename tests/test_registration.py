@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.nn.modules import loss as torch_losses
 
 import fused_losses
-from fused_losses import _C, ops
+from fused_losses import _C, backends, ops
 from fused_losses import functional as ours
 from fused_losses.registry import LOSSES, STATISTICS, by_family
 
@@ -26,6 +26,15 @@ TORCHS_MODULES = {*TORCHS, "NLLLoss2d", "AdaptiveLogSoftmaxWithLoss"}
 DISTANCES = {"cosine_distance", "euclidean_distance"}
 
 
+def formulas_in_triton():
+    """Those of engines that serve a single loss, or two, are the engine's own."""
+    from fused_losses.triton_kernels import ENGINES, pointwise, rows
+
+    own = {loss.name for family in ("softmax", "class_margin") for loss in by_family(family)}
+    assert set(ENGINES) == {loss.family for loss in LOSSES.values()}
+    return {*pointwise.FORMULAS, *rows.FORMULAS, *own}
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_parts_are_there(name):
     """Formula, registry, operators and their kernels, function, module."""
@@ -35,6 +44,8 @@ def test_parts_are_there(name):
     assert name in ours.__all__ and callable(getattr(ours, name))
     assert loss.module in fused_losses.__all__
     assert issubclass(getattr(fused_losses, loss.module), getattr(torch.nn, loss.module))
+    if backends.has_triton():
+        assert name in formulas_in_triton()
     operators = ops.OPERATORS[name]
     for kind, suffix in zip(KINDS, SUFFIXES, strict=True):
         operator = getattr(operators, kind)
