@@ -19,9 +19,9 @@ demo: $(VENV)/.built ## train a small language model with torch's loss and with 
 
 test: $(VENV)/.built-all ## every test, over every instruction set that the machine runs
 	$(BIN)/python -m pytest
-	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=13 $(BIN)/python -m pytest $(TRITON_TESTS)
+	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=5 $(BIN)/python -m pytest $(TRITON_TESTS)
 
-test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels in Triton; the better part of an hour
+test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels in Triton
 	$(INTERPRETED) $(BIN)/python -m pytest $(TRITON_TESTS)
 
 # With all the kernels there are for a GPU; one process, as there is one GPU.

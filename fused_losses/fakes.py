@@ -16,6 +16,7 @@ from fused_losses.registry import (
     Family,
     Loss,
 )
+from fused_losses.shapes import broadcast
 
 
 def _like(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -25,11 +26,6 @@ def _like(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return tensor.new_empty(shape, dtype=dtype)
 
 
-def _broadcast_shape(*operands: Tensor | None) -> torch.Size:
-    shape: torch.Size = torch.broadcast_shapes(*(x.shape for x in operands if x is not None))
-    return shape
-
-
 def _positions(input: Tensor) -> torch.Size:
     """(N, d1, ...) of (N, C, d1, ...)."""
     return input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
@@ -37,8 +33,8 @@ def _positions(input: Tensor) -> torch.Size:
 
 # The shape of the losses of reduction="none".
 _LOSS_SHAPES: dict[Family, Callable[..., torch.Size]] = {
-    "pointwise": _broadcast_shape,
-    "rows": lambda *operands: _broadcast_shape(*operands)[:-1],
+    "pointwise": broadcast,
+    "rows": lambda *operands: broadcast(*operands)[:-1],
     "softmax": lambda input, *_: _positions(input),
     "class_margin": lambda input, *_: input.shape[:-1],
 }
@@ -49,7 +45,7 @@ def _gradients(family: Family, operands: tuple[Tensor | None, ...], gradients: i
     input, target, _, extra = operands
     assert input is not None
     if family == "pointwise" or family == "rows":
-        shape = _broadcast_shape(*operands)
+        shape = broadcast(*operands)
         places = [(input, shape)] * 3
     else:
         places = [(x, x.shape) for x in (input, target) if x is not None]

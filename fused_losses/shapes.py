@@ -15,6 +15,20 @@ def spans(shape: torch.Size, other: torch.Size) -> bool:
     return all(mine in (1, theirs) for mine, theirs in zip(reversed(other), reversed(shape), strict=False))
 
 
+def broadcast(*operands: Tensor | None) -> torch.Size:
+    """The shape that operands broadcast to.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    shapes = [x.shape for x in operands if x is not None]
+    # Sizes of fake tensors may be symbols: asking whether they are equal would make them so.
+    if type(operands[0]) is Tensor and all(shape == shapes[0] for shape in shapes):
+        return shapes[0]
+    shape: torch.Size = torch.broadcast_shapes(*shapes)
+    return shape
+
+
 def broadcast_shape(input: Tensor, *others: Tensor) -> torch.Size | None:
     """The shape that the tensors broadcast to, if they do."""
     mine = input.shape

@@ -7,7 +7,7 @@ from fused_losses.triton_kernels.formulas.cross_entropy import gradient_at_hot, 
 from fused_losses.triton_kernels.formulas.math import exp_of_rounded, scalar
 from fused_losses.triton_kernels.iteration import offset_of, turns
 from fused_losses.triton_kernels.labels import LABELS_PER_STEP, load_labels, weight_of_all
-from fused_losses.triton_kernels.reduce import finish
+from fused_losses.triton_kernels.reduce import finish, upstream_of_reduced
 
 
 @triton.jit
@@ -120,14 +120,12 @@ def cross_entropy(
     SOFT: tl.constexpr = SMOOTHED or not HOT
     # 16 bits cannot tell; with more, p - 1 is minus the sum of the others: exact where p is nearly 1.
     SUMS_OTHERS: tl.constexpr = HOT and not ROUNDED
+    scale = upstream_of_reduced(upstream)
+    if READY:
+        if scale == 1:
+            return
     divisor = scalar(divisor)
-    scale = scalar(1.0)
     smoothing = scalar(smoothing)
-    if upstream[0] is not None and len(upstream) == 1:
-        scale = tl.load(upstream[0]).to(tl.float64)
-        if READY:
-            if scale == 1:
-                return
     if COUNTS:
         divisor = weight_of_all(
             labels, weight, sizes, positions, classes, ignore_index, LABELS_PER_STEP, INDEX

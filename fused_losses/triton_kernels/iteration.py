@@ -39,6 +39,8 @@ def elementwise(
     shape: torch.Size, leader: Tensor, tensors: Sequence[Tensor | None]
 ) -> tuple[Strides, list[Strides | None]]:
     """Sizes of a walk over `shape` in the order in which `leader` lies in memory, and all strides."""
+    if all(x is None or (x.shape == shape and x.is_contiguous()) for x in tensors):
+        return (shape.numel(),), [None if x is None else (1,) for x in tensors]
     lies = leader.stride()
     if leader.shape != shape or not torch.ops.aten.is_non_overlapping_and_dense(leader):
         lies = torch.empty(shape, device="meta").stride()

@@ -7,7 +7,7 @@ from fused_losses.triton_kernels.formulas.class_margin import gap_of, terms
 from fused_losses.triton_kernels.formulas.math import scalar
 from fused_losses.triton_kernels.iteration import turns
 from fused_losses.triton_kernels.labels import load_labels
-from fused_losses.triton_kernels.reduce import finish
+from fused_losses.triton_kernels.reduce import finish, upstream_of_reduced
 
 NO_CLASS = tl.constexpr(-(2**63))
 """No label is to be ignored."""
@@ -36,13 +36,11 @@ def multi_margin(
 ):
     """A tensor is a pointer (None: absent), its stride along classes, and (its stride along rows,)."""
     margin = scalar(margin).to(T)
+    scale = upstream_of_reduced(upstream)
+    if READY:
+        if scale == 1:
+            return
     divisor = scalar(divisor)
-    scale = scalar(1.0)
-    if upstream[0] is not None and len(upstream) == 1:
-        scale = tl.load(upstream[0]).to(tl.float64)
-        if READY:
-            if scale == 1:
-                return
     scale = (scale / divisor).to(T)
 
     total = tl.zeros((ROWS,), tl.float64)

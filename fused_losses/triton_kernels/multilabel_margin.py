@@ -5,7 +5,7 @@ import triton.language as tl
 
 from fused_losses.triton_kernels.formulas.class_margin import gap_of, terms
 from fused_losses.triton_kernels.formulas.math import scalar
-from fused_losses.triton_kernels.reduce import finish
+from fused_losses.triton_kernels.reduce import finish, upstream_of_reduced
 
 
 @triton.jit
@@ -60,13 +60,11 @@ def multilabel_margin(
     Of a longer one, each chunk meets all targets, and then each target all chunks once more, for its own
     derivative: many targets in a long row take as many passes.
     """
+    scale = upstream_of_reduced(upstream)
+    if READY:
+        if scale == 1:
+            return
     divisor = scalar(divisor)
-    scale = scalar(1.0)
-    if upstream[0] is not None and len(upstream) == 1:
-        scale = tl.load(upstream[0]).to(tl.float64)
-        if READY:
-            if scale == 1:
-                return
     scale = (scale / divisor).to(T)
 
     total = scalar(0.0)

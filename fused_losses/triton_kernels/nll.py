@@ -6,7 +6,7 @@ import triton.language as tl
 from fused_losses.triton_kernels.formulas.math import scalar
 from fused_losses.triton_kernels.iteration import offset_of, turns
 from fused_losses.triton_kernels.labels import LABELS_PER_STEP, load_labels, weight_of_all
-from fused_losses.triton_kernels.reduce import finish
+from fused_losses.triton_kernels.reduce import finish, upstream_of_reduced
 
 
 @triton.jit(do_not_specialize=["ignore_index", "divisor"], debug=True)
@@ -34,13 +34,11 @@ def nll(
     CHUNK: tl.constexpr,
 ):
     """Tensors are as in `cross_entropy`."""
+    scale = upstream_of_reduced(upstream)
+    if READY:
+        if scale == 1:
+            return
     divisor = scalar(divisor)
-    scale = scalar(1.0)
-    if upstream[0] is not None and len(upstream) == 1:
-        scale = tl.load(upstream[0]).to(tl.float64)
-        if READY:
-            if scale == 1:
-                return
     if COUNTS:
         divisor = weight_of_all(
             labels, weight, sizes, positions, classes, ignore_index, LABELS_PER_STEP, INDEX

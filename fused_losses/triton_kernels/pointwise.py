@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fused_losses.shapes import broadcast
 from fused_losses.triton_kernels import plan
 from fused_losses.triton_kernels.formulas import binary, likelihood, margin, regression
 from fused_losses.triton_kernels.formulas.math import scalar, splat
@@ -125,7 +126,7 @@ def run(call: Call) -> None:
     # Upstream gradients of each loss are factors; one of the reduced loss goes to the scale.
     factors = (call.weight, None if call.reduction else call.upstream)
     results = (call.losses, *call.gradients)
-    shape = torch.broadcast_shapes(*(x.shape for x in (*operands, *factors) if x is not None))
+    shape = broadcast(*operands, *factors)
     check_shape(shape, *results)
     sizes, strides = elementwise(shape, call.input, (*operands, *factors, *results))
     count = shape.numel()

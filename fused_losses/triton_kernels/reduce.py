@@ -1,4 +1,4 @@
-"""Adding up what programs have found, in a fixed order and within the same launch."""
+"""The reduced loss: its gradient, and adding up what programs have found, within the same launch."""
 
 from functools import cache
 
@@ -7,8 +7,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fused_losses.triton_kernels.formulas.math import scalar
+
 PARTIALS = tl.constexpr(1024)
 """How many programs' sums are added at once: a few for each thread."""
+
+
+@triton.jit
+def upstream_of_reduced(upstream):
+    """The gradient of the reduced loss, as float64: a pointer and no strides; 1 where there is none."""
+    if upstream[0] is not None and len(upstream) == 1:
+        return tl.load(upstream[0]).to(tl.float64)
+    else:
+        return scalar(1.0)
 
 
 @triton.jit

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fused_losses.shapes import broadcast
 from fused_losses.triton_kernels import plan
 from fused_losses.triton_kernels.formulas import distances
 from fused_losses.triton_kernels.formulas.math import scalar, splat
@@ -15,7 +16,7 @@ from fused_losses.triton_kernels.formulas.rows import FORMULAS
 from fused_losses.triton_kernels.iteration import Strides, index_type, merged, offset_of, turns
 from fused_losses.triton_kernels.launch import launch
 from fused_losses.triton_kernels.operators import Call, check_shape
-from fused_losses.triton_kernels.reduce import finish, scratch
+from fused_losses.triton_kernels.reduce import finish, scratch, upstream_of_reduced
 
 MEAN = 1
 
@@ -93,13 +94,11 @@ def rows(
     RESIDENT rows fit into a chunk: read once, they stay in registers. Others are read again if anyone WANTS
     gradients, from their end, where the caches still hold them.
     """
+    scale = upstream_of_reduced(upstream)
+    if READY:
+        if scale == 1:
+            return
     divisor = scalar(divisor)
-    scale = scalar(1.0)
-    if upstream[0] is not None and len(upstream) == 1:
-        scale = tl.load(upstream[0]).to(tl.float64)
-        if READY:
-            if scale == 1:
-                return
     scale = (scale / divisor).to(T)
     parameters = (scalar(margin), scalar(p), scalar(eps))
 
@@ -157,7 +156,7 @@ def run(call: Call) -> None:
         raise RuntimeError("fused_losses: losses of rows take no weight")
     if len(operands) < 3 or any(x.dim() == 0 for x in operands):
         raise RuntimeError("fused_losses: expected three operands with vectors in their last dimension")
-    shape = torch.broadcast_shapes(*(x.shape for x in operands))
+    shape = broadcast(*operands)
     of_each = None if call.reduction else call.upstream
     check_shape(shape, *call.gradients)
     check_shape(shape[:-1], call.losses, of_each)
