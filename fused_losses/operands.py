@@ -20,6 +20,21 @@ def check_backward(backward: str) -> None:
         raise ValueError(f"backward must be 'fused', 'recompute' or 'inplace', but it is {backward!r}")
 
 
+def are_numbers(*options: object) -> bool:
+    """Whether torch's own functions take these for numbers: not strings, which float() would read."""
+    return all(isinstance(option, (int, float)) for option in options)
+
+
+def are_flags(*options: object) -> bool:
+    """Whether torch's own functions take these for flags: bool alone, not whatever is true or false."""
+    return all(isinstance(option, bool) for option in options)
+
+
+def is_index(option: object) -> bool:
+    """Whether torch's own functions take this for the number of a class."""
+    return isinstance(option, int) and not isinstance(option, bool)
+
+
 def takes_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
     """Whether shapes and dtypes are such as the softmax family is defined on."""
     dims = input.dim()

@@ -15,8 +15,6 @@ _COUNTS = "torch's own samples"  # as workers send them
 
 def pytest_configure(config):
     config.stash[_SAMPLES] = Counter()
-    config.addinivalue_line("markers", "gpu: runs on a GPU, too, if that is asked for by `-m`")
-    config.addinivalue_line("markers", "cpu: does not, although its file does")
     if config.option.markexpr == "gpu and not cpu":
         device.device = os.environ.get("FUSED_LOSSES_TEST_DEVICE", "cuda")
     # Tests run side by side, one process per core; those that are about threads ask for more.

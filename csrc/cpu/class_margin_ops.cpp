@@ -1,13 +1,14 @@
 // The operators of the class margin losses, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+#include "../loss_operators.h"
 #include "class_margin.h"
-#include "loss_operators.h"
+#include "tensors.h"
 
 #include "../formulas/class_margin.h"
 
 namespace fused_losses {
 namespace {
 
-class Call {
+class Call : public OnCpu<Call> {
  public:
   static constexpr bool kHasStatistics = false;
 

@@ -1,6 +1,7 @@
 // The operators cross_entropy and nll_loss, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+#include "../loss_operators.h"
 #include "cross_entropy.h"
-#include "loss_operators.h"
+#include "tensors.h"
 
 #include "../formulas/cross_entropy.h"
 
@@ -12,7 +13,7 @@ namespace {
 int own_dimension(int d, bool has_classes, int dims) { return has_classes && (d > 0 || dims == 1) ? d + 1 : d; }
 
 template <double (*engine)(const CrossEntropyArguments&)>
-class Call {
+class Call : public OnCpu<Call<engine>> {
  public:
   static constexpr bool kHasStatistics = engine == cross_entropy;
 

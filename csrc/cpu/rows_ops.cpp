@@ -1,6 +1,7 @@
 // The operators of losses of rows, from tensors to the engine. Their schemas are in fused_losses/ops.py.
-#include "loss_operators.h"
+#include "../loss_operators.h"
 #include "rows.h"
+#include "tensors.h"
 
 #include "../formulas/rows.h"
 
@@ -15,7 +16,7 @@ View rows_of(View view) {
 }
 
 template <double (*engine)(const RowsArguments&)>
-class Call {
+class Call : public OnCpu<Call<engine>> {
  public:
   static constexpr bool kHasStatistics = false;
 

@@ -7,7 +7,7 @@ namespace {
 
 // A factor of 1, the usual upstream gradient, leaves the memory untouched.
 void scale_inplace(const Tensor& gradient, const Tensor& factor) {
-  const double by = item(factor);
+  const double by = number(View(factor));
   if (by == 1) return;
   const View view(gradient);
   if (!is_dense(view)) throw std::runtime_error("fused_losses: scale_ needs a dense tensor");

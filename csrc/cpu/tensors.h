@@ -21,24 +21,46 @@ inline Tensor empty(const Layout& layout, ScalarType dtype) {
   return Tensor(handle);
 }
 
-inline Tensor scalar(double value, ScalarType dtype) {
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(0, nullptr, nullptr, static_cast<int32_t>(dtype),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor result(handle);
-  with_storage(dtype, [&](auto storage) {
+inline double number(const View& view) {
+  return with_storage(view.dtype, [&](auto storage) {
     using S = decltype(storage);
-    *static_cast<S*>(result.data_ptr()) = static_cast<S>(static_cast<Compute<S>>(value));
+    return static_cast<double>(static_cast<Compute<S>>(*static_cast<const S*>(view.data)));
   });
-  return result;
 }
 
-// The value of a one-element floating point tensor.
-inline double item(const Tensor& tensor) {
-  return with_storage(tensor.scalar_type(), [&](auto storage) {
+inline void set_number(const View& view, double value) {
+  with_storage(view.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return static_cast<double>(static_cast<Compute<S>>(*static_cast<const S*>(tensor.data_ptr())));
+    *static_cast<S*>(view.data) = static_cast<S>(static_cast<Compute<S>>(value));
   });
 }
+
+// What all losses on the CPU have in common, for LossOperators. A Call has
+//   prepare()            the last moment for errors, since the input may be overwritten
+//   divisor()            of the mean, 1 for other reductions
+//   run(scale, forward)  derivatives times scale; returns the sum of the losses if going forward
+template <class Call>
+class OnCpu {
+ public:
+  static Tensor empty(const Layout& layout, ScalarType dtype, const Tensor&) {
+    return fused_losses::empty(layout, dtype);
+  }
+
+  void forward(const View* loss) {
+    self().prepare();
+    const double sum = self().run(1 / self().divisor(), true);
+    if (loss) set_number(*loss, sum / self().divisor());
+  }
+
+  void backward(const View* upstream, bool ready) {
+    const double scale = upstream ? number(*upstream) : 1;
+    if (ready && scale == 1) return;
+    self().prepare();
+    self().run(scale / self().divisor(), false);
+  }
+
+ private:
+  Call& self() { return static_cast<Call&>(*this); }
+};
 
 }  // namespace fused_losses

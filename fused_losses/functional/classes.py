@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import _reduction as legacy
 
 from fused_losses.dispatch import REDUCTION_CODES, Backward, autocasts, by_torch, kernels_take, run
-from fused_losses.operands import check_backward, promoted, takes_classes, takes_labels
+from fused_losses.operands import are_numbers, check_backward, is_index, promoted, takes_classes, takes_labels
 
 
 def cross_entropy(
@@ -51,6 +51,7 @@ def cross_entropy(
         kernels_take(input, target, weight)
         and reduction in REDUCTION_CODES
         and takes_classes(input, target, weight)
+        and is_index(ignore_index)
         and 0.0 <= label_smoothing <= 1.0
         and (not target.is_floating_point() or ignore_index < 0)
     ):
@@ -100,6 +101,7 @@ def nll_loss(
         and reduction in REDUCTION_CODES
         and not target.is_floating_point()
         and takes_classes(input, target, weight)
+        and is_index(ignore_index)
     ):
         return run(
             "nll_loss",
@@ -154,6 +156,7 @@ def multi_margin_loss(
         kernels_take(input, target, weight)
         and reduction in REDUCTION_CODES
         and (p == 1 or p == 2)
+        and are_numbers(margin)
         and takes_labels(input, target, weight)
         and target.numel() == (input.shape[0] if input.dim() == 2 else 1)
         and target.dim() <= 1

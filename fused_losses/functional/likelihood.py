@@ -10,6 +10,8 @@ from torch.nn import _reduction as legacy
 
 from fused_losses.dispatch import BATCH_MEAN, REDUCTION_CODES, Backward, by_torch, kernels_take, run
 from fused_losses.operands import (
+    are_flags,
+    are_numbers,
     as_floating,
     check_backward,
     promoted,
@@ -57,6 +59,8 @@ def poisson_nll_loss(
         reduction = legacy.legacy_get_string(size_average, reduce)
     if (
         kernels_take(input, target)
+        and are_flags(log_input, full)
+        and are_numbers(eps)
         and reduction in REDUCTION_CODES
         and broadcast_shape(input, target) is not None
     ):
@@ -115,6 +119,8 @@ def gaussian_nll_loss(
     if (
         variances is not None
         and kernels_take(input, target, variances)
+        and are_flags(full)
+        and are_numbers(eps)
         and reduction in REDUCTION_CODES
         and broadcast_shape(input, target, variances) is not None
     ):
@@ -186,6 +192,7 @@ def kl_div(
         )
     if (
         kernels_take(input, target)
+        and are_flags(log_target)
         and (reduction in REDUCTION_CODES or reduction == "batchmean")
         and broadcast_shape(input, target) is not None
         and takes_elements(input, target, None)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import _reduction as legacy
 
 from fused_losses.dispatch import REDUCTION_CODES, Backward, by_torch, kernels_take, run
-from fused_losses.operands import as_floating, check_backward, promoted, takes_elements
+from fused_losses.operands import are_numbers, as_floating, check_backward, promoted, takes_elements
 from fused_losses.shapes import broadcast_shape
 
 
@@ -43,6 +43,7 @@ def hinge_embedding_loss(
         reduction = legacy.legacy_get_string(size_average, reduce)
     if (
         kernels_take(input, target)
+        and are_numbers(margin)
         and reduction in REDUCTION_CODES
         and broadcast_shape(input, target) is not None
     ):
@@ -95,6 +96,7 @@ def margin_ranking_loss(
         reduction = legacy.legacy_get_string(size_average, reduce)
     if (
         kernels_take(input1, input2, target)
+        and are_numbers(margin)
         and reduction in REDUCTION_CODES
         and input1.dim() == input2.dim() == target.dim()
         and broadcast_shape(input1, input2, target) is not None

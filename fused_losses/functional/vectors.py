@@ -14,6 +14,8 @@ from torch.nn import _reduction as legacy
 from fused_losses.dispatch import REDUCTION_CODES, Backward, by_torch, kernels_take, run
 from fused_losses.operands import (
     FLOATING,
+    are_flags,
+    are_numbers,
     as_floating,
     check_backward,
     promoted,
@@ -77,7 +79,13 @@ def triplet_margin_loss(
     check_backward(backward)
     if size_average is not None or reduce is not None:
         reduction = legacy.legacy_get_string(size_average, reduce)
-    if margin > 0 and _takes_vectors(anchor, positive, negative, p) and reduction in REDUCTION_CODES:
+    if (
+        margin > 0
+        and are_numbers(margin, p, eps)
+        and are_flags(swap)
+        and _takes_vectors(anchor, positive, negative, p)
+        and reduction in REDUCTION_CODES
+    ):
         return run(
             "triplet_margin_loss",
             anchor,
@@ -139,6 +147,8 @@ def triplet_margin_with_distance_loss(
     if (
         distance is not None
         and margin > 0
+        and are_numbers(margin)
+        and are_flags(swap)
         and _takes_vectors(anchor, positive, negative, distance.p)
         and reduction in REDUCTION_CODES
     ):
@@ -199,6 +209,7 @@ def cosine_embedding_loss(
         reduction = legacy.legacy_get_string(size_average, reduce)
     if (
         target.dim() == input1.dim() - 1 <= 1
+        and are_numbers(margin)
         and _takes_vectors(input1, input2, signs := as_floating(target, input1).unsqueeze(-1))
         and input1.shape[-1] == input2.shape[-1]  # of one number for all, torch takes the norm of that number
         and reduction in REDUCTION_CODES

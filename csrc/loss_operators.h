@@ -7,12 +7,14 @@
 //   operand(k)            input, target or extra
 //   gradient_layout(k), write_gradient(k, view)  where the derivative with respect to operand k goes
 //   loss_layout(), write_losses(view)            where losses go that are not reduced
-//   prepare()       once all tensors are known: the last moment for errors, since the input may be overwritten
-//   divisor()       of the mean, 1 for other reductions
-//   run(scale, forward)  derivatives times scale; returns the sum of the losses if going forward
+//   empty(layout, dtype, like)  a tensor where `like` is
+//   forward(loss)   once all tensors are known; `loss` is where the reduced one goes, null if there is none
+//   backward(upstream, ready)   the same; `upstream` of the reduced loss, null if there is one of each. `ready` says
+//   that
+//                   derivatives are there for an upstream gradient of 1: if it is 1, they stay untouched
 #pragma once
 
-#include "tensors.h"
+#include "tensor.h"
 
 namespace fused_losses {
 
@@ -59,7 +61,7 @@ class LossOperators {
   static Tensors forward(FUSED_LOSSES_OPERANDS, Options... options, int64_t reduction, std::optional<ScalarType> dtype,
                          int64_t gradients) {
     Call call({input, target, weight, extra}, options..., reduction, OptionalTensor());
-    return run_forward(call, reduction, dtype, gradients);
+    return run_forward(call, input, reduction, dtype, gradients);
   }
 
   // The gradient of the input overwrites it.
@@ -69,7 +71,7 @@ class LossOperators {
     const View view(input);
     check_layout(view, call.gradient_layout(0), view.dtype);
     call.write_gradient(0, view);
-    return run_forward(call, reduction, dtype, gradients & ~kInput);
+    return run_forward(call, input, reduction, dtype, gradients & ~kInput);
   }
 
   static Tensors backward(const Tensor& upstream, FUSED_LOSSES_OPERANDS, Options... options, int64_t reduction,
@@ -77,54 +79,48 @@ class LossOperators {
     return run_backward(nullptr, false, upstream, {input, target, weight, extra}, options..., reduction, gradients);
   }
 
-  // Into tensors that are there already. `ready` says that they hold the gradients for an upstream gradient of
-  // 1: if it is 1, they stay untouched.
+  // Into tensors that are there already.
   static void backward_into(const Tensors& into, bool ready, const Tensor& upstream, FUSED_LOSSES_OPERANDS,
                             Options... options, int64_t reduction, int64_t gradients) {
     run_backward(&into, ready, upstream, {input, target, weight, extra}, options..., reduction, gradients);
   }
 
  private:
-  static Tensors run_forward(Call& call, int64_t reduction, std::optional<ScalarType> wanted_dtype, int64_t gradients) {
+  static Tensors run_forward(Call& call, const Tensor& like, int64_t reduction, std::optional<ScalarType> wanted_dtype,
+                             int64_t gradients) {
     const ScalarType dtype = wanted_dtype.value_or(call.operand(0).dtype);
-    Tensors results;
-    if (reduction == kNone) {
-      results.push_back(empty(call.loss_layout(), dtype));
-      call.write_losses(View(results[0]));
-    }
+    Tensors results{Call::empty(reduction == kNone ? call.loss_layout() : Layout(0, nullptr), dtype, like)};
+    const View loss(results[0]);
+    if (reduction == kNone) call.write_losses(loss);
     if constexpr (Call::kHasStatistics) {
       if (gradients & kStatistics) {
-        results.push_back(empty(call.statistics_layout(), call.statistics_dtype()));
+        results.push_back(Call::empty(call.statistics_layout(), call.statistics_dtype(), like));
         call.write_statistics(View(results.back()));
       }
     }
-    want(call, gradients, nullptr, results);
-    call.prepare();
-    const double sum = call.run(1 / call.divisor(), true);
-    if (reduction != kNone) results.insert(results.begin(), scalar(sum / call.divisor(), dtype));
+    want(call, like, gradients, nullptr, results);
+    call.forward(reduction == kNone ? nullptr : &loss);
     return results;
   }
 
   static Tensors run_backward(const Tensors* into, bool ready, const Tensor& upstream, const Operands& operands,
                               Options... options, int64_t reduction, int64_t gradients) {
     Tensors results;
-    const double scale = reduction == kNone ? 1 : item(upstream);
-    if (ready && scale == 1) return results;
     Call call(operands, options..., reduction, reduction == kNone ? OptionalTensor(upstream) : OptionalTensor());
-    want(call, gradients, into, results);
-    call.prepare();
-    call.run(scale / call.divisor(), false);
+    want(call, operands.input, gradients, into, results);
+    const View view(upstream);
+    call.backward(reduction == kNone ? nullptr : &view, ready);
     return results;
   }
 
   // The gradients asked for, in order; `reuse` holds their tensors, if there are some already.
-  static void want(Call& call, int64_t gradients, const Tensors* reuse, Tensors& results) {
+  static void want(Call& call, const Tensor& like, int64_t gradients, const Tensors* reuse, Tensors& results) {
     size_t next = 0;
     for (int k = 0; k < 3; ++k) {
       if (!(gradients & (kInput << k))) continue;
       const Layout layout = call.gradient_layout(k);
       const ScalarType dtype = call.operand(k).dtype;
-      results.push_back(reuse ? reuse->at(next++) : empty(layout, dtype));
+      results.push_back(reuse ? reuse->at(next++) : Call::empty(layout, dtype, like));
       const View view(results.back());
       if (reuse) check_layout(view, layout, dtype);
       call.write_gradient(k, view);

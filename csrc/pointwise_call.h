@@ -1,0 +1,73 @@
+// A call of a pointwise operator, from tensors to the arguments of an engine. See loss_operators.h.
+#pragma once
+
+#include "loss_operators.h"
+#include "pointwise.h"
+
+namespace fused_losses {
+
+template <class Formula>
+class PointwiseCall {
+ public:
+  static constexpr bool kHasStatistics = false;
+
+  PointwiseCall(const Operands& operands, const std::vector<double>& parameters, std::optional<double> ignore_index,
+                const OptionalTensor& upstream)
+      : operands_{View(operands.input), View(operands.target), view(operands.extra)},
+        factors_{view(operands.weight), view(upstream)},
+        loop_(*operands_[0],
+              {&*operands_[0], &*operands_[1], pointer(operands_[2]), pointer(factors_[0]), pointer(factors_[1])}) {
+    if (Formula::kOperands == 3 && !Formula::kOptionalThird) operand(2);
+    arguments_.iteration = loop_.iteration();
+    for (int k = 0; k < 3; ++k) {
+      if (operands_[k]) arguments_.operands[k] = loop_.operand(*operands_[k]);
+    }
+    for (int k = 0; k < 2; ++k) {
+      if (factors_[k]) arguments_.factors[k] = loop_.operand(*factors_[k]);
+    }
+    arguments_.has_ignored = ignore_index.has_value();
+    arguments_.ignored = ignore_index.value_or(0);
+    arguments_.parameters = parameters.data();
+  }
+
+  const View& operand(int k) const { return operands_[k].value(); }
+  Layout gradient_layout(int) const { return loop_.layout(); }
+  void write_gradient(int k, const View& gradient) {
+    if (k >= Formula::kDerivatives) throw std::runtime_error("fused_losses: there is no such derivative");
+    arguments_.derivatives[k] = {gradient.data, gradient.dtype};
+  }
+  Layout loss_layout() const { return loop_.layout(); }
+  void write_losses(const View& losses) { arguments_.values = {losses.data, losses.dtype}; }
+
+ protected:
+  double count() const { return static_cast<double>(arguments_.iteration.count); }
+
+  // What a reduction divides by, where it is neither of the two that elements must be looked at for.
+  double plain_divisor(int64_t reduction) const {
+    if (reduction == kBatchMean && operands_[0]->dims) return static_cast<double>(operands_[0]->sizes[0]);
+    return reduction == kMean ? count() : 1;
+  }
+  // The mean is over the weights themselves, also where they are broadcast over a larger target, as in torch: the
+  // sum over all elements counts each of them `copies()` times.
+  bool divides_by_weights(int64_t reduction) const {
+    return reduction == kMean && Formula::kMeanOverWeight && factors_[0].has_value();
+  }
+  double copies() const { return count() / static_cast<double>(factors_[0]->count); }
+  bool divides_by_kept(int64_t reduction) const {
+    return reduction == kMean && arguments_.has_ignored && !divides_by_weights(reduction);
+  }
+
+  PointwiseArguments arguments_;
+
+ private:
+  static std::optional<View> view(const OptionalTensor& tensor) {
+    return tensor ? std::optional<View>(*tensor) : std::nullopt;
+  }
+  static const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
+
+  std::optional<View> operands_[3];
+  std::optional<View> factors_[2];  // weight, upstream
+  Loop loop_;
+};
+
+}  // namespace fused_losses
