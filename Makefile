@@ -6,23 +6,33 @@ VENV ?= .venv
 TORCH ?= torch==2.14.1
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') setup.py pyproject.toml
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
+CPP := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# CUDA's kernels, compiled as C++ and run on the CPU.
+CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
+CUDA_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py
+CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*)
 
 # Triton's kernels, on the CPU.
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
 TRITON_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py tests/test_triton.py
 
-.PHONY: demo test test-triton test-gpu test-sanitize lint format bench bench-gpu gpu-report docs info clean
+.PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-sanitize lint format bench bench-gpu gpu-report docs info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
 
-test: $(VENV)/.built-all ## every test, over every instruction set that the machine runs
+test: $(VENV)/.built-all $(CUDA_ON_CPU) ## every test, over every instruction set that the machine runs
 	$(BIN)/python -m pytest
 	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=5 $(BIN)/python -m pytest $(TRITON_TESTS)
+	FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) FUSED_LOSSES_TEST_SHARE=10 $(BIN)/python -m pytest $(CUDA_TESTS)
 
 test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels in Triton
 	$(INTERPRETED) $(BIN)/python -m pytest $(TRITON_TESTS)
+
+test-cuda-on-cpu: $(VENV)/.built $(CUDA_ON_CPU) ## CUDA's kernels on the CPU, in three orders of threads
+	for seed in 1 2 3; do FUSED_LOSSES_CUDA_SEED=$$seed FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) \
+		$(BIN)/python -m pytest $(CUDA_TESTS) || exit 1; done
 
 # With all the kernels there are for a GPU; one process, as there is one GPU.
 test-gpu: $(VENV)/.built ## the tests of the losses on a GPU, and those that need one
@@ -68,6 +78,9 @@ $(VENV)/.tools: pyproject.toml
 	$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(r for name in ("bench", "test", "dev") for r in extras[name]), sep="\n")' > $(VENV)/requirements.txt
 	$(BIN)/pip install --quiet -r $(VENV)/requirements.txt
 	touch $@
+
+$(CUDA_ON_CPU): $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES)
+	$(BIN)/python tests/cuda_on_cpu/build.py $(@D)
 
 # The host's own library, for those who only want to run it.
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)

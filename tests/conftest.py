@@ -9,6 +9,8 @@ import device
 import pytest
 import torch
 
+from fused_losses.registry import by_family
+
 _SAMPLES: pytest.StashKey[Counter[str]] = pytest.StashKey()
 _COUNTS = "torch's own samples"  # as workers send them
 
@@ -25,17 +27,23 @@ def pytest_configure(config):
         interpreter.patch_language_once()
         interpreter.assert_as_devices_do()
         interpreter.round_as_devices_do()
+    if library := os.environ.get("FUSED_LOSSES_CUDA_ON_CPU"):
+        # Takes the CPU's operators over.
+        torch.ops.load_library(library)
 
 
-# Inputs that take the interpreter seconds; shorter ones meet the same code.
+# Inputs that take the interpreter seconds, and fibers; shorter ones meet the same code.
 _LARGE = ("40000", "33000", "3x4x50x7", "threads", "shared")
 
 
 def pytest_collection_modifyitems(config, items):
-    """In Triton's interpreter, of small inputs every so many tests: FUSED_LOSSES_TEST_SHARE."""
-    if os.environ.get("TRITON_INTERPRET") != "1":
+    """Where kernels are slow, of small inputs every so many tests: FUSED_LOSSES_TEST_SHARE."""
+    if os.environ.get("TRITON_INTERPRET") != "1" and "FUSED_LOSSES_CUDA_ON_CPU" not in os.environ:
         return
     small = [item for item in items if not any(word in item.nodeid for word in _LARGE)]
+    if "FUSED_LOSSES_CUDA_ON_CPU" in os.environ:
+        served = [loss.name for loss in by_family("pointwise")]
+        small = [item for item in small if any(name in item.nodeid for name in served)]
     kept = small[:: int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept

@@ -1,0 +1,44 @@
+// The one place that launches kernels, and what they need besides CUDA's own words. Under FUSED_LOSSES_CUDA_ON_CPU
+// the same sources are plain C++, which tests/cuda_on_cpu executes.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "engine.h"
+
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+#include "cuda_on_cpu.h"
+#define FUSED_LOSSES_SHARED(T, name, count) T* const name = cuda_on_cpu::shared<T>(count, __COUNTER__)
+#else
+#include <cuda_runtime.h>
+#define FUSED_LOSSES_SHARED(T, name, count) __shared__ T name[count]
+extern "C" __device__ void __assertfail(const char*, const char*, unsigned, const char*, size_t);
+#endif
+
+namespace fused_losses {
+
+template <class Arguments>
+void launch(void (*kernel)(Arguments), const Queue& queue, int blocks, int threads, const Arguments& arguments) {
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+  static_cast<void>(queue);
+  cuda_on_cpu::launch(kernel, dim3(blocks), dim3(threads), arguments);
+#else
+  void* list[] = {const_cast<Arguments*>(&arguments)};
+  const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), list,
+                                             0, static_cast<cudaStream_t>(queue.stream));
+  if (error != cudaSuccess) throw std::runtime_error(std::string("fused_losses: ") + cudaGetErrorString(error));
+#endif
+}
+
+// Ends all work on the device with a message, as torch's own assertions do.
+__device__ inline void check(bool holds, const char* message) {
+  if (holds) return;
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+  cuda_on_cpu::fail(message);
+#else
+  __assertfail(message, "fused_losses", 0, "", 1);
+#endif
+}
+
+}  // namespace fused_losses

@@ -1,0 +1,10 @@
+// The pointwise engine for formulas/binary.h.
+#include "pointwise.cuh"
+
+#include "../formulas/binary.h"
+
+namespace fused_losses {
+
+FUSED_LOSSES_BINARY(FUSED_LOSSES_INSTANTIATE_POINTWISE)
+
+}  // namespace fused_losses

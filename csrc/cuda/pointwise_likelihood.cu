@@ -1,0 +1,10 @@
+// The pointwise engine for formulas/likelihood.h.
+#include "pointwise.cuh"
+
+#include "../formulas/likelihood.h"
+
+namespace fused_losses {
+
+FUSED_LOSSES_LIKELIHOOD(FUSED_LOSSES_INSTANTIATE_POINTWISE)
+
+}  // namespace fused_losses

@@ -1,0 +1,10 @@
+// The pointwise engine for formulas/margin.h.
+#include "pointwise.cuh"
+
+#include "../formulas/margin.h"
+
+namespace fused_losses {
+
+FUSED_LOSSES_MARGIN(FUSED_LOSSES_INSTANTIATE_POINTWISE)
+
+}  // namespace fused_losses

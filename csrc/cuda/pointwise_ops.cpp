@@ -1,0 +1,49 @@
+// The operators of the pointwise family on a GPU, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+#include "../formulas/losses.h"
+#include "../pointwise_call.h"
+#include "pointwise.h"
+#include "tensors.h"
+
+namespace fused_losses {
+namespace {
+
+template <class Formula>
+class Call : public PointwiseCall<Formula>, public OnGpu<Call<Formula>> {
+ public:
+  Call(const Operands& operands, const std::vector<double>& parameters, std::optional<double> ignore_index,
+       int64_t reduction, const OptionalTensor& upstream)
+      : PointwiseCall<Formula>(operands, parameters, ignore_index, upstream), OnGpu<Call<Formula>>(operands.input) {
+    this->scaling_.divisor = this->plain_divisor(reduction);
+    const bool by_weights = this->divides_by_weights(reduction);
+    if (!by_weights && !this->divides_by_kept(reduction)) return;
+    divisor_ = empty_on(this->queue().device, Layout(0, nullptr), ScalarType::Double);
+    Reduced sum{divisor_->data_ptr(), ScalarType::Double};
+    const Scratch scratch(this->queue(), sum);
+    pointwise_divisor(this->arguments_, by_weights, by_weights ? this->copies() : 1, sum, this->queue());
+    this->scaling_.divisor_on_device = static_cast<const double*>(divisor_->data_ptr());
+  }
+
+  void run(const Scaling& scaling, const Reduced& reduced, const Queue& queue) const {
+    pointwise<Formula>(this->arguments_, scaling, reduced, queue);
+  }
+
+ private:
+  OptionalTensor divisor_;
+};
+
+template <class Formula>
+using PointwiseOperators = LossOperators<Call<Formula>, const std::vector<double>&, std::optional<double>>;
+
+}  // namespace
+
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
+#else
+STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
+#endif
+#define FUSED_LOSSES_IMPLEMENT(name, Formula) PointwiseOperators<Formula>::implement(m, #name);
+  FUSED_LOSSES_POINTWISE(FUSED_LOSSES_IMPLEMENT)
+#undef FUSED_LOSSES_IMPLEMENT
+}
+
+}  // namespace fused_losses

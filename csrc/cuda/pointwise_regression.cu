@@ -1,0 +1,10 @@
+// The pointwise engine for formulas/regression.h.
+#include "pointwise.cuh"
+
+#include "../formulas/regression.h"
+
+namespace fused_losses {
+
+FUSED_LOSSES_REGRESSION(FUSED_LOSSES_INSTANTIATE_POINTWISE)
+
+}  // namespace fused_losses

@@ -1,0 +1,58 @@
+// The reduced loss: its gradient, and adding up what blocks have found, in the same launch and in a fixed order.
+#pragma once
+
+#include "storage.cuh"
+
+namespace fused_losses {
+
+__device__ inline double upstream_of(const Scaling& scaling) {
+  return scaling.upstream ? load_as<double>(scaling.upstream, scaling.upstream_dtype, 0) : 1;
+}
+
+__device__ inline double divisor_of(const Scaling& scaling) {
+  return scaling.divisor_on_device ? *scaling.divisor_on_device : scaling.divisor;
+}
+
+template <class T>
+__device__ inline T sum_of_warp(T value) {
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, distance);
+  }
+  return value;
+}
+
+// The sum over a block of whole warps, for its first warp; the order depends on nothing.
+template <class T>
+__device__ inline T sum_of_block(T value) {
+  FUSED_LOSSES_SHARED(T, of_warps, kWarp);
+  value = sum_of_warp(value);
+  __syncthreads();  // nobody reads the last sum any more
+  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  if (threadIdx.x >= kWarp) return T(0);
+  return sum_of_warp(threadIdx.x < blockDim.x / kWarp ? of_warps[threadIdx.x] : T(0));
+}
+
+// Called by all threads of all blocks at their ends. The last block to arrive adds up what all have left, in the
+// order of blocks: which one that is makes no difference.
+__device__ inline void finish(double sum, const Reduced& reduced, double divisor) {
+  sum = sum_of_block(sum);
+  FUSED_LOSSES_SHARED(int, is_last, 1);
+  if (threadIdx.x == 0) {
+    reduced.partials[blockIdx.x] = sum;
+    __threadfence();
+    *is_last = atomicAdd(reduced.arrived, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!*is_last) return;
+  __threadfence();
+  double total = 0;
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) total += __ldcg(reduced.partials + block);
+  total = sum_of_block(total);
+  if (threadIdx.x == 0) {
+    store_as(reduced.loss, reduced.dtype, 0, total / divisor);
+    *reduced.arrived = 0;
+  }
+}
+
+}  // namespace fused_losses

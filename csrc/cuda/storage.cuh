@@ -1,0 +1,80 @@
+// How elements lie in memory: alone, of any type and stride, or in packs of 128 bits.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "../views.h"
+#include "launch.h"
+
+namespace fused_losses {
+
+using BFloat16 = torch::headeronly::BFloat16;
+using Half = torch::headeronly::Half;
+
+// Arithmetic happens in double for double, in float for everything else.
+template <class S>
+using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+// Calls body with a value of the type that a floating point dtype stands for.
+template <class Body>
+__host__ __device__ auto with_storage(ScalarType dtype, const Body& body) {
+  switch (dtype) {
+    case ScalarType::Double: return body(double{});
+    case ScalarType::Half: return body(Half{});
+    case ScalarType::BFloat16: return body(BFloat16{});
+    default: return body(float{});
+  }
+}
+
+template <class T>
+__device__ inline T load_as(const void* data, ScalarType dtype, int64_t i) {
+  return with_storage(dtype, [&](auto s) {
+    using S = decltype(s);
+    return static_cast<T>(static_cast<Compute<S>>(static_cast<const S*>(data)[i]));
+  });
+}
+
+template <class T>
+__device__ inline void store_as(void* data, ScalarType dtype, int64_t i, T value) {
+  with_storage(dtype, [&](auto s) {
+    using S = decltype(s);
+    static_cast<S*>(data)[i] = static_cast<S>(static_cast<Compute<S>>(value));
+  });
+}
+
+// The widest access that every GPU has.
+inline constexpr int kPackBytes = 16;
+
+template <class S>
+inline constexpr int kPack = kPackBytes / sizeof(S);
+
+template <class S>
+struct alignas(kPackBytes) Pack {
+  S at[kPack<S>];
+};
+
+template <class S>
+__device__ inline Pack<S> load_pack(const void* data, int64_t pack) {
+  const auto* from = static_cast<const Pack<S>*>(data) + pack;
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+  cuda_on_cpu::check_aligned(from, kPackBytes);
+#endif
+  return *from;
+}
+
+template <class S>
+__device__ inline void store_pack(void* data, int64_t pack, const Pack<S>& value) {
+  auto* to = static_cast<Pack<S>*>(data) + pack;
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+  cuda_on_cpu::check_aligned(to, kPackBytes);
+#endif
+  *to = value;
+}
+
+inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kPackBytes == 0; }
+
+}  // namespace fused_losses

@@ -1,0 +1,151 @@
+// Making tensors on a GPU, and where the work on them goes.
+#pragma once
+
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "../tensor.h"
+#include "engine.h"
+
+#if !defined(FUSED_LOSSES_CUDA_ON_CPU)
+#include <cuda_runtime.h>
+#endif
+
+namespace fused_losses {
+
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+inline int32_t device_type() { return aoti_torch_device_type_cpu(); }
+#else
+inline int32_t device_type() { return aoti_torch_device_type_cuda(); }
+#endif
+
+inline Tensor empty_on(int device, const Layout& layout, ScalarType dtype) {
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(layout.dims, layout.sizes, layout.strides,
+                                                         static_cast<int32_t>(dtype), device_type(), device, &handle));
+  return Tensor(handle);
+}
+
+// The tensors' device is the current one as long as this lives.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& tensor) {
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+    static_cast<void>(tensor);
+    queue_.processors = 2;  // so that blocks take several tiles each
+#else
+    queue_.device = tensor.get_device_index();
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(queue_.device, &guard_));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(queue_.device, &queue_.stream));
+    cudaDeviceGetAttribute(&queue_.processors, cudaDevAttrMultiProcessorCount, queue_.device);
+#endif
+  }
+  OnDevice(const OnDevice&) = delete;
+  ~OnDevice() {
+#if !defined(FUSED_LOSSES_CUDA_ON_CPU)
+    aoti_torch_delete_cuda_guard(guard_);
+#endif
+  }
+
+  const Queue& queue() const { return queue_; }
+
+ private:
+  Queue queue_;
+#if !defined(FUSED_LOSSES_CUDA_ON_CPU)
+  CUDAGuardHandle guard_ = nullptr;
+#endif
+};
+
+// Room for what blocks leave for each other. Launches on one stream follow each other, and share it; a graph has its
+// own, since it may be replayed on any stream.
+class Scratch {
+ public:
+  Scratch(const Queue& queue, Reduced& reduced) {
+    memory_ = is_capturing(queue) ? fresh(queue) : shared(queue);
+    reduced.arrived = static_cast<unsigned*>(memory_->data_ptr());
+    reduced.partials = static_cast<double*>(memory_->data_ptr()) + 1;
+  }
+
+ private:
+  static OptionalTensor fresh(const Queue& queue) {
+    const int64_t count = 1 + blocks_for(queue, INT32_MAX, kThreads);
+    Tensor memory = empty_on(queue.device, Layout(1, &count), ScalarType::Double);
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+    std::memset(memory.data_ptr(), 0, sizeof(double));
+#else
+    cudaMemsetAsync(memory.data_ptr(), 0, sizeof(double), static_cast<cudaStream_t>(queue.stream));
+#endif
+    return memory;
+  }
+
+  static OptionalTensor shared(const Queue& queue) {
+    static std::mutex mutex;
+    // Never destroyed: when the process ends, the allocator may have gone first.
+    static auto& by_stream = *new std::map<std::pair<int, void*>, Tensor>;
+    const std::lock_guard lock(mutex);
+    const auto key = std::make_pair(queue.device, queue.stream);
+    const auto found = by_stream.find(key);
+    if (found != by_stream.end()) return found->second;
+    return by_stream.emplace(key, *fresh(queue)).first->second;
+  }
+
+  static bool is_capturing(const Queue& queue) {
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+    static_cast<void>(queue);
+    return false;
+#else
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cudaStreamIsCapturing(static_cast<cudaStream_t>(queue.stream), &status);
+    return status != cudaStreamCaptureStatusNone;
+#endif
+  }
+
+  OptionalTensor memory_;
+};
+
+// What all losses on a GPU have in common, for LossOperators. A Call has run(scaling, reduced, queue), which launches.
+template <class Call>
+class OnGpu {
+ public:
+  explicit OnGpu(const Tensor& input) : device_(input) {}
+
+  static Tensor empty(const Layout& layout, ScalarType dtype, const Tensor& like) {
+    return empty_on(like.get_device_index(), layout, dtype);
+  }
+
+  void forward(const View* loss) {
+    Reduced reduced;
+    if (loss) {
+      reduced.loss = loss->data;
+      reduced.dtype = loss->dtype;
+      const Scratch scratch(queue(), reduced);
+      self().run(scaling_, reduced, queue());
+    } else {
+      self().run(scaling_, reduced, queue());
+    }
+  }
+
+  void backward(const View* upstream, bool ready) {
+    Scaling scaling = scaling_;
+    if (upstream) {
+      scaling.upstream = upstream->data;
+      scaling.upstream_dtype = upstream->dtype;
+      scaling.ready = ready;
+    }
+    self().run(scaling, Reduced(), queue());
+  }
+
+ protected:
+  const Queue& queue() const { return device_.queue(); }
+
+  Scaling scaling_;
+
+ private:
+  Call& self() { return static_cast<Call&>(*this); }
+
+  OnDevice device_;
+};
+
+}  // namespace fused_losses

@@ -1,0 +1,100 @@
+// CUDA's words in plain C++: kernels run on the CPU, each block's threads as fibers in an order that a seed decides
+// (FUSED_LOSSES_CUDA_SEED). So a race shows as a result that changes, and what is out of bounds is AddressSanitizer's.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+
+#include "fibers.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x_ = 1) : x(x_) {}
+};
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace cuda_on_cpu {
+
+inline Block block([](unsigned thread) { threadIdx.x = thread; });
+
+inline uint64_t next_seed() {
+  static const char* const given = std::getenv("FUSED_LOSSES_CUDA_SEED");
+  static uint64_t seed = given ? std::strtoull(given, nullptr, 10) : 0;
+  return seed += 0x9e3779b97f4a7c15;
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 threads, const Arguments&... arguments) {
+  gridDim = grid;
+  blockDim = threads;
+  std::mt19937_64 random(next_seed());
+  std::vector<unsigned> order(grid.x);
+  for (unsigned i = 0; i < grid.x; ++i) order[i] = i;
+  std::shuffle(order.begin(), order.end(), random);
+  for (unsigned i : order) {
+    blockIdx.x = i;
+    block.run(threads.x, [&] { kernel(arguments...); }, random());
+  }
+}
+
+template <class T>
+T* shared(size_t count, int key) {
+  return static_cast<T*>(block.shared(key, count * sizeof(T)));
+}
+
+[[noreturn]] inline void fail(const char* message) { throw std::runtime_error(message); }
+
+inline void check_aligned(const void* address, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes) fail("a misaligned access");
+}
+
+template <class T>
+uint64_t bits_of(T value) {
+  uint64_t bits = 0;
+  static_assert(sizeof(T) <= sizeof(bits));
+  std::memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
+
+template <class T>
+T value_of(uint64_t bits) {
+  T value;
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+}  // namespace cuda_on_cpu
+
+inline void __syncthreads() { cuda_on_cpu::block.wait_for_block(); }
+inline void __threadfence() { cuda_on_cpu::block.maybe_pause(); }
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int distance) {
+  const unsigned other = threadIdx.x % cuda_on_cpu::kWarp ^ distance;
+  return cuda_on_cpu::value_of<T>(cuda_on_cpu::block.exchange(mask, cuda_on_cpu::bits_of(value))[other]);
+}
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane) {
+  return cuda_on_cpu::value_of<T>(cuda_on_cpu::block.exchange(mask, cuda_on_cpu::bits_of(value))[lane]);
+}
+
+template <class T>
+T atomicAdd(T* to, T value) {
+  cuda_on_cpu::block.maybe_pause();
+  const T before = *to;
+  *to += value;
+  return before;
+}
+
+template <class T>
+T __ldcg(const T* from) {
+  return *from;
+}

@@ -1,0 +1,124 @@
+// Kernels with known faults, and one without: whether they are found is what test_cuda_on_cpu.py asks.
+#include <cstdio>
+#include <memory>
+
+#include "cuda_on_cpu.h"
+
+namespace {
+
+constexpr int kThreads = 64;
+
+using cuda_on_cpu::launch;
+using cuda_on_cpu::shared;
+
+// Each thread reads what its neighbour has written. Without a barrier between, it may not be there yet.
+template <bool kWaits>
+__global__ void pass_on(const float* from, float* to) {
+  float* const passed = shared<float>(kThreads, 0);
+  passed[threadIdx.x] = from[threadIdx.x];
+  if (kWaits) __syncthreads();
+  to[threadIdx.x] = passed[(threadIdx.x + 1) % kThreads];
+}
+
+template <bool kWaits>
+int race() {
+  float from[kThreads], to[kThreads];
+  for (int i = 0; i < kThreads; ++i) from[i] = static_cast<float>(i);
+  launch(pass_on<kWaits>, dim3(1), dim3(kThreads), static_cast<const float*>(from), static_cast<float*>(to));
+  int wrong = 0;
+  for (int i = 0; i < kThreads; ++i) wrong += to[i] != from[(i + 1) % kThreads];
+  std::printf("%d wrong\n", wrong);
+  return 0;
+}
+
+__global__ void write_beyond(float* to, int count) { to[threadIdx.x + 1] = static_cast<float>(count); }
+
+int out_of_bounds() {
+  const std::unique_ptr<float[]> memory(new float[kThreads]);
+  launch(write_beyond, dim3(1), dim3(kThreads), memory.get(), kThreads);
+  return 0;
+}
+
+__global__ void write_beyond_shared(float* to) {
+  float* const memory = shared<float>(kThreads, 0);
+  memory[threadIdx.x + 1] = 1;
+  to[threadIdx.x] = memory[threadIdx.x];
+}
+
+int out_of_shared_bounds() {
+  float to[kThreads];
+  launch(write_beyond_shared, dim3(1), dim3(kThreads), static_cast<float*>(to));
+  return 0;
+}
+
+__global__ void load_misaligned(const float* from) { cuda_on_cpu::check_aligned(from + 1, 16); }
+
+int misaligned() {
+  alignas(16) const float from[8] = {};
+  launch(load_misaligned, dim3(1), dim3(1), static_cast<const float*>(from));
+  return 0;
+}
+
+// Half of a warp waits for the block, the other half for the warp.
+__global__ void diverge(int* to) {
+  if (threadIdx.x % 2) {
+    __syncthreads();
+  } else {
+    to[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1, 1);
+  }
+}
+
+int deadlock() {
+  int to[kThreads];
+  launch(diverge, dim3(1), dim3(kThreads), static_cast<int*>(to));
+  return 0;
+}
+
+// Blocks leave their sums, and the last to arrive adds them up.
+__global__ void add_up(const int* from, int* partials, unsigned* arrived, int* total) {
+  int sum = from[blockIdx.x * kThreads + threadIdx.x];
+  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+  int* const of_warps = shared<int>(2, 0);
+  int* const last = shared<int>(1, 1);
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    partials[blockIdx.x] = of_warps[0] + of_warps[1];
+    __threadfence();
+    *last = atomicAdd(arrived, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!*last || threadIdx.x) return;
+  *total = 0;
+  for (unsigned i = 0; i < gridDim.x; ++i) *total += partials[i];
+}
+
+int sum() {
+  constexpr int kBlocks = 100;
+  static int from[kBlocks * kThreads], partials[kBlocks];
+  int total = 0, expected = 0;
+  unsigned arrived = 0;
+  for (int i = 0; i < kBlocks * kThreads; ++i) expected += from[i] = i % 1000;
+  launch(add_up, dim3(kBlocks), dim3(kThreads), static_cast<const int*>(from), static_cast<int*>(partials), &arrived,
+         &total);
+  std::printf("%d wrong\n", total != expected);
+  return 0;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  const std::map<std::string, int (*)()> cases{{"race", race<false>},
+                                               {"no race", race<true>},
+                                               {"bounds", out_of_bounds},
+                                               {"shared bounds", out_of_shared_bounds},
+                                               {"misaligned", misaligned},
+                                               {"deadlock", deadlock},
+                                               {"sum", sum}};
+  try {
+    return cases.at(arguments[1])();
+  } catch (const std::exception& error) {
+    std::printf("%s\n", error.what());
+    return 1;
+  }
+}
