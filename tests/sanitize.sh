@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the CPU library under AddressSanitizer beside the real one, and runs the tests of bad input, odd shapes and
-# odd layouts on it: a read or write outside an operand ends the run.
+# odd layouts on it: a read or write outside an operand ends the run. Then some of them on CUDA's kernels, as C++.
 set -euo pipefail
 python=$1
 cd "$(dirname "$0")/.."
@@ -15,7 +15,14 @@ FUSED_LOSSES_SANITIZE=address "$python" setup.py --quiet build_ext --inplace
 
 # The interpreter is not built with the sanitizer, which must come first. What torch keeps for ever is no leak of
 # ours, and an exception must pass through its libraries as usual.
-LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" \
-ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:abort_on_error=1 \
-PYTHONPATH="$PWD" "$python" -m pytest tests/test_bad_input.py tests/test_extensions.py tests/test_losses.py \
-    -k "not threads and not float64 and not float16" --tb=short
+sanitized_pytest() {
+    LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" \
+    ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:abort_on_error=1 \
+    PYTHONPATH="$PWD" "$python" -m pytest --tb=short "$@"
+}
+sanitized_pytest tests/test_bad_input.py tests/test_extensions.py tests/test_losses.py \
+    -k "not threads and not float64 and not float16"
+
+library=$("$python" tests/cuda_on_cpu/build.py build/cuda_on_cpu address)
+FUSED_LOSSES_CUDA_ON_CPU=$library FUSED_LOSSES_TEST_SHARE=5 \
+    sanitized_pytest tests/test_losses.py tests/test_extensions.py

@@ -1,4 +1,4 @@
-"""Compiles the CUDA sources as C++: a library whose kernels run on CPU tensors. `python build.py FOLDER`."""
+"""Compiles the CUDA sources as C++, to run on CPU tensors: `python build.py FOLDER [SANITIZER]`."""
 
 from __future__ import annotations
 
@@ -56,4 +56,4 @@ def _run(*command: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    print(build(Path(sys.argv[1])))
+    print(build(Path(sys.argv[1]).absolute(), *sys.argv[2:]))
