@@ -9,8 +9,6 @@ import device
 import pytest
 import torch
 
-from fused_losses.registry import by_family
-
 _SAMPLES: pytest.StashKey[Counter[str]] = pytest.StashKey()
 _COUNTS = "torch's own samples"  # as workers send them
 
@@ -41,9 +39,6 @@ def pytest_collection_modifyitems(config, items):
     if os.environ.get("TRITON_INTERPRET") != "1" and "FUSED_LOSSES_CUDA_ON_CPU" not in os.environ:
         return
     small = [item for item in items if not any(word in item.nodeid for word in _LARGE)]
-    if "FUSED_LOSSES_CUDA_ON_CPU" in os.environ:
-        served = [loss.name for loss in by_family("pointwise")]
-        small = [item for item in small if any(name in item.nodeid for name in served)]
     kept = small[:: int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept

@@ -1,47 +1,9 @@
-// The softmax cross-entropy engine: logits viewed as (outer, classes, inner), one softmax for each
-// (outer, inner).
+// The softmax cross-entropy engine on the CPU.
 #pragma once
 
-#include "../views.h"
+#include "../cross_entropy.h"
 
 namespace fused_losses {
-
-// In elements. outer[d] goes with outer_sizes[d].
-struct ClassStrides {
-  int64_t classes = 0, inner = 0;
-  int64_t outer[kMaxDims];
-};
-
-struct ClassTensor {
-  void* data = nullptr;  // null: absent
-  ScalarType dtype = ScalarType::Float;
-  ClassStrides strides;
-};
-
-struct CrossEntropyArguments {
-  int64_t outer = 1, classes = 1, inner = 1;
-  int outer_dims = 0;  // `outer` is the product of so many sizes
-  int64_t outer_sizes[kMaxDims];
-  ClassTensor input;
-  ClassTensor labels;         // Long or Byte; strides.classes is unused
-  ClassTensor probabilities;  // instead of labels
-  ClassTensor weight;         // strides.classes only
-  int64_t ignore_index = -100;
-  double label_smoothing = 0;
-  double scale = 1;      // of the gradients
-  ClassTensor upstream;  // reduction="none": the upstream gradient of each row
-
-  // Going backward, losses are not computed again.
-  bool backward = false;
-  // Of each row, a number near the maximum and the sum of exponentials relative to it, a row after the other, in
-  // Compute<input>. Written going forward, read going backward, unless null.
-  void* max = nullptr;
-  void* sum = nullptr;
-
-  Result losses;  // reduction="none", a row after the other
-  ClassTensor input_gradient;
-  ClassTensor probabilities_gradient;
-};
 
 // Checks the labels and returns what reduction="mean" divides by: the weights of the rows' classes, added up,
 // or the number of rows where targets are probabilities. Throws std::out_of_range for a label outside

@@ -82,7 +82,7 @@ class Rows {
         const int64_t end = (block + 1) * in_block < rows ? (block + 1) * in_block : rows;
         Sum sum;
         for (int64_t row = block * in_block; row < end; ++row) {
-          typename Formula::Slopes slopes;
+          Slope<double> slopes[Formula::kSlopes];
           sum += finish(row, numbers(row, 0, arguments_.length), slopes);
           if (wants_derivatives_) differentiate(row, 0, arguments_.length, slopes);
         }
@@ -108,7 +108,7 @@ class Rows {
     std::vector<Numbers> parts(rows * pieces);
     for_each_piece([&](int64_t i, int64_t row, int64_t begin, int64_t end) { parts[i] = numbers(row, begin, end); });
     struct RowSlopes {
-      typename Formula::Slopes of;
+      Slope<double> of[Formula::kSlopes];
     };
     std::vector<RowSlopes> slopes(rows);
     Sum sum;
@@ -174,7 +174,7 @@ class Rows {
     }
   }
 
-  double finish(int64_t row, const Numbers& numbers, Slope* slopes) const {
+  double finish(int64_t row, const Numbers& numbers, Slope<double>* slopes) const {
     double target = 0, scale = arguments_.scale;
     if constexpr (Formula::kHasTarget) target = read(arguments_.operands[2], arguments_.rows, row);
     if (arguments_.upstream.rows.data) scale *= read(arguments_.upstream, arguments_.rows, row);
@@ -183,7 +183,7 @@ class Rows {
     return value;
   }
 
-  void differentiate(int64_t row, int64_t begin, int64_t end, const Slope* slopes) const {
+  void differentiate(int64_t row, int64_t begin, int64_t end, const Slope<double>* slopes) const {
     alignas(64) S buffers[2 * kOperands][kChunk];
     for (int64_t at = begin; at < end; at += kChunk) {
       const int64_t n = end - at < kChunk ? end - at : kChunk;

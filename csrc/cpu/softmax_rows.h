@@ -42,7 +42,7 @@ Compute<S> max_of(const S* x, int64_t n) {
 // First pass over a chunk: adds it to `state`, whose maximum is what the chunk's numerators refer to. They go to
 // `numerators`; q is read if kSoft. Returns the largest of the chunk, which tells whether all this was in vain.
 template <bool kStore, bool kSoft, class S>
-Compute<S> accumulate_relative(SoftmaxState& state, const S* x, int64_t n, const Compute<S>* q,
+Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t n, const Compute<S>* q,
                                Compute<S>* numerators) {
   using T = Compute<S>;
   using V = Vector<T>;
@@ -77,7 +77,7 @@ Compute<S> accumulate_relative(SoftmaxState& state, const S* x, int64_t n, const
 }
 
 template <bool kStore, bool kSoft, class S>
-void accumulate_chunk(SoftmaxState& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
+void accumulate_chunk(SoftmaxState<double>& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
   if (state.max == -std::numeric_limits<double>::infinity()) state.raise(max_of(x, n));
   const Compute<S> top = accumulate_relative<kStore, kSoft>(state, x, n, q, numerators);
   if (top > state.max + kHeadroom) {
@@ -176,7 +176,7 @@ class SoftmaxRows {
  private:
   // Of a row in work.
   struct Scratch {
-    std::vector<SoftmaxState> states;  // per stretch
+    std::vector<SoftmaxState<double>> states;  // per stretch
     std::vector<T> chunk_max;
     std::unique_ptr<T[]> numerators;
 
@@ -206,7 +206,7 @@ class SoftmaxRows {
     const double x_y = has_hot ? static_cast<double>(static_cast<T>(x[label])) : 0;  // before it is overwritten
     T* const numerators = scratch.numerators.get();
 
-    SoftmaxState state;
+    SoftmaxState<double> state;
     if (statistics_known_) {
       state.max = static_cast<const T*>(arguments_.max)[r];
       state.sum = static_cast<const T*>(arguments_.sum)[r];
@@ -216,12 +216,12 @@ class SoftmaxRows {
         for (int64_t s = first; s < last; ++s)
           scratch.states[s] = accumulate(x, probabilities, numerators, scratch.chunk_max, s);
       });
-      for (const SoftmaxState& part : scratch.states) state.merge(part);
+      for (const SoftmaxState<double>& part : scratch.states) state.merge(part);
       set_statistics(r, state.max, state.sum);
     }
 
     const double scale = arguments_.scale * upstream_of(arguments_, outer, inner);
-    const SoftmaxGradient pieces(state.sum, state.mass, hot, scale);
+    const SoftmaxGradient<double> pieces(state.sum, state.mass, hot, scale);
     if (gradient || arguments_.probabilities_gradient.data) {
       share([&](int64_t first, int64_t last) {
         for (int64_t s = first; s < last; ++s) {
@@ -244,9 +244,9 @@ class SoftmaxRows {
     for (int64_t c = stretch * kStretch; c < end; c += kChunk) body(c, std::min(kChunk, end - c));
   }
 
-  SoftmaxState accumulate(const S* x, const void* probabilities, T* numerators, std::vector<T>& chunk_max,
-                          int64_t stretch) const {
-    SoftmaxState state;
+  SoftmaxState<double> accumulate(const S* x, const void* probabilities, T* numerators, std::vector<T>& chunk_max,
+                                  int64_t stretch) const {
+    SoftmaxState<double> state;
     alignas(64) T q[kChunk];
     for_each_chunk(stretch, [&](int64_t c, int64_t n) {
       if (soft_) targets_.soft.chunk(probabilities, c, n, q);
@@ -266,8 +266,8 @@ class SoftmaxRows {
   }
 
   void emit(const S* x, const void* probabilities, const T* numerators, const std::vector<T>& chunk_max, S* gradient,
-            const void* probabilities_gradient, const SoftmaxState& state, const SoftmaxGradient& pieces, double scale,
-            int64_t stretch) const {
+            const void* probabilities_gradient, const SoftmaxState<double>& state,
+            const SoftmaxGradient<double>& pieces, double scale, int64_t stretch) const {
     const T max = static_cast<T>(state.max);
     const T of_soft = static_cast<T>(pieces.of_soft);
     alignas(64) T q[kChunk];
@@ -304,7 +304,8 @@ class SoftmaxRows {
   }
 
   // The one element where the terms nearly cancel: in double, and rounded once.
-  double at_label(int64_t label, double x_y, const SoftmaxState& state, const SoftmaxGradient& pieces) const {
+  double at_label(int64_t label, double x_y, const SoftmaxState<double>& state,
+                  const SoftmaxGradient<double>& pieces) const {
     const double numerator = std::exp(x_y - state.max);
     double q = targets_.soft.constant;
     if (targets_.soft.weight) q *= static_cast<double>(targets_.soft.weight[label]);

@@ -18,6 +18,7 @@ struct Queue {
   int device = 0;
   void* stream = nullptr;
   int processors = 1;
+  int64_t shared_bytes = 0;  // that a block may have, less what kernels declare
 };
 
 // As many blocks as there are tiles, and no more than the device can hold at once: each takes tiles in turn.

@@ -9,24 +9,32 @@
 
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
 #include "cuda_on_cpu.h"
-#define FUSED_LOSSES_SHARED(T, name, count) T* const name = cuda_on_cpu::shared<T>(count, __COUNTER__)
+#define FUSED_LOSSES_SHARED(T, name, count) T* const name = cuda_on_cpu::shared<T>(count, __FILE__, __LINE__)
+#define FUSED_LOSSES_DYNAMIC_SHARED(name) char* const name = cuda_on_cpu::dynamic_shared()
 #else
 #include <cuda_runtime.h>
 #define FUSED_LOSSES_SHARED(T, name, count) __shared__ T name[count]
+#define FUSED_LOSSES_DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 extern "C" __device__ void __assertfail(const char*, const char*, unsigned, const char*, size_t);
 #endif
 
 namespace fused_losses {
 
 template <class Arguments>
-void launch(void (*kernel)(Arguments), const Queue& queue, int blocks, int threads, const Arguments& arguments) {
+void launch(void (*kernel)(Arguments), const Queue& queue, int blocks, int threads, const Arguments& arguments,
+            int64_t shared_bytes = 0) {
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
   static_cast<void>(queue);
-  cuda_on_cpu::launch(kernel, dim3(blocks), dim3(threads), arguments);
+  cuda_on_cpu::launch(kernel, dim3(blocks), dim3(threads), shared_bytes, arguments);
 #else
+  constexpr int64_t kWithoutAsking = 48 << 10;
+  if (shared_bytes > kWithoutAsking) {
+    cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         static_cast<int>(shared_bytes));
+  }
   void* list[] = {const_cast<Arguments*>(&arguments)};
   const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), list,
-                                             0, static_cast<cudaStream_t>(queue.stream));
+                                             shared_bytes, static_cast<cudaStream_t>(queue.stream));
   if (error != cudaSuccess) throw std::runtime_error(std::string("fused_losses: ") + cudaGetErrorString(error));
 #endif
 }

@@ -62,23 +62,6 @@ class PointwiseElement {
   const T scale_, ignored_;
 };
 
-// Element i of an operand of any type and stride.
-template <class T>
-__device__ inline T load_element(const Operand& operand, const Iteration& iteration, int64_t i, T absent) {
-  if (!operand.data) return absent;
-  int64_t at = i;
-  if (!operand.contiguous) {
-    at = 0;
-    for (int d = iteration.dims - 1; d > 0; --d) {
-      const int64_t rest = i / iteration.sizes[d];
-      at += (i - rest * iteration.sizes[d]) * operand.strides[d];
-      i = rest;
-    }
-    at += i * operand.strides[0];
-  }
-  return load_as<T>(operand.data, operand.dtype, at);
-}
-
 // Element i, by itself. Returns its value.
 template <class Formula, class T>
 __device__ inline T one_element(const PointwiseElement<Formula, T>& element, const PointwiseArguments& tensors,

@@ -23,8 +23,8 @@ class Call : public PointwiseCall<Formula>, public OnGpu<Call<Formula>> {
     this->scaling_.divisor_on_device = static_cast<const double*>(divisor_->data_ptr());
   }
 
-  void run(const Scaling& scaling, const Reduced& reduced, const Queue& queue) const {
-    pointwise<Formula>(this->arguments_, scaling, reduced, queue);
+  void run(const Scaling& scaling, const Reduced& reduced) const {
+    pointwise<Formula>(this->arguments_, scaling, reduced, this->queue());
   }
 
  private:
@@ -36,11 +36,7 @@ using PointwiseOperators = LossOperators<Call<Formula>, const std::vector<double
 
 }  // namespace
 
-#if defined(FUSED_LOSSES_CUDA_ON_CPU)
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#else
-STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m) {
-#endif
+FUSED_LOSSES_GPU_OPERATORS(m) {
 #define FUSED_LOSSES_IMPLEMENT(name, Formula) PointwiseOperators<Formula>::implement(m, #name);
   FUSED_LOSSES_POINTWISE(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT

@@ -46,6 +46,24 @@ __device__ inline void store_as(void* data, ScalarType dtype, int64_t i, T value
   });
 }
 
+// Where element i of an operand is.
+__device__ inline int64_t offset_of(const Operand& operand, const Iteration& iteration, int64_t i) {
+  if (operand.contiguous) return i;
+  int64_t offset = 0;
+  for (int d = iteration.dims - 1; d > 0; --d) {
+    const int64_t rest = i / iteration.sizes[d];
+    offset += (i - rest * iteration.sizes[d]) * operand.strides[d];
+    i = rest;
+  }
+  return offset + i * operand.strides[0];
+}
+
+template <class T>
+__device__ inline T load_element(const Operand& operand, const Iteration& iteration, int64_t i, T absent) {
+  if (!operand.data) return absent;
+  return load_as<T>(operand.data, operand.dtype, offset_of(operand, iteration, i));
+}
+
 // The widest access that every GPU has.
 inline constexpr int kPackBytes = 16;
 

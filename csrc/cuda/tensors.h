@@ -13,6 +13,13 @@
 #include <cuda_runtime.h>
 #endif
 
+// Implements operators for the device.
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+#define FUSED_LOSSES_GPU_OPERATORS(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m)
+#else
+#define FUSED_LOSSES_GPU_OPERATORS(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses, CUDA, m)
+#endif
+
 namespace fused_losses {
 
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
@@ -34,12 +41,15 @@ class OnDevice {
   explicit OnDevice(const Tensor& tensor) {
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
     static_cast<void>(tensor);
-    queue_.processors = 2;  // so that blocks take several tiles each
+    queue_.processors = 2;           // so that blocks take several tiles each
+    queue_.shared_bytes = 48 << 10;  // so that some rows do not fit
 #else
     queue_.device = tensor.get_device_index();
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(queue_.device, &guard_));
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(queue_.device, &queue_.stream));
-    cudaDeviceGetAttribute(&queue_.processors, cudaDevAttrMultiProcessorCount, queue_.device);
+    queue_.processors = attribute(cudaDevAttrMultiProcessorCount);
+    constexpr int kDeclared = 8 << 10;  // more than kernels declare themselves
+    queue_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kDeclared;
 #endif
   }
   OnDevice(const OnDevice&) = delete;
@@ -54,6 +64,12 @@ class OnDevice {
  private:
   Queue queue_;
 #if !defined(FUSED_LOSSES_CUDA_ON_CPU)
+  int attribute(cudaDeviceAttr which) const {
+    int value = 0;
+    cudaDeviceGetAttribute(&value, which, queue_.device);
+    return value;
+  }
+
   CUDAGuardHandle guard_ = nullptr;
 #endif
 };
@@ -105,7 +121,7 @@ class Scratch {
   OptionalTensor memory_;
 };
 
-// What all losses on a GPU have in common, for LossOperators. A Call has run(scaling, reduced, queue), which launches.
+// What all losses on a GPU have in common, for LossOperators. A Call has run(scaling, reduced), which launches.
 template <class Call>
 class OnGpu {
  public:
@@ -121,9 +137,9 @@ class OnGpu {
       reduced.loss = loss->data;
       reduced.dtype = loss->dtype;
       const Scratch scratch(queue(), reduced);
-      self().run(scaling_, reduced, queue());
+      self().run(scaling_, reduced);
     } else {
-      self().run(scaling_, reduced, queue());
+      self().run(scaling_, reduced);
     }
   }
 
@@ -134,7 +150,7 @@ class OnGpu {
       scaling.upstream_dtype = upstream->dtype;
       scaling.ready = ready;
     }
-    self().run(scaling, Reduced(), queue());
+    self().run(scaling, Reduced());
   }
 
  protected:

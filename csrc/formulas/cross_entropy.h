@@ -21,16 +21,17 @@ inline constexpr double kHeadroom = 16;
 
 // What is known of a part of a row; parts are merged. Any m will do that is not so far below the largest x that
 // an exponential overflows: not looking for the largest itself saves a pass.
+template <class R>
 struct SoftmaxState {
-  double max = -INFINITY;  // m: at most kHeadroom below the largest x of the part
-  double sum = 0;          // of exp(x - m)
-  double mass = 0;         // Q
-  double cross = 0;        // X
+  R max = -INFINITY;  // m: at most kHeadroom below the largest x of the part
+  R sum = 0;          // of exp(x - m)
+  R mass = 0;         // Q
+  R cross = 0;        // X
 
   // The same sums, relative to a larger maximum.
-  FUSED_LOSSES_HOST_DEVICE void raise(double larger) {
+  FUSED_LOSSES_HOST_DEVICE void raise(R larger) {
     if (!(larger > max)) return;
-    const double step = max - larger;
+    const R step = max - larger;
     if (sum != 0) sum *= std::exp(step);
     if (mass != 0) cross += mass * step;
     max = larger;
@@ -47,23 +48,30 @@ struct SoftmaxState {
 
 // What a row's gradient is made of, given its maximum and sum; `scale` is the upstream gradient over the
 // reduction's divisor.
+template <class R>
 struct SoftmaxGradient {
-  double of_numerator;  // times exp(x_c - m)
-  double of_hot;        // added at class y
-  double of_soft;       // times q_c
+  R of_numerator;  // times exp(x_c - m)
+  R of_hot;        // added at class y
+  R of_soft;       // times q_c
 
-  FUSED_LOSSES_HOST_DEVICE SoftmaxGradient(double sum, double mass, double hot, double scale)
+  FUSED_LOSSES_HOST_DEVICE SoftmaxGradient(R sum, R mass, R hot, R scale)
       : of_numerator((hot + mass) * scale / sum), of_hot(-hot * scale), of_soft(-scale) {}
 };
 
 // x_y is read only where hot counts: a row of probabilities has no class y.
-FUSED_LOSSES_HOST_DEVICE inline double cross_entropy_value(const SoftmaxState& state, bool has_hot, double hot,
-                                                           double x_y) {
-  const double log_sum = std::log(state.sum);
-  double value = 0;
+template <class R>
+FUSED_LOSSES_HOST_DEVICE R cross_entropy_value(const SoftmaxState<R>& state, bool has_hot, R hot, R x_y) {
+  const R log_sum = std::log(state.sum);
+  R value = 0;
   if (has_hot) value = hot * ((state.max - x_y) + log_sum);
   if (state.mass != 0 || state.cross != 0) value += state.mass * log_sum - state.cross;
   return value;
+}
+
+// At class y, where p - 1 nearly cancels: minus the others' share, from the sum of all exponentials but e_y.
+template <class R>
+FUSED_LOSSES_HOST_DEVICE R gradient_at_hot(R e_y, R others, R sum, R hot, R mass, R q_y) {
+  return mass * (e_y / sum) - q_y - hot * (others / sum);
 }
 
 // The operator's name and the engine's function: what registration walks.

@@ -19,8 +19,10 @@ struct Pair {
   V x, y;
 };
 
+// What derivatives are made of, and numbers in general, are of type R.
+template <class R>
 struct Slope {
-  double a, b, c;
+  R a, b, c;
 };
 
 FUSED_LOSSES_WORD T sign_of(T x) {
@@ -41,12 +43,16 @@ struct EuclideanDistance : SumDistance {
     const V d = (x - y) + splat<V>(eps);
     numbers[0] = multiply_add(d, d, numbers[0]);
   }
-  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return std::sqrt(numbers[0]); }
-  FUSED_LOSSES_HOST_DEVICE Slope slope(const double*, double value, double factor) const {
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE R value(const R* numbers) const {
+    return std::sqrt(numbers[0]);
+  }
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R*, R value, R factor) const {
     return {value == 0 ? 0 : factor / value, 0, 0};
   }
-  template <class V>
-  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+  template <class R, class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
     const V of_x = splat<V>(slope.a) * ((x - y) + splat<V>(eps));
     return {of_x, -of_x};
   }
@@ -61,10 +67,16 @@ struct ManhattanDistance : SumDistance {
   FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
     numbers[0] += abs((x - y) + splat<V>(eps));
   }
-  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return numbers[0]; }
-  FUSED_LOSSES_HOST_DEVICE Slope slope(const double*, double, double factor) const { return {factor, 0, 0}; }
-  template <class V>
-  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE R value(const R* numbers) const {
+    return numbers[0];
+  }
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R*, R, R factor) const {
+    return {factor, 0, 0};
+  }
+  template <class R, class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
     const V of_x = splat<V>(slope.a) * sign_of((x - y) + splat<V>(eps));
     return {of_x, -of_x};
   }
@@ -80,13 +92,17 @@ struct PowerDistance : SumDistance {
   FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
     numbers[0] += pow(abs((x - y) + splat<V>(eps)), p);
   }
-  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return std::pow(numbers[0], 1 / p); }
-  FUSED_LOSSES_HOST_DEVICE Slope slope(const double*, double value, double factor) const {
-    return value == 0 ? Slope{0, 1, 0} : Slope{factor, 1 / value, 0};
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE R value(const R* numbers) const {
+    return pow(numbers[0], 1 / p);
+  }
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R*, R value, R factor) const {
+    return value == 0 ? Slope<R>{0, 1, 0} : Slope<R>{factor, 1 / value, 0};
   }
   // (|d| / value)^(p - 1): powers of the quotient stay in range where those of either might not.
-  template <class V>
-  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+  template <class R, class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
     const V d = (x - y) + splat<V>(eps);
     const V zero = splat<V>(0);
     const V size = splat<V>(slope.a) * pow(abs(d) * splat<V>(slope.b), p - 1);
@@ -122,15 +138,20 @@ struct ExtremeDistance {
   FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
     take(abs((x - y) + splat<V>(eps)), splat<V>(1), numbers);
   }
-  FUSED_LOSSES_HOST_DEVICE void merge(const double* other, double* numbers) const {
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE void merge(const R* other, R* numbers) const {
     if (other[1] > 0) take(other[0], other[1], numbers);
   }
-  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const { return numbers[0]; }
-  FUSED_LOSSES_HOST_DEVICE Slope slope(const double* numbers, double value, double factor) const {
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE R value(const R* numbers) const {
+    return numbers[0];
+  }
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R* numbers, R value, R factor) const {
     return {factor / numbers[1], value, 0};
   }
-  template <class V>
-  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+  template <class R, class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
     const V d = (x - y) + splat<V>(eps);
     const V of_x = select(abs(d) == splat<V>(slope.b), splat<V>(slope.a) * sign_of(d), splat<V>(0));
     return {of_x, -of_x};
@@ -149,23 +170,26 @@ struct CosineDistance : SumDistance {
     numbers[1] = multiply_add(x, x, numbers[1]);
     numbers[2] = multiply_add(y, y, numbers[2]);
   }
-  FUSED_LOSSES_HOST_DEVICE static double norm(double square) {
-    const double root = std::sqrt(square);
-    return root < 1e-8 ? 1e-8 : root;
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE static R norm(R square) {
+    const R root = std::sqrt(square), least = static_cast<R>(1e-8);
+    return root < least ? least : root;
   }
-  FUSED_LOSSES_HOST_DEVICE double value(const double* numbers) const {
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE R value(const R* numbers) const {
     return 1 - numbers[0] / (norm(numbers[1]) * norm(numbers[2]));
   }
-  FUSED_LOSSES_HOST_DEVICE Slope slope(const double* numbers, double, double factor) const {
-    const double of_x = norm(numbers[1]), of_y = norm(numbers[2]);
-    const double cosine = numbers[0] / (of_x * of_y);
-    const auto along = [&](double norm, double square) {
-      return square == 0 ? 0 : factor * cosine / (norm * std::sqrt(square));
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R* numbers, R, R factor) const {
+    const R of_x = norm(numbers[1]), of_y = norm(numbers[2]);
+    const R cosine = numbers[0] / (of_x * of_y);
+    const auto along = [&](R norm, R square) {
+      return square == 0 ? R(0) : factor * cosine / (norm * std::sqrt(square));
     };
     return {-factor / (of_x * of_y), along(of_x, numbers[1]), along(of_y, numbers[2])};
   }
-  template <class V>
-  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope& slope, V x, V y) const {
+  template <class R, class V>
+  FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
     const V a = splat<V>(slope.a);
     return {a * y + splat<V>(slope.b) * x, a * x + splat<V>(slope.c) * y};
   }

@@ -5,10 +5,12 @@
 //   kOperands      how many rows it reads, and has derivatives with respect to
 //   kHasTarget     whether a number goes with each row besides
 //   kNumbers       how many numbers a pass over the rows yields
+//   kSlopes        how many Slopes derivatives are made of
 //   kAdds          whether these are sums; if not, start() and merge() say what they are
 //   add(x, numbers)      takes an element of each row into account
 //   finish(numbers, target, scale, slopes)  the row's value; slopes, if not null, are for derivatives times scale
 //   derivatives(slopes, x, results)
+// Elements x may be vectors; the rest are numbers of a type R, float or double.
 #pragma once
 
 #include "distances.h"
@@ -24,7 +26,7 @@ struct TripletMargin {
   static constexpr int kPair = Distance::kNumbers;
   static constexpr int kNumbers = 3 * kPair;
   static constexpr bool kAdds = Distance::kAdds;
-  using Slopes = Slope[3];
+  static constexpr int kSlopes = 3;
 
   Distance distance;
   double margin;
@@ -34,7 +36,8 @@ struct TripletMargin {
   FUSED_LOSSES_HOST_DEVICE void start(V* numbers) const {
     for (int pair = 0; pair < 3; ++pair) distance.start(numbers + pair * kPair);
   }
-  FUSED_LOSSES_HOST_DEVICE void merge(const double* other, double* numbers) const {
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE void merge(const R* other, R* numbers) const {
     for (int pair = 0; pair < 3; ++pair) distance.merge(other + pair * kPair, numbers + pair * kPair);
   }
   template <class V>
@@ -44,17 +47,18 @@ struct TripletMargin {
     if (swap) distance.add(x[1], x[2], numbers + 2 * kPair);
   }
 
-  FUSED_LOSSES_HOST_DEVICE double finish(const double* numbers, double, double scale, Slope* slopes) const {
-    const double to_positive = distance.value(numbers), from_anchor = distance.value(numbers + kPair);
-    double from_positive = 0, to_negative = from_anchor, share = 1;
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE R finish(const R* numbers, R, R scale, Slope<R>* slopes) const {
+    const R to_positive = distance.value(numbers), from_anchor = distance.value(numbers + kPair);
+    R from_positive = 0, to_negative = from_anchor, share = 1;
     if (swap) {
       from_positive = distance.value(numbers + 2 * kPair);
-      share = from_anchor < from_positive ? 1 : from_anchor > from_positive ? 0 : 0.5;
+      share = from_anchor < from_positive ? R(1) : from_anchor > from_positive ? R(0) : R(0.5);
       if (!(from_anchor < from_positive)) to_negative = from_anchor == from_anchor ? from_positive : from_anchor;
     }
-    const double gap = margin + to_positive - to_negative;
+    const R gap = static_cast<R>(margin) + to_positive - to_negative;
     if (slopes) {
-      const double factor = gap > 0 ? scale : 0;
+      const R factor = gap > 0 ? scale : 0;
       slopes[0] = distance.slope(numbers, to_positive, factor);
       slopes[1] = distance.slope(numbers + kPair, from_anchor, -factor * share);
       if (swap) slopes[2] = distance.slope(numbers + 2 * kPair, from_positive, -factor * (1 - share));
@@ -62,8 +66,8 @@ struct TripletMargin {
     return gap <= 0 ? 0 : gap;
   }
 
-  template <class V>
-  FUSED_LOSSES_HOST_DEVICE void derivatives(const Slope* slopes, const V* x, V* results) const {
+  template <class R, class V>
+  FUSED_LOSSES_HOST_DEVICE void derivatives(const Slope<R>* slopes, const V* x, V* results) const {
     const Pair<V> positive = distance.derivatives(slopes[0], x[0], x[1]);
     const Pair<V> negative = distance.derivatives(slopes[1], x[0], x[2]);
     results[0] = positive.x + negative.x;
@@ -83,7 +87,7 @@ struct CosineEmbedding {
   static constexpr bool kHasTarget = true;
   static constexpr int kNumbers = CosineDistance::kNumbers;
   static constexpr bool kAdds = true;
-  using Slopes = Slope[1];
+  static constexpr int kSlopes = 1;
 
   double margin;
 
@@ -92,23 +96,24 @@ struct CosineEmbedding {
     CosineDistance().add(x[0], x[1], numbers);
   }
 
-  FUSED_LOSSES_HOST_DEVICE double finish(const double* numbers, double target, double scale, Slope* slopes) const {
+  template <class R>
+  FUSED_LOSSES_HOST_DEVICE R finish(const R* numbers, R target, R scale, Slope<R>* slopes) const {
     constexpr double kEps = 1e-12f;  // a float in torch, too, whatever the input
-    const double square_1 = numbers[1] + kEps, square_2 = numbers[2] + kEps;
-    const double norms = std::sqrt(square_1 * square_2);
-    const double cosine = numbers[0] / norms;
-    const double gap = cosine - margin;
-    const double sign = target == 1 ? -1 : target == -1 && gap > 0 ? 1 : 0;
+    const R square_1 = numbers[1] + static_cast<R>(kEps), square_2 = numbers[2] + static_cast<R>(kEps);
+    const R norms = std::sqrt(square_1 * square_2);
+    const R cosine = numbers[0] / norms;
+    const R gap = cosine - static_cast<R>(margin);
+    const R sign = target == 1 ? -1 : target == -1 && gap > 0 ? 1 : 0;
     if (slopes) {
-      const double factor = sign * scale;
+      const R factor = sign * scale;
       slopes[0] = {factor / norms, -factor * cosine / square_1, -factor * cosine / square_2};
     }
     if (target == 1) return 1 - cosine;
     return target == -1 && !(gap <= 0) ? gap : 0;
   }
 
-  template <class V>
-  FUSED_LOSSES_HOST_DEVICE void derivatives(const Slope* slopes, const V* x, V* results) const {
+  template <class R, class V>
+  FUSED_LOSSES_HOST_DEVICE void derivatives(const Slope<R>* slopes, const V* x, V* results) const {
     const Pair<V> both = CosineDistance().derivatives(slopes[0], x[0], x[1]);
     results[0] = both.x;
     results[1] = both.y;

@@ -23,6 +23,7 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Werror",
+    "-Wno-unknown-pragmas",
     "-DFUSED_LOSSES_CUDA_ON_CPU",
     f"-I{Path(__file__).parent}",
     *(f"-isystem{path}" for path in include_paths()),

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 
 #include "fibers.h"
@@ -12,6 +13,7 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -31,7 +33,8 @@ inline uint64_t next_seed() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 threads, const Arguments&... arguments) {
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_t shared_bytes,
+            const Arguments&... arguments) {
   gridDim = grid;
   blockDim = threads;
   std::mt19937_64 random(next_seed());
@@ -40,14 +43,17 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 threads, const Argume
   std::shuffle(order.begin(), order.end(), random);
   for (unsigned i : order) {
     blockIdx.x = i;
-    block.run(threads.x, [&] { kernel(arguments...); }, random());
+    block.run(threads.x, shared_bytes, [&] { kernel(arguments...); }, random());
   }
 }
 
+// A variable is known by where it is declared and by its size, since templates declare many in one place.
 template <class T>
-T* shared(size_t count, int key) {
-  return static_cast<T*>(block.shared(key, count * sizeof(T)));
+T* shared(size_t count, const char* file, int line) {
+  return static_cast<T*>(block.shared({file, line, count * sizeof(T)}));
 }
+
+inline char* dynamic_shared() { return static_cast<char*>(block.dynamic_shared()); }
 
 [[noreturn]] inline void fail(const char* message) { throw std::runtime_error(message); }
 
@@ -73,6 +79,7 @@ T value_of(uint64_t bits) {
 }  // namespace cuda_on_cpu
 
 inline void __syncthreads() { cuda_on_cpu::block.wait_for_block(); }
+inline void __syncwarp() { cuda_on_cpu::block.exchange(0xffffffffu, 0); }
 inline void __threadfence() { cuda_on_cpu::block.maybe_pause(); }
 
 template <class T>
@@ -93,6 +100,16 @@ T atomicAdd(T* to, T value) {
   *to += value;
   return before;
 }
+
+template <class T>
+T atomicOr(T* to, T value) {
+  cuda_on_cpu::block.maybe_pause();
+  const T before = *to;
+  *to |= value;
+  return before;
+}
+
+inline float __expf(float x) { return std::exp(x); }
 
 template <class T>
 T __ldcg(const T* from) {

@@ -14,6 +14,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -46,10 +47,11 @@ class Block {
   // Called when a fiber is about to run, with its number.
   explicit Block(std::function<void(unsigned)> on_switch) : on_switch_(std::move(on_switch)) {}
 
-  void run(unsigned threads, const Body& body, uint64_t seed) {
+  void run(unsigned threads, size_t dynamic_bytes, const Body& body, uint64_t seed) {
     random_.seed(seed);
     body_ = &body;
     shared_.clear();
+    dynamic_ = Shared("", 0, dynamic_bytes);
     failure_ = nullptr;
     while (fibers_.size() < threads) fibers_.push_back(std::make_unique<Fiber>());
     threads_ = threads;
@@ -99,14 +101,18 @@ class Block {
   }
 
   // Memory that all threads of the block share, and that holds NaN at first.
-  void* shared(int key, size_t bytes) {
-    auto& memory = shared_[key];
+  using Shared = std::tuple<std::string, int, size_t>;  // a file and a line, and how many bytes
+
+  void* shared(const Shared& variable) {
+    auto& memory = shared_[variable];
     if (!memory) {
+      const size_t bytes = std::get<size_t>(variable);
       memory.reset(static_cast<char*>(::operator new(bytes, std::align_val_t(16))));
       std::memset(memory.get(), 0xff, bytes);
     }
     return memory.get();
   }
+  void* dynamic_shared() { return shared(dynamic_); }
 
  private:
   struct Free {
@@ -224,7 +230,8 @@ class Block {
   const Body* body_ = nullptr;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<std::array<uint64_t, kWarp>> taken_;  // what each warp's last collective operation was given
-  std::map<int, std::unique_ptr<char, Free>> shared_;
+  std::map<Shared, std::unique_ptr<char, Free>> shared_;
+  Shared dynamic_;
   std::mt19937_64 random_;
   std::exception_ptr failure_;
   ucontext_t scheduler_;

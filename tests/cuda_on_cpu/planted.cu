@@ -14,7 +14,7 @@ using cuda_on_cpu::shared;
 // Each thread reads what its neighbour has written. Without a barrier between, it may not be there yet.
 template <bool kWaits>
 __global__ void pass_on(const float* from, float* to) {
-  float* const passed = shared<float>(kThreads, 0);
+  float* const passed = shared<float>(kThreads, __FILE__, __LINE__);
   passed[threadIdx.x] = from[threadIdx.x];
   if (kWaits) __syncthreads();
   to[threadIdx.x] = passed[(threadIdx.x + 1) % kThreads];
@@ -24,7 +24,7 @@ template <bool kWaits>
 int race() {
   float from[kThreads], to[kThreads];
   for (int i = 0; i < kThreads; ++i) from[i] = static_cast<float>(i);
-  launch(pass_on<kWaits>, dim3(1), dim3(kThreads), static_cast<const float*>(from), static_cast<float*>(to));
+  launch(pass_on<kWaits>, dim3(1), dim3(kThreads), 0, static_cast<const float*>(from), static_cast<float*>(to));
   int wrong = 0;
   for (int i = 0; i < kThreads; ++i) wrong += to[i] != from[(i + 1) % kThreads];
   std::printf("%d wrong\n", wrong);
@@ -35,19 +35,19 @@ __global__ void write_beyond(float* to, int count) { to[threadIdx.x + 1] = stati
 
 int out_of_bounds() {
   const std::unique_ptr<float[]> memory(new float[kThreads]);
-  launch(write_beyond, dim3(1), dim3(kThreads), memory.get(), kThreads);
+  launch(write_beyond, dim3(1), dim3(kThreads), 0, memory.get(), kThreads);
   return 0;
 }
 
 __global__ void write_beyond_shared(float* to) {
-  float* const memory = shared<float>(kThreads, 0);
+  float* const memory = shared<float>(kThreads, __FILE__, __LINE__);
   memory[threadIdx.x + 1] = 1;
   to[threadIdx.x] = memory[threadIdx.x];
 }
 
 int out_of_shared_bounds() {
   float to[kThreads];
-  launch(write_beyond_shared, dim3(1), dim3(kThreads), static_cast<float*>(to));
+  launch(write_beyond_shared, dim3(1), dim3(kThreads), 0, static_cast<float*>(to));
   return 0;
 }
 
@@ -55,7 +55,7 @@ __global__ void load_misaligned(const float* from) { cuda_on_cpu::check_aligned(
 
 int misaligned() {
   alignas(16) const float from[8] = {};
-  launch(load_misaligned, dim3(1), dim3(1), static_cast<const float*>(from));
+  launch(load_misaligned, dim3(1), dim3(1), 0, static_cast<const float*>(from));
   return 0;
 }
 
@@ -70,7 +70,7 @@ __global__ void diverge(int* to) {
 
 int deadlock() {
   int to[kThreads];
-  launch(diverge, dim3(1), dim3(kThreads), static_cast<int*>(to));
+  launch(diverge, dim3(1), dim3(kThreads), 0, static_cast<int*>(to));
   return 0;
 }
 
@@ -99,7 +99,7 @@ int sum() {
   int total = 0, expected = 0;
   unsigned arrived = 0;
   for (int i = 0; i < kBlocks * kThreads; ++i) expected += from[i] = i % 1000;
-  launch(add_up, dim3(kBlocks), dim3(kThreads), static_cast<const int*>(from), static_cast<int*>(partials), &arrived,
+  launch(add_up, dim3(kBlocks), dim3(kThreads), 0, static_cast<const int*>(from), static_cast<int*>(partials), &arrived,
          &total);
   std::printf("%d wrong\n", total != expected);
   return 0;

@@ -1,0 +1,139 @@
+// A call of cross_entropy or nll_loss, from tensors to the arguments of an engine. See loss_operators.h.
+#pragma once
+
+#include "cross_entropy.h"
+#include "loss_operators.h"
+
+namespace fused_losses {
+
+// The positions of logits (N, C, d1, ...) are (N, d1, ...); of labels, all dimensions. Which of a tensor's own
+// dimensions is position d:
+inline int own_dimension(int d, bool has_classes, int dims) { return has_classes && (d > 0 || dims == 1) ? d + 1 : d; }
+
+// kSoftmax: whether a softmax comes first, whose maxima and sums are worth keeping.
+template <bool kSoftmax>
+class CrossEntropyCall {
+ public:
+  static constexpr bool kHasStatistics = kSoftmax;
+
+  // `extra` is what write_statistics() was given going forward.
+  CrossEntropyCall(const Operands& operands, int64_t ignore_index, double label_smoothing, int64_t reduction,
+                   const OptionalTensor& upstream)
+      : input_(operands.input), target_(operands.target), reduction_(reduction) {
+    if (input_.dims == 0) throw std::runtime_error("fused_losses: expected classes in a dimension");
+    arguments_.ignore_index = ignore_index;
+    arguments_.label_smoothing = label_smoothing;
+    arguments_.classes = input_.sizes[input_.dims == 1 ? 0 : 1];
+    for (int d = 0; d < input_.dims - 1; ++d) {
+      sizes_[dims_++] = input_.sizes[own_dimension(d, true, input_.dims)];
+    }
+    has_labels_ = target_.dtype == ScalarType::Long || target_.dtype == ScalarType::Byte;
+    if (has_labels_) {
+      check_sizes(target_, dims_, sizes_);
+    } else {
+      check_sizes(target_, input_.dims, input_.sizes);
+    }
+    describe(arguments_.input, input_, true);
+    describe(has_labels_ ? arguments_.labels : arguments_.probabilities, target_, !has_labels_);
+    if (operands.weight) {
+      const View view(*operands.weight);
+      check_sizes(view, 1, &arguments_.classes);
+      arguments_.weight.data = view.data;
+      arguments_.weight.dtype = view.dtype;
+      arguments_.weight.strides.classes = view.strides[0];
+    }
+    if (operands.extra) {
+      const View view(*operands.extra);
+      if (!has_layout(view, statistics_layout(), statistics_dtype())) {
+        throw std::runtime_error("fused_losses: these are not the statistics of this input");
+      }
+      write_statistics(view);
+    }
+    if (upstream) {
+      const View view(*upstream);
+      check_sizes(view, dims_, sizes_);
+      describe(arguments_.upstream, view, false);
+    }
+  }
+
+  const View& operand(int k) const { return k == 0 ? input_ : target_; }
+  Layout gradient_layout(int k) const { return Layout(operand(k), input_.dims, input_.sizes); }
+  void write_gradient(int k, const View& gradient) {
+    if (k > (has_labels_ ? 0 : 1)) throw std::runtime_error("fused_losses: no such derivative");
+    describe(k == 0 ? arguments_.input_gradient : arguments_.probabilities_gradient, gradient, true);
+  }
+
+  // One loss per position.
+  Layout loss_layout() const {
+    int64_t sizes[kMaxDims];
+    for (int d = 0; d < input_.dims - 1; ++d) sizes[d] = input_.sizes[own_dimension(d, true, input_.dims)];
+    return Layout(input_.dims - 1, sizes);
+  }
+  void write_losses(const View& losses) { arguments_.losses = {losses.data, losses.dtype}; }
+
+  // Each row's maximum and sum, (2, rows).
+  Layout statistics_layout() const {
+    const int64_t sizes[] = {2, loss_layout().count};
+    return Layout(2, sizes);
+  }
+  ScalarType statistics_dtype() const {
+    return input_.dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  }
+  void write_statistics(const View& statistics) {
+    const size_t width = statistics.dtype == ScalarType::Double ? sizeof(double) : sizeof(float);
+    arguments_.max = statistics.data;
+    arguments_.sum = static_cast<char*>(arguments_.max) + statistics.sizes[1] * width;
+  }
+
+ protected:
+  bool is_mean() const { return reduction_ == kMean; }
+
+  // Merges the positions' dimensions where all tensors allow, once all are known.
+  void merge_positions() {
+    int last = -1;
+    for (int d = 0; d < dims_; ++d) {
+      bool merge = last >= 0;
+      for_each_tensor([&](ClassTensor& tensor) {
+        merge = merge && tensor.strides.outer[last] == tensor.strides.outer[d] * sizes_[d];
+      });
+      const int into = merge ? last : ++last;
+      sizes_[into] = merge ? sizes_[into] * sizes_[d] : sizes_[d];
+      for_each_tensor([&](ClassTensor& tensor) { tensor.strides.outer[into] = tensor.strides.outer[d]; });
+    }
+    // The innermost one is `inner`, unless it is N: positions side by side are what tiles are for.
+    for_each_tensor([&](ClassTensor& tensor) { tensor.strides.inner = last >= 0 ? tensor.strides.outer[last] : 0; });
+    arguments_.inner = last >= 0 ? sizes_[last] : 1;
+    arguments_.outer_dims = last >= 0 ? last : 0;
+    arguments_.outer = 1;
+    for (int d = 0; d < arguments_.outer_dims; ++d) {
+      arguments_.outer_sizes[d] = sizes_[d];
+      arguments_.outer *= sizes_[d];
+    }
+  }
+
+  CrossEntropyArguments arguments_;
+
+ private:
+  void describe(ClassTensor& tensor, const View& view, bool has_classes) const {
+    tensor.data = view.data;
+    tensor.dtype = view.dtype;
+    if (has_classes) tensor.strides.classes = view.strides[input_.dims == 1 ? 0 : 1];
+    for (int d = 0; d < dims_; ++d) tensor.strides.outer[d] = view.strides[own_dimension(d, has_classes, input_.dims)];
+  }
+
+  template <class Body>
+  void for_each_tensor(const Body& body) {
+    for (ClassTensor* tensor : {&arguments_.input, &arguments_.labels, &arguments_.probabilities, &arguments_.upstream,
+                                &arguments_.input_gradient, &arguments_.probabilities_gradient}) {
+      if (tensor->data) body(*tensor);
+    }
+  }
+
+  View input_, target_;
+  bool has_labels_;
+  int64_t reduction_;
+  int dims_ = 0;
+  int64_t sizes_[kMaxDims];
+};
+
+}  // namespace fused_losses

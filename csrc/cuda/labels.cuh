@@ -1,0 +1,79 @@
+// Positions of a softmax, and what their labels say.
+#pragma once
+
+#include "../formulas/cross_entropy.h"
+#include "group.cuh"
+#include "lines.cuh"
+#include "softmax.h"
+
+namespace fused_losses {
+
+// What every softmax kernel is given.
+struct SoftmaxKernel {
+  CrossEntropyArguments tensors;
+  Scaling scaling;
+  LabelDivisor label_divisor;
+  Reduced reduced;
+  int64_t shift = 0;       // rows: of the one at offset 0
+  int lanes = 1;           // rows: threads for each
+  int parts = 1;           // tiles: warps that share the classes of one
+  int64_t held_packs = 0;  // rows: packs in shared memory
+  bool probabilities_packed = false;
+};
+
+struct Position {
+  int64_t outer, inner;
+};
+
+__device__ inline Position position_of(const CrossEntropyArguments& tensors, int64_t i) {
+  if (tensors.outer == 1) return {0, i};
+  if (tensors.inner == 1) return {i, 0};
+  return {i / tensors.inner, i % tensors.inner};
+}
+
+__device__ inline int64_t offset_of(const CrossEntropyArguments& tensors, const ClassStrides& strides,
+                                    const Position& position) {
+  int64_t offset = position.inner * strides.inner, outer = position.outer;
+  for (int d = tensors.outer_dims - 1; d > 0; --d) {
+    offset += outer % tensors.outer_sizes[d] * strides.outer[d];
+    outer /= tensors.outer_sizes[d];
+  }
+  return tensors.outer_dims > 0 ? offset + outer * strides.outer[0] : offset;
+}
+
+// A number for each position, or for each class.
+template <class T>
+__device__ inline T number_at(const ClassTensor& tensor, int64_t offset, T absent) {
+  return tensor.data ? load_as<T>(tensor.data, tensor.dtype, offset) : absent;
+}
+
+__device__ inline int64_t positions_of(const CrossEntropyArguments& tensors) { return tensors.outer * tensors.inner; }
+
+// The class of a position; -1 if it does not count.
+__device__ inline int64_t label_of(const CrossEntropyArguments& tensors, const Position& position) {
+  const ClassTensor& labels = tensors.labels;
+  const int64_t offset = offset_of(tensors, labels.strides, position);
+  const int64_t y = labels.dtype == ScalarType::Byte ? static_cast<const uint8_t*>(labels.data)[offset]
+                                                     : static_cast<const int64_t*>(labels.data)[offset];
+  if (y == tensors.ignore_index) return -1;
+  const bool in_bounds = y >= 0 && y < tensors.classes;
+  check(in_bounds, "fused_losses: target is out of bounds");
+  return in_bounds ? y : -1;
+}
+
+// Of every step-th label.
+__device__ inline double weight_of_labels(const CrossEntropyArguments& tensors, int64_t first, int64_t step) {
+  double sum = 0;
+  for (int64_t i = first; i < positions_of(tensors); i += step) {
+    const int64_t y = label_of(tensors, position_of(tensors, i));
+    if (y >= 0) sum += number_at(tensors.weight, y * tensors.weight.strides.classes, 1.0);
+  }
+  return sum;
+}
+
+__device__ inline double divisor_of(const SoftmaxKernel& kernel) {
+  if (!kernel.label_divisor.by_each_block) return divisor_of(kernel.scaling);
+  return Group(blockDim.x).sum(weight_of_labels(kernel.tensors, threadIdx.x, blockDim.x));
+}
+
+}  // namespace fused_losses

@@ -1,0 +1,207 @@
+// The engine of losses of whole rows on a GPU: a group of threads adds up a row's numbers, merges them, and makes
+// the derivatives from elements that have stayed in registers; those of long rows are read again.
+#pragma once
+
+#include "../formulas/rows.h"
+#include "group.cuh"
+#include "lines.cuh"
+#include "rows.h"
+
+namespace fused_losses {
+
+// Packs of each operand that a thread holds: three operands take 48 registers.
+inline constexpr int kHeldOfRows = 4;
+
+template <class Formula>
+struct RowsKernel {
+  Formula formula;
+  RowsArguments tensors;
+  Scaling scaling;
+  Reduced reduced;
+  int64_t shift;  // of the row at offset 0
+  int lanes;
+  bool wants_derivatives;
+};
+
+template <class Formula, class Access>
+class Row {
+  using T = typename Access::T;
+  using Elements = typename Access::Elements;
+  static constexpr int kOperands = Formula::kOperands;
+  static constexpr int kNumbers = Formula::kNumbers;
+  static constexpr int kElements = Access::kElements;
+
+ public:
+  __device__ Row(const RowsKernel<Formula>& kernel, const Group& group, T scale)
+      : kernel_(kernel), tensors_(kernel.tensors), group_(group), scale_(scale) {}
+
+  // Called by all threads of the block. A row that is not there is one without elements.
+  __device__ T operator()(int64_t row) {
+    const bool live = row < tensors_.rows.count;
+    Line x[kOperands], derivatives[kOperands];
+    for (int k = 0; k < kOperands; ++k) {
+      x[k] = line(tensors_.operands[k], row, live);
+      derivatives[k] = line(tensors_.derivatives[k], row, live);
+    }
+    const Span span{(kernel_.shift + x[0].offset) & (kElements - 1), live ? tensors_.length : 0};
+    // Of the longest row, so that all threads of a block go round equally often.
+    const int64_t packs = (tensors_.length + 2 * (kElements - 1)) / kElements;
+    const int64_t step = static_cast<int64_t>(kHeldOfRows) * group_.lanes();
+
+    Elements held[kOperands][kHeldOfRows];
+    T numbers[kNumbers]{};
+    if constexpr (!Formula::kAdds) kernel_.formula.start(numbers);
+    for (int64_t base = 0; base < packs; base += step) {
+      load(x, span, base, held);
+      // Few terms at a time, so that the sums of long rows lose nothing.
+      T some[kNumbers]{};
+      if constexpr (!Formula::kAdds) kernel_.formula.start(some);
+      add(span, base, held, some);
+      merge(some, numbers);
+    }
+    group_.merge_all<kNumbers>(numbers, [&](const T* other, T* own) { merge(other, own); });
+
+    T target = 0, scale = scale_;
+    if constexpr (Formula::kHasTarget) {
+      if (live) target = load_element(tensors_.operands[2].rows, tensors_.rows, row, T(0));
+    }
+    if (live) scale *= load_element(tensors_.upstream.rows, tensors_.rows, row, T(1));
+    Slope<T> slopes[Formula::kSlopes]{};
+    const T value = kernel_.formula.finish(numbers, target, scale, slopes);
+    if (kernel_.wants_derivatives) {
+      for (int64_t base = (packs - 1) / step * step; base >= 0; base -= step) {
+        if (packs > step) load(x, span, base, held);
+        differentiate(slopes, span, base, held, derivatives);
+      }
+    }
+    if (!live || !group_.leads()) return T(0);
+    const Operand& values = tensors_.values.rows;
+    if (values.data)
+      store_as(const_cast<void*>(values.data), values.dtype, offset_of(values, tensors_.rows, row), value);
+    return value;
+  }
+
+ private:
+  __device__ Line line(const RowOperand& operand, int64_t row, bool live) const {
+    const int64_t offset = live && operand.rows.data ? offset_of(operand.rows, tensors_.rows, row) : 0;
+    return {const_cast<void*>(operand.rows.data), operand.rows.dtype, offset, operand.stride};
+  }
+
+  __device__ void load(const Line* x, const Span& span, int64_t base, Elements (*held)[kHeldOfRows]) const {
+    for (int h = 0; h < kHeldOfRows; ++h) {
+      const int64_t p = base + h * group_.lanes() + group_.lane();
+      for (int k = 0; k < kOperands; ++k) {
+        if (p < span.packs<kElements>()) held[k][h] = Access::load(x[k], span, p, T(0));
+      }
+    }
+  }
+
+  // Calls body(h, j, p) for every element that is there.
+  template <class Body>
+  __device__ void for_each(const Span& span, int64_t base, const Body& body) const {
+    for (int h = 0; h < kHeldOfRows; ++h) {
+      const int64_t p = base + h * group_.lanes() + group_.lane();
+      const int64_t first = p * kElements - span.shift;
+      if (first >= 0 && first + kElements <= span.length) {
+        for (int j = 0; j < kElements; ++j) body(h, j);
+      } else {
+        for (int j = 0; j < kElements; ++j) {
+          if (first + j >= 0 && first + j < span.length) body(h, j);
+        }
+      }
+    }
+  }
+
+  __device__ void add(const Span& span, int64_t base, const Elements (*held)[kHeldOfRows], T* numbers) const {
+    for_each(span, base, [&](int h, int j) {
+      T x[kOperands];
+      for (int k = 0; k < kOperands; ++k) x[k] = Access::element(held[k][h], j);
+      kernel_.formula.add(x, numbers);
+    });
+  }
+
+  __device__ void differentiate(const Slope<T>* slopes, const Span& span, int64_t base,
+                                const Elements (*held)[kHeldOfRows], const Line* derivatives) const {
+    for (int h = 0; h < kHeldOfRows; ++h) {
+      const int64_t p = base + h * group_.lanes() + group_.lane();
+      if (p >= span.packs<kElements>()) return;
+      T made[kOperands][kElements];
+      for (int j = 0; j < kElements; ++j) {
+        T x[kOperands], of_x[kOperands];
+        for (int k = 0; k < kOperands; ++k) x[k] = Access::element(held[k][h], j);
+        kernel_.formula.derivatives(slopes, x, of_x);
+        for (int k = 0; k < kOperands; ++k) made[k][j] = of_x[k];
+      }
+      for (int k = 0; k < kOperands; ++k) {
+        if (derivatives[k].data) Access::store(derivatives[k], span, p, made[k]);
+      }
+    }
+  }
+
+  __device__ void merge(const T* other, T* own) const {
+    if constexpr (Formula::kAdds) {
+      for (int k = 0; k < kNumbers; ++k) own[k] += other[k];
+    } else {
+      kernel_.formula.merge(other, own);
+    }
+  }
+
+  const RowsKernel<Formula>& kernel_;
+  const RowsArguments& tensors_;
+  const Group& group_;
+  const T scale_;
+};
+
+template <class Formula, class Access>
+__global__ void __launch_bounds__(kThreads) rows_kernel(const __grid_constant__ RowsKernel<Formula> kernel) {
+  using T = typename Access::T;
+  const double upstream = upstream_of(kernel.scaling);
+  if (kernel.scaling.ready && upstream == 1) return;
+  const double divisor = divisor_of(kernel.scaling);
+  const Group group(kernel.lanes);
+  Row<Formula, Access> one_row(kernel, group, static_cast<T>(upstream / divisor));
+  const int64_t step = static_cast<int64_t>(gridDim.x) * group.in_block();
+  double sum = 0;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * group.in_block(); first < kernel.tensors.rows.count;
+       first += step) {
+    sum += one_row(group.row(first));
+  }
+  if (kernel.reduced.loss) finish(sum, kernel.reduced, divisor);
+}
+
+template <class Formula, class Access>
+void launch_rows(RowsKernel<Formula> kernel, const Queue& queue) {
+  const int64_t packs = kernel.tensors.length / Access::kElements + 1;
+  kernel.lanes = lanes_for(packs, kHeldOfRows, kThreads);
+  const int64_t in_block = kThreads / kernel.lanes;
+  launch(rows_kernel<Formula, Access>, queue,
+         blocks_for(queue, (kernel.tensors.rows.count + in_block - 1) / in_block, kThreads), kThreads, kernel);
+}
+
+template <class Formula>
+void rows(const Formula& formula, const RowsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
+          const Queue& queue) {
+  Alignment alignment(arguments.operands[0].rows.dtype);
+  bool wide = false, wants_derivatives = false;
+  const auto look = [&](const RowOperand& operand) {
+    if (!operand.rows.data) return;
+    alignment.add(operand.rows.data, operand.rows.dtype, operand.stride, operand.rows.strides, arguments.rows.dims);
+    wide |= operand.rows.dtype == ScalarType::Double;
+  };
+  for (int k = 0; k < Formula::kOperands; ++k) {
+    look(arguments.operands[k]);
+    look(arguments.derivatives[k]);
+    wants_derivatives |= arguments.derivatives[k].rows.data != nullptr;
+  }
+  const RowsKernel<Formula> kernel{formula, arguments, scaling, reduced, alignment.shift(), 0, wants_derivatives};
+  if (alignment.is_packed()) {
+    with_storage(arguments.operands[0].rows.dtype,
+                 [&](auto storage) { launch_rows<Formula, Packed<decltype(storage)>>(kernel, queue); });
+  } else if (wide) {
+    launch_rows<Formula, Apart<double>>(kernel, queue);
+  } else {
+    launch_rows<Formula, Apart<float>>(kernel, queue);
+  }
+}
+
+}  // namespace fused_losses

@@ -1,0 +1,11 @@
+// Pairs by the cosine between them.
+#include "rows.cuh"
+
+namespace fused_losses {
+
+void cosine_embedding(const RowsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
+                      const Queue& queue) {
+  rows(CosineEmbedding{arguments.parameters[0]}, arguments, scaling, reduced, queue);
+}
+
+}  // namespace fused_losses

@@ -1,0 +1,67 @@
+// Which kernels run a softmax; instantiated for one type of storage in each of the files softmax_*.cu.
+#pragma once
+
+#include "softmax_rows.cuh"
+#include "softmax_tiles.cuh"
+
+namespace fused_losses {
+
+template <class Body>
+void for_class_tensors(const CrossEntropyArguments& tensors, const Body& body) {
+  for (const ClassTensor* tensor :
+       {&tensors.input, &tensors.input_gradient, &tensors.probabilities, &tensors.probabilities_gradient}) {
+    if (tensor->data) body(*tensor);
+  }
+}
+
+inline void add_rows(Alignment& alignment, const CrossEntropyArguments& tensors, const ClassTensor& tensor) {
+  int64_t strides[kMaxDims];
+  std::copy_n(tensor.strides.outer, tensors.outer_dims, strides);
+  strides[tensors.outer_dims] = tensor.strides.inner;
+  alignment.add(tensor.data, tensor.dtype, tensor.strides.classes, strides, tensors.outer_dims + 1);
+}
+
+// Whether neighbouring positions of input and gradient can be read and written in packs.
+template <class S>
+bool has_packed_positions(const CrossEntropyArguments& tensors) {
+  constexpr int64_t kElements = kPack<S>;
+  bool packed = tensors.inner % kElements == 0;
+  for (const ClassTensor* tensor : {&tensors.input, &tensors.input_gradient}) {
+    if (!tensor->data) continue;
+    packed =
+        packed && is_aligned(tensor->data) && tensor->strides.inner == 1 && tensor->strides.classes % kElements == 0;
+    for (int d = 0; d < tensors.outer_dims; ++d) packed = packed && tensor->strides.outer[d] % kElements == 0;
+  }
+  return packed;
+}
+
+// Instantiated for a type of storage at a time.
+template <class S, bool kSoft>
+void run_softmax(SoftmaxKernel kernel, const Queue& queue) {
+  const CrossEntropyArguments& tensors = kernel.tensors;
+  bool in_rows = true;
+  for_class_tensors(tensors, [&](const ClassTensor& tensor) { in_rows = in_rows && tensor.strides.classes == 1; });
+  if (in_rows) {
+    Alignment own(tensors.input.dtype);
+    add_rows(own, tensors, tensors.input);
+    add_rows(own, tensors, tensors.input_gradient);
+    kernel.shift = own.shift();
+    if (!own.is_packed()) return launch_softmax_rows<Apart<Compute<S>>, kSoft>(kernel, queue);
+    add_rows(own, tensors, tensors.probabilities);
+    add_rows(own, tensors, tensors.probabilities_gradient);
+    kernel.probabilities_packed = own.is_packed();
+    return launch_softmax_rows<Packed<S>, kSoft>(kernel, queue);
+  }
+  // Packs of positions for each thread, if that leaves enough threads.
+  const int64_t threads = tensors.outer * tensors.inner / kPack<S>;
+  if (has_packed_positions<S>(tensors) && threads >= static_cast<int64_t>(queue.processors) * kThreads) {
+    return launch_softmax_tiles<S, kSoft, kPack<S>>(kernel, queue);
+  }
+  launch_softmax_tiles<S, kSoft, 1>(kernel, queue);
+}
+
+#define FUSED_LOSSES_INSTANTIATE_SOFTMAX(S)                         \
+  template void run_softmax<S, false>(SoftmaxKernel, const Queue&); \
+  template void run_softmax<S, true>(SoftmaxKernel, const Queue&);
+
+}  // namespace fused_losses

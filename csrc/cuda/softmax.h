@@ -1,0 +1,25 @@
+// The softmax engines on a GPU: what their operators know of them.
+#pragma once
+
+#include "../cross_entropy.h"
+#include "engine.h"
+
+namespace fused_losses {
+
+// What the mean over labels divides by is known before anything is written: each block adds it up for itself, or a
+// launch of its own has done so.
+struct LabelDivisor {
+  bool by_each_block = false;
+};
+
+void cross_entropy(const CrossEntropyArguments& arguments, const Scaling& scaling, LabelDivisor divisor,
+                   const Reduced& reduced, const Queue& queue);
+
+// The same for input that holds log-probabilities already: the negative log-likelihood.
+void nll(const CrossEntropyArguments& arguments, const Scaling& scaling, LabelDivisor divisor, const Reduced& reduced,
+         const Queue& queue);
+
+// The weights of the labels that count, added up; their number where there is no weight.
+void label_divisor(const CrossEntropyArguments& arguments, const Reduced& sum, const Queue& queue);
+
+}  // namespace fused_losses

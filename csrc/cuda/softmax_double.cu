@@ -1,0 +1,8 @@
+// Softmax in double.
+#include "softmax.cuh"
+
+namespace fused_losses {
+
+FUSED_LOSSES_INSTANTIATE_SOFTMAX(double)
+
+}  // namespace fused_losses

@@ -1,0 +1,8 @@
+// Softmax in float.
+#include "softmax.cuh"
+
+namespace fused_losses {
+
+FUSED_LOSSES_INSTANTIATE_SOFTMAX(float)
+
+}  // namespace fused_losses

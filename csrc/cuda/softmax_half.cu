@@ -1,0 +1,8 @@
+// Softmax in half.
+#include "softmax.cuh"
+
+namespace fused_losses {
+
+FUSED_LOSSES_INSTANTIATE_SOFTMAX(Half)
+
+}  // namespace fused_losses

@@ -1,0 +1,65 @@
+// The operators cross_entropy and nll_loss on a GPU, from tensors to the engines. Their schemas are in
+// fused_losses/ops.py.
+#include "softmax.h"
+
+#include "../cross_entropy_call.h"
+#include "../formulas/cross_entropy.h"
+#include "tensors.h"
+
+namespace fused_losses {
+namespace {
+
+// Labels that a block reads in less time than a launch takes: some for each of its threads.
+constexpr int64_t kFewLabels = 16384;
+
+using Engine = void (*)(const CrossEntropyArguments&, const Scaling&, LabelDivisor, const Reduced&, const Queue&);
+
+template <Engine engine>
+class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call<engine>> {
+ public:
+  Call(const Operands& operands, int64_t ignore_index, double label_smoothing, int64_t reduction,
+       const OptionalTensor& upstream)
+      : CrossEntropyCall<engine == cross_entropy>(operands, ignore_index, label_smoothing, reduction, upstream),
+        OnGpu<Call<engine>>(operands.input) {}
+
+  void forward(const View* loss) {
+    this->arguments_.backward = false;
+    OnGpu<Call<engine>>::forward(loss);
+  }
+  void backward(const View* upstream, bool ready) {
+    this->arguments_.backward = true;
+    OnGpu<Call<engine>>::backward(upstream, ready);
+  }
+
+  void run(Scaling scaling, const Reduced& reduced) {
+    CrossEntropyArguments& arguments = this->arguments_;
+    this->merge_positions();
+    // Statistics say nothing of probabilities.
+    if (arguments.backward && !arguments.labels.data) arguments.max = arguments.sum = nullptr;
+    LabelDivisor labels;
+    OptionalTensor divisor;
+    if (this->is_mean()) {
+      const int64_t positions = arguments.outer * arguments.inner;
+      scaling.divisor = static_cast<double>(positions);
+      labels.by_each_block = arguments.labels.data && positions <= kFewLabels;
+      if (arguments.labels.data && !labels.by_each_block) {
+        divisor = empty_on(this->queue().device, Layout(0, nullptr), ScalarType::Double);
+        Reduced sum{divisor->data_ptr(), ScalarType::Double};
+        const Scratch scratch(this->queue(), sum);
+        label_divisor(arguments, sum, this->queue());
+        scaling.divisor_on_device = static_cast<const double*>(divisor->data_ptr());
+      }
+    }
+    engine(arguments, scaling, labels, reduced, this->queue());
+  }
+};
+
+}  // namespace
+
+FUSED_LOSSES_GPU_OPERATORS(m) {
+#define FUSED_LOSSES_IMPLEMENT(name, engine) LossOperators<Call<engine>, int64_t, double>::implement(m, #name);
+  FUSED_LOSSES_SOFTMAX(FUSED_LOSSES_IMPLEMENT)
+#undef FUSED_LOSSES_IMPLEMENT
+}
+
+}  // namespace fused_losses
