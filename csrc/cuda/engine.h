@@ -13,6 +13,10 @@ inline constexpr int kWarp = 32;
 // Four warps: the fewest that keep a multiprocessor's four schedulers busy.
 inline constexpr int kThreads = 128;
 
+// How many of their blocks a multiprocessor is to hold: 128 registers for each thread. Not told, the assembler spills
+// some to get one more block in.
+inline constexpr int kBlocks = 4;
+
 // Where a launch goes: the tensors' device, and its current stream.
 struct Queue {
   int device = 0;

@@ -44,10 +44,10 @@ class Group {
     const int warps = lanes_ / kWarp, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     __syncthreads();  // nobody reads the last ones any more
     if (lane == 0) {
-      for (int k = 0; k < count; ++k) of_warps[warp * count + k] = numbers[k];
+      unrolled<count>([&](int k) { of_warps[warp * count + k] = numbers[k]; });
     }
     __syncthreads();
-    for (int k = 0; k < count; ++k) numbers[k] = of_warps[(lane & (warps - 1)) * count + k];
+    unrolled<count>([&](int k) { numbers[k] = of_warps[(lane & (warps - 1)) * count + k]; });
     merge_lanes<count>(numbers, warps, merge);
   }
 
@@ -62,7 +62,7 @@ class Group {
   __device__ static void merge_lanes(T* numbers, int lanes, const Merge& merge) {
     for (int distance = lanes / 2; distance > 0; distance /= 2) {
       T other[count];
-      for (int k = 0; k < count; ++k) other[k] = __shfl_xor_sync(0xffffffffu, numbers[k], distance);
+      unrolled<count>([&](int k) { other[k] = __shfl_xor_sync(0xffffffffu, numbers[k], distance); });
       merge(other, numbers);
     }
   }

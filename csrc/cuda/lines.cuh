@@ -13,49 +13,59 @@ struct Line {
 };
 
 // A row's elements, cut where packs begin in memory: `shift` elements of the first pack come before the row.
+template <class Index>
 struct Span {
-  int64_t shift, length;
+  Index shift, length;
 
   template <int kElements>
-  __device__ int64_t packs() const {
-    return (shift + length + kElements - 1) / kElements;
+  __device__ Index packs() const {
+    return (shift + length + (kElements - 1)) / kElements;
   }
+  // Whether all elements of a pack that begins with element `first` belong to the row, or its j-th one.
+  template <int kElements>
+  __device__ bool has_pack(Index first) const {
+    return first >= 0 && first + kElements <= length;
+  }
+  __device__ bool has(Index element) const { return element >= 0 && element < length; }
 };
 
 // Rows in type S whose elements lie side by side, all with the same shift.
 template <class S>
 struct Packed {
   using T = Compute<S>;
-  using Stored = S;
-  using Elements = Pack<S>;
+  using Held = Pack<S>;
   static constexpr int kElements = kPack<S>;
+  static constexpr bool kRounded = sizeof(S) == 2;
 
   // Elements beyond the row's ends are `fill`; they are not read.
-  __device__ static Elements load(const Line& line, const Span& span, int64_t p, T fill) {
+  template <class Index>
+  __device__ static Held load(const Line& line, const Span<Index>& span, Index p, T fill) {
     const S* const from = static_cast<const S*>(line.data) + (line.offset - span.shift);
-    const int64_t first = p * kElements - span.shift;
-    if (first >= 0 && first + kElements <= span.length) return load_pack<S>(from, p);
-    Elements some;
-    for (int j = 0; j < kElements; ++j) {
-      some.at[j] = first + j >= 0 && first + j < span.length ? from[p * kElements + j] : static_cast<S>(fill);
-    }
-    return some;
+    const Index first = p * kElements - span.shift;
+    if (span.template has_pack<kElements>(first)) return load_pack<S>(from, p);
+    Elements<S> some;
+    unrolled<kElements>([&](int j) {
+      some.at[j] = span.has(first + j) ? from[static_cast<int64_t>(p) * kElements + j] : static_cast<S>(fill);
+    });
+    return Held(some);
   }
-  __device__ static T element(const Elements& elements, int j) { return static_cast<T>(elements.at[j]); }
+  // A held pack's elements.
+  __device__ static void unpack(const Held& held, T* elements) {
+    const Elements<S> some = held.elements();
+    unrolled<kElements>([&](int j) { elements[j] = static_cast<T>(some.at[j]); });
+  }
 
   // Elements beyond the row's ends are not written.
-  __device__ static void store(const Line& line, const Span& span, int64_t p, const T* values) {
+  template <class Index>
+  __device__ static void store(const Line& line, const Span<Index>& span, Index p, const T* values) {
     S* const to = static_cast<S*>(line.data) + (line.offset - span.shift);
-    const int64_t first = p * kElements - span.shift;
-    Elements pack;
-    for (int j = 0; j < kElements; ++j) pack.at[j] = static_cast<S>(values[j]);
-    if (first >= 0 && first + kElements <= span.length) {
-      store_pack(to, p, pack);
-    } else {
-      for (int j = 0; j < kElements; ++j) {
-        if (first + j >= 0 && first + j < span.length) to[p * kElements + j] = pack.at[j];
-      }
-    }
+    const Index first = p * kElements - span.shift;
+    Elements<S> some;
+    unrolled<kElements>([&](int j) { some.at[j] = static_cast<S>(values[j]); });
+    if (span.template has_pack<kElements>(first)) return store_pack(to, p, Held(some));
+    unrolled<kElements>([&](int j) {
+      if (span.has(first + j)) to[static_cast<int64_t>(p) * kElements + j] = some.at[j];
+    });
   }
 };
 
@@ -63,18 +73,21 @@ struct Packed {
 template <class T_>
 struct Apart {
   using T = T_;
-  using Stored = void;
-  struct Elements {
+  struct Held {
     T at;
+    __device__ void forget() {}
   };
   static constexpr int kElements = 1;
+  static constexpr bool kRounded = false;
 
-  __device__ static Elements load(const Line& line, const Span& span, int64_t p, T fill) {
-    return {p < span.length ? load_as<T>(line.data, line.dtype, line.offset + p * line.stride) : fill};
+  template <class Index>
+  __device__ static Held load(const Line& line, const Span<Index>& span, Index p, T fill) {
+    return {span.has(p) ? load_as<T>(line.data, line.dtype, line.offset + p * line.stride) : fill};
   }
-  __device__ static T element(const Elements& elements, int) { return elements.at; }
-  __device__ static void store(const Line& line, const Span& span, int64_t p, const T* values) {
-    if (p < span.length) store_as(line.data, line.dtype, line.offset + p * line.stride, values[0]);
+  __device__ static void unpack(const Held& held, T* elements) { elements[0] = held.at; }
+  template <class Index>
+  __device__ static void store(const Line& line, const Span<Index>& span, Index p, const T* values) {
+    if (span.has(p)) store_as(line.data, line.dtype, line.offset + p * line.stride, values[0]);
   }
 };
 

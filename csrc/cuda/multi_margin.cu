@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kMostThreads) multi_margin_kernel(const __grid
     const int64_t y = static_cast<const int64_t*>(tensors.labels.data)[row * tensors.labels.row_stride];
     const bool in_bounds = y >= 0 && y < tensors.classes;
     check(in_bounds, "fused_losses: target is out of bounds");
-    const Span span{(kernel.shift + x.offset) & (kElements - 1), live && in_bounds ? tensors.classes : 0};
+    const Span<int64_t> span{(kernel.shift + x.offset) & (kElements - 1), live && in_bounds ? tensors.classes : 0};
     const T classes = static_cast<T>(tensors.classes);
     T offset = 0, factor = 0, share = 0;
     if (span.length) {
@@ -64,18 +64,19 @@ __global__ void __launch_bounds__(kMostThreads) multi_margin_kernel(const __grid
 
     T value = 0, slopes = 0;
     for (int64_t p = group.lane(); p < span.packs<kElements>(); p += group.lanes()) {
-      const auto scores = Access::load(x, span, p, T(0));
+      T scores[kElements];
+      Access::unpack(Access::load(x, span, p, T(0)), scores);
       const int64_t begin = p * kElements - span.shift;
       T made[kElements];
-      for (int j = 0; j < kElements; ++j) {
+      unrolled<kElements>([&](int j) {
         const int64_t c = begin + j;
-        const auto terms = formula.terms(Access::element(scores, j) + offset);
-        const bool counts = c >= 0 && c < span.length && c != y;
+        const auto terms = formula.terms(scores[j] + offset);
+        const bool counts = span.has(c) && c != y;
         value += counts ? terms.value : T(0);
         const T of_class = counts ? terms.derivative[0] : T(0);
         slopes += of_class;
         made[j] = derivative(of_class);
-      }
+      });
       if (gradient.data) Access::store(gradient, span, p, made);
     }
     T sums[] = {value, slopes};

@@ -56,12 +56,10 @@ __global__ void __launch_bounds__(kThreads) nll_rows_kernel(const __grid_constan
     const ClassTensor& to = tensors.input_gradient;
     if (!live || !to.data) continue;
     const Line gradient{to.data, to.dtype, offset_of(tensors, to.strides, position), to.strides.classes};
-    const Span span{(kernel.shift + gradient.offset) & (kElements - 1), tensors.classes};
+    const Span<int64_t> span{(kernel.shift + gradient.offset) & (kElements - 1), tensors.classes};
     for (int64_t p = group.lane(); p < span.packs<kElements>(); p += group.lanes()) {
       T made[kElements];
-      for (int j = 0; j < kElements; ++j) {
-        made[j] = p * kElements - span.shift + j == picked.y ? picked.slope : T(0);
-      }
+      unrolled<kElements>([&](int j) { made[j] = p * kElements - span.shift + j == picked.y ? picked.slope : T(0); });
       Access::store(gradient, span, p, made);
     }
   }

@@ -82,34 +82,35 @@ __device__ inline T one_element(const PointwiseElement<Formula, T>& element, con
 template <class S, class Formula, class T>
 __device__ inline T one_pack(const PointwiseElement<Formula, T>& element, const PointwiseArguments& tensors,
                              int64_t p) {
-  Pack<S> operands[3], factors[2], values, derivatives[3];
-  for (int k = 0; k < 3; ++k) {
-    if (tensors.operands[k].data) operands[k] = load_pack<S>(tensors.operands[k].data, p);
-  }
-  for (int k = 0; k < 2; ++k) {
-    if (tensors.factors[k].data) factors[k] = load_pack<S>(tensors.factors[k].data, p);
-  }
+  Elements<S> operands[3], factors[2], values, derivatives[3];
+  unrolled<3>([&](int k) {
+    if (tensors.operands[k].data) operands[k] = load_pack<S>(tensors.operands[k].data, p).elements();
+  });
+  unrolled<2>([&](int k) {
+    if (tensors.factors[k].data) factors[k] = load_pack<S>(tensors.factors[k].data, p).elements();
+  });
   T sum = 0;
-  for (int i = 0; i < kPack<S>; ++i) {
+  unrolled<kPack<S>>([&](int i) {
     T x[3], factor[2];
-    for (int k = 0; k < 3; ++k) x[k] = tensors.operands[k].data ? static_cast<T>(operands[k].at[i]) : T(0);
-    for (int k = 0; k < 2; ++k) factor[k] = tensors.factors[k].data ? static_cast<T>(factors[k].at[i]) : T(1);
+    unrolled<3>([&](int k) { x[k] = tensors.operands[k].data ? static_cast<T>(operands[k].at[i]) : T(0); });
+    unrolled<2>([&](int k) { factor[k] = tensors.factors[k].data ? static_cast<T>(factors[k].at[i]) : T(1); });
     const auto terms = element(x, factor);
     sum += terms.value;
     values.at[i] = static_cast<S>(terms.value);
-    for (int k = 0; k < Formula::kDerivatives; ++k) derivatives[k].at[i] = static_cast<S>(terms.derivative[k]);
-  }
-  for (int k = 0; k < Formula::kDerivatives; ++k) {
-    if (tensors.derivatives[k].data) store_pack(tensors.derivatives[k].data, p, derivatives[k]);
-  }
-  if (tensors.values.data) store_pack(tensors.values.data, p, values);
+    unrolled<Formula::kDerivatives>([&](int k) { derivatives[k].at[i] = static_cast<S>(terms.derivative[k]); });
+  });
+  unrolled<Formula::kDerivatives>([&](int k) {
+    if (tensors.derivatives[k].data) store_pack(tensors.derivatives[k].data, p, Pack<S>(derivatives[k]));
+  });
+  if (tensors.values.data) store_pack(tensors.values.data, p, Pack<S>(values));
   return sum;
 }
 
 // S: all tensors are contiguous, aligned and of that type; a thread takes a pack of each in every step, and the rest
 // is done one by one. void: everything is, in type T.
 template <class Formula, class T, class S>
-__global__ void __launch_bounds__(kThreads) pointwise_kernel(PointwiseKernel<Formula> kernel) {
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    pointwise_kernel(const __grid_constant__ PointwiseKernel<Formula> kernel) {
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;
   const double divisor = divisor_of(kernel.scaling);

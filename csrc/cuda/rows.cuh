@@ -9,8 +9,10 @@
 
 namespace fused_losses {
 
-// Packs of each operand that a thread holds: three operands take 48 registers.
-inline constexpr int kHeldOfRows = 4;
+// Packs of each operand that a thread holds: four of three operands take 48 registers. Numbers of 64 bits and powers
+// need many others.
+template <class Formula, class T>
+inline constexpr int kHeldOfRows = sizeof(T) == sizeof(double) || Formula::kTakesPowers ? 1 : 4;
 
 template <class Formula>
 struct RowsKernel {
@@ -26,10 +28,11 @@ struct RowsKernel {
 template <class Formula, class Access>
 class Row {
   using T = typename Access::T;
-  using Elements = typename Access::Elements;
+  using Held = typename Access::Held;
   static constexpr int kOperands = Formula::kOperands;
   static constexpr int kNumbers = Formula::kNumbers;
   static constexpr int kElements = Access::kElements;
+  static constexpr int kHeld = kHeldOfRows<Formula, T>;
 
  public:
   __device__ Row(const RowsKernel<Formula>& kernel, const Group& group, T scale)
@@ -39,16 +42,16 @@ class Row {
   __device__ T operator()(int64_t row) {
     const bool live = row < tensors_.rows.count;
     Line x[kOperands], derivatives[kOperands];
-    for (int k = 0; k < kOperands; ++k) {
+    unrolled<kOperands>([&](int k) {
       x[k] = line(tensors_.operands[k], row, live);
       derivatives[k] = line(tensors_.derivatives[k], row, live);
-    }
-    const Span span{(kernel_.shift + x[0].offset) & (kElements - 1), live ? tensors_.length : 0};
+    });
+    const Span<int64_t> span{(kernel_.shift + x[0].offset) & (kElements - 1), live ? tensors_.length : 0};
     // Of the longest row, so that all threads of a block go round equally often.
     const int64_t packs = (tensors_.length + 2 * (kElements - 1)) / kElements;
-    const int64_t step = static_cast<int64_t>(kHeldOfRows) * group_.lanes();
+    const int64_t step = static_cast<int64_t>(kHeld) * group_.lanes();
 
-    Elements held[kOperands][kHeldOfRows];
+    Held held[kOperands][kHeld];
     T numbers[kNumbers]{};
     if constexpr (!Formula::kAdds) kernel_.formula.start(numbers);
     for (int64_t base = 0; base < packs; base += step) {
@@ -68,6 +71,7 @@ class Row {
     if (live) scale *= load_element(tensors_.upstream.rows, tensors_.rows, row, T(1));
     Slope<T> slopes[Formula::kSlopes]{};
     const T value = kernel_.formula.finish(numbers, target, scale, slopes);
+    unrolled<kOperands>([&](int k) { unrolled<kHeld>([&](int h) { held[k][h].forget(); }); });
     if (kernel_.wants_derivatives) {
       for (int64_t base = (packs - 1) / step * step; base >= 0; base -= step) {
         if (packs > step) load(x, span, base, held);
@@ -87,55 +91,56 @@ class Row {
     return {const_cast<void*>(operand.rows.data), operand.rows.dtype, offset, operand.stride};
   }
 
-  __device__ void load(const Line* x, const Span& span, int64_t base, Elements (*held)[kHeldOfRows]) const {
-    for (int h = 0; h < kHeldOfRows; ++h) {
-      const int64_t p = base + h * group_.lanes() + group_.lane();
-      for (int k = 0; k < kOperands; ++k) {
-        if (p < span.packs<kElements>()) held[k][h] = Access::load(x[k], span, p, T(0));
-      }
-    }
-  }
-
-  // Calls body(h, j, p) for every element that is there.
+  // Calls body(h, p) for every pack that this thread holds, from pack `base` on.
   template <class Body>
-  __device__ void for_each(const Span& span, int64_t base, const Body& body) const {
-    for (int h = 0; h < kHeldOfRows; ++h) {
+  __device__ void for_packs(const Span<int64_t>& span, int64_t base, const Body& body) const {
+    const int64_t packs = span.packs<kElements>();
+    unrolled<kHeld>([&](int h) {
       const int64_t p = base + h * group_.lanes() + group_.lane();
-      const int64_t first = p * kElements - span.shift;
-      if (first >= 0 && first + kElements <= span.length) {
-        for (int j = 0; j < kElements; ++j) body(h, j);
-      } else {
-        for (int j = 0; j < kElements; ++j) {
-          if (first + j >= 0 && first + j < span.length) body(h, j);
-        }
-      }
-    }
-  }
-
-  __device__ void add(const Span& span, int64_t base, const Elements (*held)[kHeldOfRows], T* numbers) const {
-    for_each(span, base, [&](int h, int j) {
-      T x[kOperands];
-      for (int k = 0; k < kOperands; ++k) x[k] = Access::element(held[k][h], j);
-      kernel_.formula.add(x, numbers);
+      if (p < packs) body(h, p);
     });
   }
 
-  __device__ void differentiate(const Slope<T>* slopes, const Span& span, int64_t base,
-                                const Elements (*held)[kHeldOfRows], const Line* derivatives) const {
-    for (int h = 0; h < kHeldOfRows; ++h) {
-      const int64_t p = base + h * group_.lanes() + group_.lane();
-      if (p >= span.packs<kElements>()) return;
-      T made[kOperands][kElements];
-      for (int j = 0; j < kElements; ++j) {
-        T x[kOperands], of_x[kOperands];
-        for (int k = 0; k < kOperands; ++k) x[k] = Access::element(held[k][h], j);
-        kernel_.formula.derivatives(slopes, x, of_x);
-        for (int k = 0; k < kOperands; ++k) made[k][j] = of_x[k];
-      }
-      for (int k = 0; k < kOperands; ++k) {
-        if (derivatives[k].data) Access::store(derivatives[k], span, p, made[k]);
-      }
-    }
+  __device__ void load(const Line* x, const Span<int64_t>& span, int64_t base, Held (*held)[kHeld]) const {
+    for_packs(span, base, [&](int h, int64_t p) {
+      unrolled<kOperands>([&](int k) { held[k][h] = Access::load(x[k], span, p, T(0)); });
+    });
+  }
+
+  // Elements of all operands: x[k][j].
+  __device__ void unpack(const Held (*held)[kHeld], int h, T (*x)[kElements]) const {
+    unrolled<kOperands>([&](int k) { Access::unpack(held[k][h], x[k]); });
+  }
+
+  __device__ void add(const Span<int64_t>& span, int64_t base, const Held (*held)[kHeld], T* numbers) const {
+    for_packs(span, base, [&](int h, int64_t p) {
+      const int64_t first = p * kElements - span.shift;
+      const bool whole = span.has_pack<kElements>(first);
+      T x[kOperands][kElements];
+      unpack(held, h, x);
+      unrolled<kElements>([&](int j) {
+        T of_one[kOperands];
+        unrolled<kOperands>([&](int k) { of_one[k] = x[k][j]; });
+        if (whole || span.has(first + j)) kernel_.formula.add(of_one, numbers);
+      });
+    });
+  }
+
+  __device__ void differentiate(const Slope<T>* slopes, const Span<int64_t>& span, int64_t base,
+                                const Held (*held)[kHeld], const Line* derivatives) const {
+    for_packs(span, base, [&](int h, int64_t p) {
+      T x[kOperands][kElements];
+      unpack(held, h, x);
+      unrolled<kElements>([&](int j) {
+        T of_one[kOperands], made[kOperands];
+        unrolled<kOperands>([&](int k) { of_one[k] = x[k][j]; });
+        kernel_.formula.derivatives(slopes, of_one, made);
+        unrolled<kOperands>([&](int k) { x[k][j] = made[k]; });
+      });
+      unrolled<kOperands>([&](int k) {
+        if (derivatives[k].data) Access::store(derivatives[k], span, p, x[k]);
+      });
+    });
   }
 
   __device__ void merge(const T* other, T* own) const {
@@ -153,7 +158,7 @@ class Row {
 };
 
 template <class Formula, class Access>
-__global__ void __launch_bounds__(kThreads) rows_kernel(const __grid_constant__ RowsKernel<Formula> kernel) {
+__global__ void __launch_bounds__(kThreads, kBlocks) rows_kernel(const __grid_constant__ RowsKernel<Formula> kernel) {
   using T = typename Access::T;
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;
@@ -172,7 +177,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const __grid_constant__ 
 template <class Formula, class Access>
 void launch_rows(RowsKernel<Formula> kernel, const Queue& queue) {
   const int64_t packs = kernel.tensors.length / Access::kElements + 1;
-  kernel.lanes = lanes_for(packs, kHeldOfRows, kThreads);
+  kernel.lanes = lanes_for(packs, kHeldOfRows<Formula, typename Access::T>, kThreads);
   const int64_t in_block = kThreads / kernel.lanes;
   launch(rows_kernel<Formula, Access>, queue,
          blocks_for(queue, (kernel.tensors.rows.count + in_block - 1) / in_block, kThreads), kThreads, kernel);

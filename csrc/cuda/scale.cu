@@ -9,7 +9,7 @@ namespace {
 
 struct Kernel {
   Line gradient;
-  Span span;
+  Span<int64_t> span;
   Scaling by;
 };
 
@@ -22,10 +22,10 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(const __grid_constant__
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t p = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
        p < kernel.span.template packs<Access::kElements>(); p += step) {
-    const auto elements = Access::load(kernel.gradient, kernel.span, p, T(0));
-    T scaled[Access::kElements];
-    for (int j = 0; j < Access::kElements; ++j) scaled[j] = Access::element(elements, j) * static_cast<T>(by);
-    Access::store(kernel.gradient, kernel.span, p, scaled);
+    T elements[Access::kElements];
+    Access::unpack(Access::load(kernel.gradient, kernel.span, p, T(0)), elements);
+    unrolled<Access::kElements>([&](int j) { elements[j] *= static_cast<T>(by); });
+    Access::store(kernel.gradient, kernel.span, p, elements);
   }
 }
 
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(const __grid_constant__
 void scale(const Result& gradient, int64_t count, const Result& factor, const Queue& queue) {
   with_storage(gradient.dtype, [&](auto storage) {
     using S = decltype(storage);
-    const Span span{shift_of(gradient.data, sizeof(S)), count};
+    const Span<int64_t> span{shift_of(gradient.data, sizeof(S)), count};
     const Kernel kernel{{gradient.data, gradient.dtype}, span, {factor.data, factor.dtype}};
     launch(scale_kernel<S>, queue, blocks_for(queue, count / (kPack<S> * kThreads) + 1, kThreads), kThreads, kernel);
   });

@@ -39,7 +39,8 @@ bool has_packed_positions(const CrossEntropyArguments& tensors) {
 template <class S, bool kSoft>
 void run_softmax(SoftmaxKernel kernel, const Queue& queue) {
   const CrossEntropyArguments& tensors = kernel.tensors;
-  bool in_rows = true;
+  // Elements of rows are counted in 32 bits.
+  bool in_rows = tensors.classes < INT32_MAX - kPackBytes;
   for_class_tensors(tensors, [&](const ClassTensor& tensor) { in_rows = in_rows && tensor.strides.classes == 1; });
   if (in_rows) {
     Alignment own(tensors.input.dtype);

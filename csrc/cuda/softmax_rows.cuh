@@ -7,23 +7,27 @@
 
 namespace fused_losses {
 
-inline constexpr int kMostThreads = 1024;
+// Of a block: 128 registers for each thread; more for numbers of 64 bits.
+template <class T>
+inline constexpr int kMostThreads = sizeof(T) == sizeof(float) ? 512 : 256;
 
-// Packs that a thread holds: of 64 registers, which 1024 threads have each, half are for the row. Soft targets need
-// more of the other half.
-template <bool kSoft>
-inline constexpr int kHeldPacks = kSoft ? 4 : 8;
+// Packs that a thread holds in registers: what is left of them. Soft targets and numbers of 64 bits need many others.
+template <class T, bool kSoft>
+inline constexpr int kHeldPacks = sizeof(T) == sizeof(float) ? (kSoft ? 3 : 8) : (kSoft ? 1 : 2);
+
+// Packs that a thread of a block has before another one takes part in the row: as many again in shared memory.
+inline constexpr int kPacksOfThread = 16;
 
 template <class Access, bool kSoft>
 class SoftmaxRow {
   using T = typename Access::T;
-  using Elements = typename Access::Elements;
+  using Held = typename Access::Held;
   static constexpr int kElements = Access::kElements;
-  static constexpr int kHeld = kHeldPacks<kSoft>;
-  static constexpr bool kRounded = !std::is_void_v<typename Access::Stored> && sizeof(Elements) / kElements == 2;
+  static constexpr int kHeld = kHeldPacks<T, kSoft>;
+  static constexpr bool kRounded = Access::kRounded;
 
  public:
-  __device__ SoftmaxRow(const SoftmaxKernel& kernel, const Targets<T>& targets, const Group& group, Elements* memory)
+  __device__ SoftmaxRow(const SoftmaxKernel& kernel, const Targets<T>& targets, const Group& group, Held* memory)
       : kernel_(kernel), tensors_(kernel.tensors), targets_(targets), group_(group), memory_(memory) {
     if (kSoft && !tensors_.probabilities.data) common_mass_ = targets.mass_of_smoothing();
   }
@@ -36,14 +40,12 @@ class SoftmaxRow {
     t_ = line(tensors_.probabilities, position);
     of_t_ = line(tensors_.probabilities_gradient, position);
     hot_ = targets_.hot(position, live);
-    // In place, no one may write what another one has yet to read.
-    group_.sync();
-
-    const int64_t shift = (kernel_.shift + x.offset) & (kElements - 1);
-    span_ = {shift, hot_.counts ? tensors_.classes : 0};
-    const int64_t packs = span_.packs<kElements>();
-    Elements held[kHeld];
-    for_held([&](int h, int64_t p) {
+    const int shift = static_cast<int>(kernel_.shift + x.offset) & (kElements - 1);
+    const int classes = static_cast<int>(tensors_.classes);
+    span_ = {shift, hot_.counts ? classes : 0};
+    const int packs = span_.packs<kElements>();
+    Held held[kHeld];
+    for_held([&](int h, int p) {
       if (p < packs) held[h] = load(x, p);
     });
     SoftmaxState<T> state;
@@ -51,35 +53,38 @@ class SoftmaxRow {
     if (given) {
       if (hot_.counts) state = {static_cast<const T*>(tensors_.max)[i], static_cast<const T*>(tensors_.sum)[i], 0, 0};
     } else {
-      for_held([&](int h, int64_t p) {
+      for_held([&](int h, int p) {
         if (p < packs) add(state, p, held[h]);
       });
-      for (int64_t slot = group_.lane(); slot < packs - beyond(); slot += group_.lanes()) {
-        const Elements elements = load(x, beyond() + slot);
-        if (slot < kernel_.held_packs) memory_[slot] = elements;
-        add(state, beyond() + slot, elements);
+      for (int slot = group_.lane(); slot < packs - beyond(); slot += group_.lanes()) {
+        const Held pack = load(x, beyond() + slot);
+        if (slot < kernel_.held_packs) memory_[slot] = pack;
+        add(state, beyond() + slot, pack);
       }
       merge(state);
     }
     if (kSoft && !tensors_.probabilities.data) state.mass = common_mass_;
     state_ = state;
 
+    // In place, no one may write what another one has yet to read.
+    group_.sync();
+    unrolled<kHeld>([&](int h) { held[h].forget(); });
     T others = 0;
     if (gradient.data || of_t_.data) {
       const T reference = reference_of(state.max);
       of_numerator_ = (hot_.hot + state.mass) * hot_.slope / state.sum;
       log_sum_ = of_t_.data ? log(state.sum) : T(0);
       if (hot_.counts) {
-        for (int64_t slot = packs - beyond() - 1 - last_lane(packs); slot >= 0; slot -= group_.lanes()) {
+        for (int slot = packs - beyond() - 1 - last_lane(packs); slot >= 0; slot -= group_.lanes()) {
           const bool on_chip = !given && slot < kernel_.held_packs;
-          const Elements elements = on_chip ? memory_[slot] : load(x, beyond() + slot);
-          emit(gradient, reference, beyond() + slot, elements, others);
+          const Held pack = on_chip ? memory_[slot] : load(x, beyond() + slot);
+          emit(gradient, reference, beyond() + slot, pack, others);
         }
-        for_held([&](int h, int64_t p) {
+        for_held([&](int h, int p) {
           if (p < packs) emit(gradient, reference, p, held[h], others);
         });
       } else if (live && gradient.data) {
-        clear(gradient, {shift, tensors_.classes});
+        clear(gradient, {shift, classes});
       }
       if (tensors_.labels.data) finish_label(gradient, reference, others);
     }
@@ -95,62 +100,58 @@ class SoftmaxRow {
   }
 
   // Packs that are not in registers come after so many.
-  __device__ int64_t beyond() const { return static_cast<int64_t>(kHeld) * group_.lanes(); }
+  __device__ int beyond() const { return kHeld * group_.lanes(); }
 
   // How far the last pack of this thread is from the row's last one.
-  __device__ int64_t last_lane(int64_t packs) const { return (packs - 1 - group_.lane()) & (group_.lanes() - 1); }
+  __device__ int last_lane(int packs) const { return (packs - 1 - group_.lane()) & (group_.lanes() - 1); }
 
   template <class Body>
   __device__ void for_held(const Body& body) const {
-#pragma unroll
-    for (int h = 0; h < kHeld; ++h) body(h, static_cast<int64_t>(h) * group_.lanes() + group_.lane());
+    unrolled<kHeld>([&](int h) { body(h, h * group_.lanes() + group_.lane()); });
   }
 
-  __device__ Elements load(const Line& x, int64_t p) const {
-    return Access::load(x, span_, p, static_cast<T>(-INFINITY));
-  }
+  __device__ Held load(const Line& x, int p) const { return Access::load(x, span_, p, static_cast<T>(-INFINITY)); }
 
   // Soft targets of a pack: 0 beyond the row.
-  __device__ void load_soft(int64_t p, T* q) const {
-    const int64_t first = p * kElements - span_.shift;
-    Elements packed;
-    if (t_.data && kernel_.probabilities_packed) packed = Access::load(t_, span_, p, T(0));
-    for (int j = 0; j < kElements; ++j) {
-      const int64_t c = first + j;
-      q[j] = 0;
-      if (c < 0 || c >= span_.length) continue;
+  __device__ void load_soft(int p, T* q) const {
+    const int first = p * kElements - span_.shift;
+    T packed[kElements];
+    const bool in_packs = t_.data && kernel_.probabilities_packed;
+    if (in_packs) Access::unpack(Access::load(t_, span_, p, T(0)), packed);
+    unrolled<kElements>([&](int j) {
+      const int c = first + j;
       T t = 0;
-      if (t_.data) {
-        t = kernel_.probabilities_packed ? Access::element(packed, j)
-                                         : load_as<T>(t_.data, t_.dtype, t_.offset + c * t_.stride);
+      if (in_packs) {
+        t = packed[j];
+      } else if (t_.data && span_.has(c)) {
+        t = load_as<T>(t_.data, t_.dtype, t_.offset + c * t_.stride);
       }
-      q[j] = targets_.soft(t, c);
-    }
+      q[j] = span_.has(c) ? targets_.soft(t, c) : T(0);
+    });
   }
 
-  __device__ void add(SoftmaxState<T>& state, int64_t p, const Elements& elements) const {
+  __device__ void add(SoftmaxState<T>& state, int p, const Held& pack) const {
+    T x[kElements];
+    Access::unpack(pack, x);
     T larger = state.max;
-    for (int j = 0; j < kElements; ++j) {
-      const T x = Access::element(elements, j);
-      larger = x > larger ? x : larger;
-    }
+    unrolled<kElements>([&](int j) { larger = x[j] > larger ? x[j] : larger; });
     const T reference = reference_of(larger);
     // The same sums, relative to what is the largest now.
     state.sum *= numerator<kRounded>(state.max - reference);
     if (kSoft && state.mass != 0) state.cross += state.mass * (reference_of(state.max) - reference);
     T sum = 0;
-    for (int j = 0; j < kElements; ++j) sum += numerator<kRounded>(Access::element(elements, j) - reference);
+    unrolled<kElements>([&](int j) { sum += numerator<kRounded>(x[j] - reference); });
     state.sum += sum;
     state.max = larger;
     if constexpr (kSoft) {
       T q[kElements];
       load_soft(p, q);
-      const int64_t first = p * kElements - span_.shift;
-      for (int j = 0; j < kElements; ++j) {
-        if (first + j < 0 || first + j >= span_.length) continue;
+      const int first = p * kElements - span_.shift;
+      unrolled<kElements>([&](int j) {
+        if (!span_.has(first + j)) return;
         state.mass += q[j];
-        state.cross += q[j] * (Access::element(elements, j) - reference);
-      }
+        state.cross += q[j] * (x[j] - reference);
+      });
     }
   }
 
@@ -170,41 +171,43 @@ class SoftmaxRow {
     state = {numbers[0], numbers[1], numbers[2], numbers[3]};
   }
 
-  __device__ void emit(const Line& gradient, T reference, int64_t p, const Elements& elements, T& others) const {
-    const int64_t first = p * kElements - span_.shift;
+  __device__ void emit(const Line& gradient, T reference, int p, const Held& pack, T& others) const {
+    const int first = p * kElements - span_.shift;
+    T x[kElements];
+    Access::unpack(pack, x);
     T q[kElements];
     if constexpr (kSoft) {
       load_soft(p, q);
-      if (of_t_.data) emit_probabilities(reference, p, elements);
+      if (of_t_.data) emit_probabilities(reference, p, x);
     }
     if (!gradient.data) return;
     T made[kElements];
-    for (int j = 0; j < kElements; ++j) {
-      const T e = numerator<kRounded>(Access::element(elements, j) - reference);
+    unrolled<kElements>([&](int j) {
+      const T e = numerator<kRounded>(x[j] - reference);
       if (!kRounded && first + j != hot_.y) others += e;
       made[j] = e * of_numerator_;
       if constexpr (kSoft) made[j] -= q[j] * hot_.slope;
-    }
+    });
     Access::store(gradient, span_, p, made);
   }
 
-  __device__ void emit_probabilities(T reference, int64_t p, const Elements& elements) const {
-    const int64_t first = p * kElements - span_.shift;
+  __device__ void emit_probabilities(T reference, int p, const T* x) const {
+    const int first = p * kElements - span_.shift;
     T made[kElements];
-    for (int j = 0; j < kElements; ++j) {
-      const int64_t c = first + j;
+    unrolled<kElements>([&](int j) {
+      const int c = first + j;
       made[j] = 0;
-      if (c < 0 || c >= span_.length) continue;
-      made[j] = (reference - Access::element(elements, j) + log_sum_) * (targets_.keep() * hot_.slope);
+      if (!span_.has(c)) return;
+      made[j] = (reference - x[j] + log_sum_) * (targets_.keep() * hot_.slope);
       made[j] *= targets_.weight(c);
       if (!kernel_.probabilities_packed) store_as(of_t_.data, of_t_.dtype, of_t_.offset + c * of_t_.stride, made[j]);
-    }
+    });
     if (kernel_.probabilities_packed) Access::store(of_t_, span_, p, made);
   }
 
-  __device__ void clear(const Line& gradient, const Span& span) const {
+  __device__ void clear(const Line& gradient, const Span<int>& span) const {
     const T zeros[kElements]{};
-    for (int64_t p = group_.lane(); p < span.packs<kElements>(); p += group_.lanes()) {
+    for (int p = group_.lane(); p < span.packs<kElements>(); p += group_.lanes()) {
       Access::store(gradient, span, p, zeros);
     }
   }
@@ -215,7 +218,7 @@ class SoftmaxRow {
     others = kRounded ? state_.sum - e_y : group_.sum(others);
     if (!hot_.counts || !gradient.data) return;
     // By whoever has stored the rest of its pack.
-    if (((hot_.y + span_.shift) / kElements & (group_.lanes() - 1)) != group_.lane()) return;
+    if (((static_cast<int>(hot_.y) + span_.shift) / kElements & (group_.lanes() - 1)) != group_.lane()) return;
     const T q_y = kSoft ? targets_.soft(T(0), hot_.y) : T(0);
     const T slope = gradient_at_hot(e_y, others, state_.sum, hot_.hot, state_.mass, q_y) * hot_.slope;
     store_as(gradient.data, gradient.dtype, gradient.offset + hot_.y * gradient.stride, slope);
@@ -240,18 +243,19 @@ class SoftmaxRow {
   const CrossEntropyArguments& tensors_;
   const Targets<T>& targets_;
   const Group& group_;
-  Elements* const memory_;
+  Held* const memory_;
   T common_mass_ = 0;
   // Of the row in work.
   Line t_, of_t_;
   Hot<T> hot_;
-  Span span_{};
+  Span<int> span_{};
   SoftmaxState<T> state_;
   T of_numerator_ = 0, log_sum_ = 0;
 };
 
 template <class Access, bool kSoft>
-__global__ void __launch_bounds__(kMostThreads) softmax_rows_kernel(const __grid_constant__ SoftmaxKernel kernel) {
+__global__ void __launch_bounds__(kMostThreads<typename Access::T>, 1)
+    softmax_rows_kernel(const __grid_constant__ SoftmaxKernel kernel) {
   using T = typename Access::T;
   FUSED_LOSSES_DYNAMIC_SHARED(memory);
   const double upstream = upstream_of(kernel.scaling);
@@ -259,7 +263,7 @@ __global__ void __launch_bounds__(kMostThreads) softmax_rows_kernel(const __grid
   const double divisor = divisor_of(kernel);
   const Targets<T> targets(kernel, upstream, divisor);
   const Group group(kernel.lanes);
-  SoftmaxRow<Access, kSoft> row(kernel, targets, group, reinterpret_cast<typename Access::Elements*>(memory));
+  SoftmaxRow<Access, kSoft> row(kernel, targets, group, reinterpret_cast<typename Access::Held*>(memory));
   const int64_t step = static_cast<int64_t>(gridDim.x) * group.in_block();
   double sum = 0;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * group.in_block(); first < positions_of(kernel.tensors);
@@ -271,16 +275,18 @@ __global__ void __launch_bounds__(kMostThreads) softmax_rows_kernel(const __grid
 
 template <class Access, bool kSoft>
 void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
-  constexpr int kHeld = kHeldPacks<kSoft>;
+  constexpr int kHeld = kHeldPacks<typename Access::T, kSoft>;
   const CrossEntropyArguments& tensors = kernel.tensors;
   const int64_t packs = tensors.classes / Access::kElements + 1;
-  // Within a warp, more threads rather than more packs for each.
-  kernel.lanes = packs <= kWarp * kHeld ? lanes_for(packs, 2, kWarp) : lanes_for(packs, kHeld, kMostThreads);
+  // Within a warp, more threads rather than more packs for each; a block has room for some in shared memory.
+  const bool in_warp = packs <= kWarp * kHeld;
+  kernel.lanes =
+      in_warp ? lanes_for(packs, 2, kWarp) : lanes_for(packs, kPacksOfThread, kMostThreads<typename Access::T>);
   const int threads = std::max(kernel.lanes, kThreads);
   const int64_t in_block = threads / kernel.lanes, rows = tensors.outer * tensors.inner;
   int64_t shared = 0;
-  if (!(tensors.backward && tensors.max) && kernel.lanes == kMostThreads) {
-    constexpr int64_t kBytes = sizeof(typename Access::Elements);
+  if (!in_warp && !(tensors.backward && tensors.max)) {
+    constexpr int64_t kBytes = sizeof(typename Access::Held);
     const int64_t beyond = std::max<int64_t>(0, packs + 1 - static_cast<int64_t>(kHeld) * kernel.lanes);
     kernel.held_packs = std::min(beyond, queue.shared_bytes / kBytes);
     shared = kernel.held_packs * kBytes;

@@ -28,10 +28,10 @@ class SoftmaxTile {
     const bool live = begin < positions;  // P divides their number
     const Position first = live ? position_of(tensors_, begin) : Position{0, 0};
     bool any = false;
-    for (int j = 0; j < P; ++j) {
+    unrolled<P>([&](int j) {
       hot_[j] = targets_.hot({first.outer, first.inner + j}, live);
       any |= hot_[j].counts;
-    }
+    });
     __syncthreads();  // in place, no one may write what another one has yet to read
     x_ = offset(tensors_.input, first);
     t_ = offset(tensors_.probabilities, first);
@@ -39,21 +39,21 @@ class SoftmaxTile {
     SoftmaxState<T> states[P];
     const bool given = tensors_.backward && tensors_.max;
     if (given) {
-      for (int j = 0; j < P; ++j) {
-        if (!hot_[j].counts) continue;
+      unrolled<P>([&](int j) {
+        if (!hot_[j].counts) return;
         states[j] = {static_cast<const T*>(tensors_.max)[begin + j], static_cast<const T*>(tensors_.sum)[begin + j], 0,
                      0};
-      }
+      });
     } else {
       if (any) add_up(states);
       merge(states);
     }
     T reference[P], of_numerator[P];
-    for (int j = 0; j < P; ++j) {
+    unrolled<P>([&](int j) {
       if (kSoft && !tensors_.probabilities.data) states[j].mass = common_mass_;
       reference[j] = reference_of(states[j].max);
       of_numerator[j] = (hot_[j].hot + states[j].mass) * hot_[j].slope / states[j].sum;
-    }
+    });
     if (live && (tensors_.input_gradient.data || tensors_.probabilities_gradient.data)) {
       emit(states, reference, of_numerator, offset(tensors_.input_gradient, first),
            offset(tensors_.probabilities_gradient, first));
@@ -63,7 +63,7 @@ class SoftmaxTile {
     }
     if (!live || part_ != 0 || tensors_.backward) return 0;
     T total = 0;
-    for (int j = 0; j < P; ++j) total += finish_position(begin + j, hot_[j], states[j], reference[j]);
+    unrolled<P>([&](int j) { total += finish_position(begin + j, hot_[j], states[j], reference[j]); });
     return total;
   }
 
@@ -78,8 +78,8 @@ class SoftmaxTile {
     if constexpr (P == 1) {
       x[0] = static_cast<T>(*from);
     } else {
-      const Pack<S> pack = load_pack<S>(from, 0);
-      for (int j = 0; j < P; ++j) x[j] = static_cast<T>(pack.at[j]);
+      const Elements<S> some = load_pack<S>(from, 0).elements();
+      unrolled<P>([&](int j) { x[j] = static_cast<T>(some.at[j]); });
     }
   }
   __device__ static void store(const ClassTensor& tensor, int64_t offset, int64_t c, const T* values) {
@@ -87,18 +87,18 @@ class SoftmaxTile {
     if constexpr (P == 1) {
       *to = static_cast<S>(values[0]);
     } else {
-      Pack<S> pack;
-      for (int j = 0; j < P; ++j) pack.at[j] = static_cast<S>(values[j]);
-      store_pack(to, 0, pack);
+      Elements<S> some;
+      unrolled<P>([&](int j) { some.at[j] = static_cast<S>(values[j]); });
+      store_pack(to, 0, Pack<S>(some));
     }
   }
 
   __device__ void load_soft(int64_t c, T* q) const {
     const ClassTensor& t = tensors_.probabilities;
-    for (int j = 0; j < P; ++j) {
+    unrolled<P>([&](int j) {
       const int64_t at = t_ + c * t.strides.classes + j * t.strides.inner;
       q[j] = targets_.soft(number_at(t, at, T(0)), c);
-    }
+    });
   }
 
   // Calls body(c) for the first of every few classes of this thread.
@@ -111,29 +111,30 @@ class SoftmaxTile {
   __device__ void add_up(SoftmaxState<T>* states) const {
     for_classes([&](int64_t first) {
       T x[kClassesAtOnce][P];
-      for (int k = 0; k < kClassesAtOnce; ++k) {
-        for (int j = 0; j < P; ++j) x[k][j] = static_cast<T>(-INFINITY);
+      unrolled<kClassesAtOnce>([&](int k) {
+        unrolled<P>([&](int j) { x[k][j] = static_cast<T>(-INFINITY); });
         if (first + k < tensors_.classes) load(tensors_.input, x_, first + k, x[k]);
-      }
-      for (int j = 0; j < P; ++j) {
+      });
+      unrolled<P>([&](int j) {
         SoftmaxState<T>& state = states[j];
         T larger = state.max;
-        for (int k = 0; k < kClassesAtOnce; ++k) larger = x[k][j] > larger ? x[k][j] : larger;
+        unrolled<kClassesAtOnce>([&](int k) { larger = x[k][j] > larger ? x[k][j] : larger; });
         const T reference = reference_of(larger);
         state.sum *= numerator<kRounded>(state.max - reference);
         if (kSoft && state.mass != 0) state.cross += state.mass * (reference_of(state.max) - reference);
-        for (int k = 0; k < kClassesAtOnce; ++k) state.sum += numerator<kRounded>(x[k][j] - reference);
+        unrolled<kClassesAtOnce>([&](int k) { state.sum += numerator<kRounded>(x[k][j] - reference); });
         state.max = larger;
-      }
+      });
       if constexpr (kSoft) {
-        for (int k = 0; k < kClassesAtOnce && first + k < tensors_.classes; ++k) {
+        unrolled<kClassesAtOnce>([&](int k) {
+          if (first + k >= tensors_.classes) return;
           T q[P];
           load_soft(first + k, q);
-          for (int j = 0; j < P; ++j) {
+          unrolled<P>([&](int j) {
             states[j].mass += q[j];
             states[j].cross += q[j] * (x[k][j] - reference_of(states[j].max));
-          }
-        }
+          });
+        });
       }
     });
   }
@@ -143,7 +144,7 @@ class SoftmaxTile {
     if (kernel_.parts == 1) return;
     FUSED_LOSSES_SHARED(T, found, kThreads * P * kNumbers);
     __syncthreads();  // nobody reads the last ones any more
-    for (int j = 0; j < P; ++j) {
+    unrolled<P>([&](int j) {
       T* const mine = found + (threadIdx.x * P + j) * kNumbers;
       mine[0] = states[j].max;
       mine[1] = states[j].sum;
@@ -151,15 +152,15 @@ class SoftmaxTile {
         mine[2] = states[j].mass;
         mine[3] = states[j].cross;
       }
-    }
+    });
     __syncthreads();
-    for (int j = 0; j < P; ++j) {
+    unrolled<P>([&](int j) {
       states[j] = {};
       for (int part = 0; part < kernel_.parts; ++part) {
         const T* const other = found + (thread_of(part) * P + j) * kNumbers;
         states[j].merge({other[0], other[1], kSoft ? other[2] : T(0), kSoft ? other[3] : T(0)});
       }
-    }
+    });
   }
 
   // The thread that has the same positions in another part.
@@ -167,9 +168,10 @@ class SoftmaxTile {
 
   __device__ void emit(const SoftmaxState<T>* states, const T* reference, const T* of_numerator, int64_t gradient,
                        int64_t of_t) {
-    for (int j = 0; j < P; ++j) others_[j] = 0;
+    unrolled<P>([&](int j) { others_[j] = 0; });
     for_classes([&](int64_t first) {
-      for (int k = 0; k < kClassesAtOnce && first + k < tensors_.classes; ++k) {
+      unrolled<kClassesAtOnce>([&](int k) {
+        if (first + k >= tensors_.classes) return;
         const int64_t c = first + k;
         T x[P], q[P], made[P];
         load(tensors_.input, x_, c, x);
@@ -177,55 +179,55 @@ class SoftmaxTile {
           load_soft(c, q);
           if (tensors_.probabilities_gradient.data) emit_probabilities(states, reference, c, x, of_t);
         }
-        if (!tensors_.input_gradient.data) continue;
-        for (int j = 0; j < P; ++j) {
+        if (!tensors_.input_gradient.data) return;
+        unrolled<P>([&](int j) {
           const T e = numerator<kRounded>(x[j] - reference[j]);
           if (!kRounded && c != hot_[j].y) others_[j] += e;
           made[j] = e * of_numerator[j];
           if constexpr (kSoft) made[j] -= q[j] * hot_[j].slope;
           if (!hot_[j].counts) made[j] = 0;
-        }
+        });
         store(tensors_.input_gradient, gradient, c, made);
-      }
+      });
     });
   }
 
   __device__ void emit_probabilities(const SoftmaxState<T>* states, const T* reference, int64_t c, const T* x,
                                      int64_t of_t) const {
     const ClassTensor& to = tensors_.probabilities_gradient;
-    for (int j = 0; j < P; ++j) {
+    unrolled<P>([&](int j) {
       const T slope = targets_.keep() * hot_[j].slope * targets_.weight(c);
       store_as(to.data, to.dtype, of_t + c * to.strides.classes + j * to.strides.inner,
                (reference[j] - x[j] + log(states[j].sum)) * slope);
-    }
+    });
   }
 
   // p - 1 nearly cancels where p is nearly 1: minus the sum of the others, then.
   __device__ void finish_labels(const SoftmaxState<T>* states, const T* reference, int64_t gradient) const {
     T others[P];
     if constexpr (kRounded) {
-      for (int j = 0; j < P; ++j) others[j] = states[j].sum - numerator<true>(hot_[j].x_y - reference[j]);
+      unrolled<P>([&](int j) { others[j] = states[j].sum - numerator<true>(hot_[j].x_y - reference[j]); });
     } else {
       FUSED_LOSSES_SHARED(T, found, kThreads * P);
-      for (int j = 0; j < P; ++j) found[threadIdx.x * P + j] = others_[j];
+      unrolled<P>([&](int j) { found[threadIdx.x * P + j] = others_[j]; });
       __syncthreads();
-      for (int j = 0; j < P; ++j) {
+      unrolled<P>([&](int j) {
         others[j] = 0;
         for (int part = 0; part < kernel_.parts; ++part) others[j] += found[thread_of(part) * P + j];
-      }
+      });
     }
     // All elements are there before one of a column is written again; nobody reads the last sums any more.
     __syncthreads();
     if (part_ != 0) return;
-    for (int j = 0; j < P; ++j) {
+    unrolled<P>([&](int j) {
       const Hot<T>& hot = hot_[j];
-      if (!hot.counts) continue;
+      if (!hot.counts) return;
       const T e_y = numerator<kRounded>(hot.x_y - reference[j]);
       const T q_y = kSoft ? targets_.soft(T(0), hot.y) : T(0);
       const T slope = gradient_at_hot(e_y, others[j], states[j].sum, hot.hot, states[j].mass, q_y) * hot.slope;
       const ClassTensor& to = tensors_.input_gradient;
       static_cast<S*>(to.data)[gradient + hot.y * to.strides.classes + j * to.strides.inner] = static_cast<S>(slope);
-    }
+    });
   }
 
   __device__ T finish_position(int64_t i, const Hot<T>& hot, SoftmaxState<T> state, T reference) const {
@@ -251,7 +253,8 @@ class SoftmaxTile {
 };
 
 template <class S, bool kSoft, int P>
-__global__ void __launch_bounds__(kThreads) softmax_tiles_kernel(const __grid_constant__ SoftmaxKernel kernel) {
+__global__ void __launch_bounds__(kThreads, P == 1 ? kBlocks : kBlocks / 2)
+    softmax_tiles_kernel(const __grid_constant__ SoftmaxKernel kernel) {
   using T = Compute<S>;
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;

@@ -5,6 +5,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "../views.h"
@@ -18,6 +19,14 @@ using Half = torch::headeronly::Half;
 // Arithmetic happens in double for double, in float for everything else.
 template <class S>
 using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+// Calls body(0), body(1), ... in as many copies of its code: an array stays in registers only if all its indices are
+// constants.
+template <int count, class Body>
+__device__ inline void unrolled(const Body& body) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) body(i);
+}
 
 // Calls body with a value of the type that a floating point dtype stands for.
 template <class Body>
@@ -71,8 +80,31 @@ template <class S>
 inline constexpr int kPack = kPackBytes / sizeof(S);
 
 template <class S>
-struct alignas(kPackBytes) Pack {
+struct Elements {
   S at[kPack<S>];
+};
+
+// As words, so that what stays in registers takes four of them, whatever the type.
+template <class S>
+struct alignas(kPackBytes) Pack {
+  static constexpr int kWords = kPackBytes / sizeof(unsigned);
+  unsigned words[kWords];
+
+  Pack() = default;
+  __device__ explicit Pack(const Elements<S>& elements) { std::memcpy(words, elements.at, kPackBytes); }
+
+  __device__ Elements<S> elements() const {
+    Elements<S> result;
+    std::memcpy(result.at, words, kPackBytes);
+    return result;
+  }
+
+  // What the compiler knows of the contents. Without it, it would keep what it has converted them to, too.
+  __device__ void forget() {
+#if !defined(FUSED_LOSSES_CUDA_ON_CPU)
+    asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));
+#endif
+  }
 };
 
 template <class S>

@@ -3,6 +3,7 @@
 // A distance is a struct with
 //   kNumbers    how many numbers a pass over the vectors yields
 //   kAdds       whether these are sums; if not, start() and merge() say what they are
+//   kTakesPowers  whether an element costs a hundred instructions
 //   add(x, y, numbers)      takes an element into account
 //   value(numbers)          the distance
 //   slope(numbers, value, factor)  what the derivatives, times factor, are made of
@@ -31,6 +32,7 @@ FUSED_LOSSES_WORD T sign_of(T x) {
 
 struct SumDistance {
   static constexpr bool kAdds = true;
+  static constexpr bool kTakesPowers = false;
 };
 
 // (sum d^2)^(1/2)
@@ -85,6 +87,7 @@ struct ManhattanDistance : SumDistance {
 // (sum |d|^p)^(1/p) for any finite p but 0.
 struct PowerDistance : SumDistance {
   static constexpr int kNumbers = 1;
+  static constexpr bool kTakesPowers = true;
   double eps;
   double p;
 
@@ -116,6 +119,7 @@ struct PowerDistance : SumDistance {
 struct ExtremeDistance {
   static constexpr int kNumbers = 2;  // the extreme, and how many elements have it
   static constexpr bool kAdds = false;
+  static constexpr bool kTakesPowers = false;
   double eps;
   bool smallest;
 

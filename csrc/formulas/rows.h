@@ -7,6 +7,7 @@
 //   kNumbers       how many numbers a pass over the rows yields
 //   kSlopes        how many Slopes derivatives are made of
 //   kAdds          whether these are sums; if not, start() and merge() say what they are
+//   kTakesPowers   whether that costs a hundred instructions for each element
 //   add(x, numbers)      takes an element of each row into account
 //   finish(numbers, target, scale, slopes)  the row's value; slopes, if not null, are for derivatives times scale
 //   derivatives(slopes, x, results)
@@ -26,6 +27,7 @@ struct TripletMargin {
   static constexpr int kPair = Distance::kNumbers;
   static constexpr int kNumbers = 3 * kPair;
   static constexpr bool kAdds = Distance::kAdds;
+  static constexpr bool kTakesPowers = Distance::kTakesPowers;
   static constexpr int kSlopes = 3;
 
   Distance distance;
