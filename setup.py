@@ -1,6 +1,7 @@
-"""Builds the CPU libraries, one per instruction set from the same sources, and the module `_C`.
+"""Builds the CPU libraries, one per instruction set from the same sources; the CUDA library; and the module `_C`.
 
 `FUSED_LOSSES_CPU=default,avx2,avx512` (or `all`) chooses the instruction sets; by default the host's alone.
+`FUSED_LOSSES_CUDA=0` leaves the CUDA library out; `TORCH_CUDA_ARCH_LIST` chooses its architectures.
 `FUSED_LOSSES_SANITIZE=address,undefined` adds those sanitizers. `MAX_JOBS` and `DEBUG` are torch's own.
 """
 
@@ -8,10 +9,36 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+
+
+PACKAGES = sorted((Path(sysconfig.get_paths()["purelib"]) / "nvidia").glob("cu[0-9]*"))
+"""NVIDIA's packages for Python: the runtime, on which torch depends, and the compiler, by the extra `cuda-build`."""
+
+
+def find_cuda() -> Path | None:
+    """The folder of a CUDA that has a compiler: where the user says, the machine's, or that of the packages."""
+    home = os.environ.get("CUDA_HOME")
+    places = [f"{home}/bin/nvcc"] if home else [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
+    for nvcc in [*places, *(f"{folder}/bin/nvcc" for folder in PACKAGES)]:
+        if nvcc and Path(nvcc).exists():
+            # Itself says best where it is: a link or a script may stand for it.
+            said = subprocess.run(
+                [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True
+            )
+            tops = [line.partition("TOP=")[2] for line in said.stderr.splitlines() if "TOP=" in line]
+            return Path(tops[0]).resolve() if tops else Path(nvcc).parents[1]
+    return None
+
+
+CUDA = find_cuda()
+if CUDA:
+    os.environ["CUDA_HOME"] = str(CUDA)  # torch looks when it is imported
 
 try:
     import torch
@@ -57,6 +84,20 @@ FLAGS = [
     # Clang does not know the last one.
     "-Wno-unknown-warning-option",
 ]
+# Ampere, Hopper, Blackwell, and what comes after them, whose drivers compile the last one's PTX.
+CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
+
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-Werror",
+    "all-warnings",
+    "--expt-relaxed-constexpr",
+    "-Xcompiler",
+    "-fvisibility=hidden",
+    # Formulas say themselves where products and sums contract: what is computed twice must be the same bits.
+    "-fmad=false",
+]
 
 
 def cpu_libraries() -> list[str]:
@@ -93,7 +134,44 @@ def cpu_extension(isa: str) -> Extension:
     )
 
 
-def module_extension(libraries: list[str]) -> Extension:
+def cuda_architectures() -> list[str]:
+    """What the CUDA library is built for; nothing, with a word why, where it cannot be built."""
+    why_not = None
+    if os.environ.get("FUSED_LOSSES_CUDA") == "0":
+        why_not = "FUSED_LOSSES_CUDA=0"
+    elif torch.version.cuda is None:
+        why_not = f"torch {torch.__version__} has no CUDA"
+    elif CUDA is None:
+        why_not = "there is no nvcc; `pip install fused_losses[cuda-build]` brings one"
+    if why_not:
+        print(f"fused_losses: no CUDA library, since {why_not}")
+        return []
+    wanted = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    return wanted.replace(" ", ";").split(";")
+
+
+def cuda_extension() -> Extension:
+    sources = [*Path("csrc/cuda").glob("*.cu"), *Path("csrc/cuda").glob("*.cpp")]
+    # The runtime that torch loads, if it is there; NVIDIA's packages have no libcudart.so without a version.
+    folders = [folder / lib for folder in [*PACKAGES, CUDA] for lib in ("lib", "lib64")]
+    runtime = next((path for folder in folders for path in sorted(folder.glob("libcudart.so*"))), None)
+    if runtime is None:
+        sys.exit(f"fused_losses: the CUDA in {CUDA} has no libcudart.so")
+    # Apart, since nvcc takes no path in the same word.
+    systems = [word for path in [*include_paths(), CUDA / "include"] for word in ("-isystem", str(path))]
+    return Extension(
+        "fused_losses._cuda",
+        sorted(map(str, sources)),
+        depends=[str(path) for path in [*Path("csrc").rglob("*.h"), *Path("csrc").rglob("*.cuh")]],
+        library_dirs=library_paths(),
+        libraries=["torch_cpu", "torch_cuda"],
+        # USE_CUDA: torch's C interface to streams and guards.
+        extra_compile_args={"cxx": [*FLAGS, "-DUSE_CUDA", *systems], "nvcc": [*NVCC_FLAGS, *systems]},
+        extra_link_args=[str(runtime)],
+    )
+
+
+def module_extension(libraries: list[str], architectures: list[str]) -> Extension:
     import pybind11
 
     return Extension(
@@ -102,6 +180,7 @@ def module_extension(libraries: list[str]) -> Extension:
         include_dirs=[pybind11.get_include()],
         define_macros=[
             ("FUSED_LOSSES_CPU_LIBRARIES", f'"{",".join(libraries)}"'),
+            ("FUSED_LOSSES_CUDA_ARCHITECTURES", f'"{",".join(architectures)}"'),
             ("FUSED_LOSSES_TORCH_VERSION", f'"{torch.__version__}"'),
         ],
         extra_compile_args=FLAGS,
@@ -119,8 +198,8 @@ class Build(BuildExtension):
             self.build_temp = keep
 
     def get_ext_filename(self, fullname: str) -> str:
-        # The CPU libraries know nothing of Python: no version of it in their names.
-        if "._cpu_" in f".{fullname}" or fullname.startswith("_cpu_"):
+        # These libraries know nothing of Python: no version of it in their names.
+        if fullname.rpartition(".")[2].startswith(("_cpu_", "_cuda")):
             return f"{fullname.replace('.', '/')}.so"
         return super().get_ext_filename(fullname)
 
@@ -131,10 +210,14 @@ def main() -> None:
             "fused_losses needs a C++20 compiler (GCC 11 or Clang 14, or later), and finds none: "
             "install one or set CXX."
         )
-    libraries = cpu_libraries()
+    libraries, architectures = cpu_libraries(), cuda_architectures()
     print(f"fused_losses: torch {torch.__version__}, CPU libraries: {', '.join(libraries)}")
+    extensions = [*map(cpu_extension, libraries), module_extension(libraries, architectures)]
+    if architectures:
+        print(f"fused_losses: CUDA library for {', '.join(architectures)}, by the compiler in {CUDA}")
+        extensions.append(cuda_extension())
     setup(
-        ext_modules=[*map(cpu_extension, libraries), module_extension(libraries)],
+        ext_modules=extensions,
         cmdclass={"build_ext": Build.with_options(no_python_abi_suffix=False)},
     )
 

@@ -40,6 +40,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = __VERSION__;
   m.attr("torch_version") = FUSED_LOSSES_TORCH_VERSION;
   m.attr("cpu_libraries") = split(FUSED_LOSSES_CPU_LIBRARIES);
-  m.attr("cuda_architectures") = std::vector<std::string>{};
+  m.attr("cuda_architectures") = split(FUSED_LOSSES_CUDA_ARCHITECTURES);
   m.attr("losses") = losses();
 }

@@ -1,4 +1,4 @@
-"""Which kernels serve which device: the compiled CPU library, and Triton's."""
+"""Which kernels serve which device: compiled libraries, for the CPU and for CUDA, before Triton's."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def usable_instruction_sets() -> tuple[str, ...]:
 def load() -> None:
     """Loads what there is. Without any kernels, everything still works, through torch."""
     _load_cpu_library()
+    _load_cuda_library()
     wanted = os.environ.get("FUSED_LOSSES_BACKEND", "compiled")
     if wanted not in BACKENDS:
         logger.warning("fused_losses: FUSED_LOSSES_BACKEND=%s is none of %s", wanted, ", ".join(BACKENDS))
@@ -76,6 +77,26 @@ def _load_cpu_library() -> None:
         " or ".join(usable_instruction_sets()),
         ", ".join(built) or "none",
     )
+
+
+def _load_cuda_library() -> None:
+    path = Path(__file__).parent / "_cuda.so"
+    if not path.exists():
+        return
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:  # built for a torch with CUDA, and run with one without
+        logger.warning("fused_losses: %s does not load (%s)", path.name, error)
+        return
+    _compiled["cuda"] = f"CUDA C++ ({_cuda_architectures()})"
+
+
+def _cuda_architectures() -> str:
+    try:
+        from fused_losses import _C
+    except ImportError:
+        return "unknown architectures"
+    return ", ".join(_C.cuda_architectures)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the CPU library under AddressSanitizer beside the real one, and runs the tests of bad input, odd shapes and
-# odd layouts on it: a read or write outside an operand ends the run. Then some of them on CUDA's kernels, as C++.
+# odd layouts on it: a read or write outside an operand ends the run. Then the losses' on CUDA's kernels, as C++.
 set -euo pipefail
 python=$1
 cd "$(dirname "$0")/.."
@@ -24,5 +24,5 @@ sanitized_pytest tests/test_bad_input.py tests/test_extensions.py tests/test_los
     -k "not threads and not float64 and not float16"
 
 library=$("$python" tests/cuda_on_cpu/build.py build/cuda_on_cpu address)
-FUSED_LOSSES_CUDA_ON_CPU=$library FUSED_LOSSES_TEST_SHARE=5 \
-    sanitized_pytest tests/test_losses.py tests/test_extensions.py
+FUSED_LOSSES_CUDA_ON_CPU=$library \
+    sanitized_pytest tests/test_losses.py tests/test_extensions.py tests/test_backward_contract.py

@@ -35,6 +35,11 @@ void launch(void (*kernel)(Arguments), const Queue& queue, int blocks, int threa
   void* list[] = {const_cast<Arguments*>(&arguments)};
   const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), list,
                                              shared_bytes, static_cast<cudaStream_t>(queue.stream));
+  if (error == cudaErrorNoKernelImageForDevice) {
+    throw std::runtime_error(
+        "fused_losses: the CUDA library was not built for this GPU: reinstall with TORCH_CUDA_ARCH_LIST, or set "
+        "FUSED_LOSSES_BACKEND=triton");
+  }
   if (error != cudaSuccess) throw std::runtime_error(std::string("fused_losses: ") + cudaGetErrorString(error));
 #endif
 }

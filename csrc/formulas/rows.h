@@ -89,6 +89,7 @@ struct CosineEmbedding {
   static constexpr bool kHasTarget = true;
   static constexpr int kNumbers = CosineDistance::kNumbers;
   static constexpr bool kAdds = true;
+  static constexpr bool kTakesPowers = false;
   static constexpr int kSlopes = 1;
 
   double margin;
