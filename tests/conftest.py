@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections import Counter
 
@@ -26,8 +27,10 @@ def pytest_configure(config):
         interpreter.assert_as_devices_do()
         interpreter.round_as_devices_do()
     if library := os.environ.get("FUSED_LOSSES_CUDA_ON_CPU"):
-        # Takes the CPU's operators over.
+        # Takes the CPU's operators over, so it must be loaded after the CPU's own library.
+        importlib.import_module("fused_losses")
         torch.ops.load_library(library)
+        assert "csrc/cuda" in torch._C._dispatch_dump("fused_losses::cross_entropy").split("CPU:")[1].splitlines()[0]
 
 
 # Inputs that take the interpreter seconds, and fibers; shorter ones meet the same code.

@@ -278,10 +278,11 @@ void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
   constexpr int kHeld = kHeldPacks<typename Access::T, kSoft>;
   const CrossEntropyArguments& tensors = kernel.tensors;
   const int64_t packs = tensors.classes / Access::kElements + 1;
-  // Within a warp, more threads rather than more packs for each; a block has room for some in shared memory.
+  // Within a warp, more threads rather than more packs for each; a block has shared memory for a row of its own.
   const bool in_warp = packs <= kWarp * kHeld;
   kernel.lanes =
-      in_warp ? lanes_for(packs, 2, kWarp) : lanes_for(packs, kPacksOfThread, kMostThreads<typename Access::T>);
+      in_warp ? lanes_for(packs, 2, kWarp)
+              : std::max(kThreads, lanes_for(packs, kPacksOfThread, kMostThreads<typename Access::T>));
   const int threads = std::max(kernel.lanes, kThreads);
   const int64_t in_block = threads / kernel.lanes, rows = tensors.outer * tensors.inner;
   int64_t shared = 0;
