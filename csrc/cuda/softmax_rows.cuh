@@ -94,9 +94,9 @@ class SoftmaxRow {
 
  private:
   __device__ Line line(const ClassTensor& tensor, const Position& position) const {
-    if (!tensor.data) return {};
-    return {tensor.data, tensor.dtype, fused_losses::offset_of(tensors_, tensor.strides, position),
-            tensor.strides.classes};
+    // Without a branch around it: the compiler then knows that this is global memory.
+    const int64_t offset = tensor.data ? fused_losses::offset_of(tensors_, tensor.strides, position) : 0;
+    return {tensor.data, tensor.dtype, offset, tensor.strides.classes};
   }
 
   // Packs that are not in registers come after so many.
@@ -280,9 +280,8 @@ void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
   const int64_t packs = tensors.classes / Access::kElements + 1;
   // Within a warp, more threads rather than more packs for each; a block has shared memory for a row of its own.
   const bool in_warp = packs <= kWarp * kHeld;
-  kernel.lanes =
-      in_warp ? lanes_for(packs, 2, kWarp)
-              : std::max(kThreads, lanes_for(packs, kPacksOfThread, kMostThreads<typename Access::T>));
+  kernel.lanes = in_warp ? lanes_for(packs, 2, kWarp)
+                         : std::max(kThreads, lanes_for(packs, kPacksOfThread, kMostThreads<typename Access::T>));
   const int threads = std::max(kernel.lanes, kThreads);
   const int64_t in_block = threads / kernel.lanes, rows = tensors.outer * tensors.inner;
   int64_t shared = 0;
