@@ -12,7 +12,7 @@ CPP := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name
 
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
-CUDA_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py
+CUDA_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py tests/test_sizes.py
 CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*.*)
 
 # Triton's kernels, on the CPU.
@@ -27,7 +27,7 @@ demo: $(VENV)/.built ## train a small language model with torch's loss and with 
 test: $(VENV)/.built-all $(CUDA_ON_CPU) ## every test, over every instruction set that the machine runs
 	$(BIN)/python -m pytest
 	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=5 $(BIN)/python -m pytest $(TRITON_TESTS)
-	FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) $(BIN)/python -m pytest $(CUDA_TESTS)
+	FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) FUSED_LOSSES_TEST_SHARE=2 $(BIN)/python -m pytest $(CUDA_TESTS)
 
 test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels in Triton
 	$(INTERPRETED) $(BIN)/python -m pytest $(TRITON_TESTS)
@@ -64,8 +64,10 @@ bench: $(VENV)/.built ## every loss at every size
 bench-gpu: $(VENV)/.built ## every loss at every size, on a GPU
 	$(BIN)/python -m fused_losses.bench run --all --device cuda --csv benchmarks/results/gpu.csv
 
-gpu-report: $(VENV)/.built ## the machine code of the kernels in Triton; no GPU is needed
+gpu-report: $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES) ## the machine code of all kernels for GPUs; none is needed, but nvcc
+	FUSED_LOSSES_CUDA=1 $(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
 	$(BIN)/python benchmarks/gpu_report.py --check
+	$(BIN)/python benchmarks/cuda_report.py --check
 
 docs: $(VENV)/.built ## the tables of the README, from the registry and benchmarks/results
 	$(BIN)/python benchmarks/readme.py

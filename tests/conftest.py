@@ -30,7 +30,10 @@ def pytest_configure(config):
         # Takes the CPU's operators over, so it must be loaded after the CPU's own library.
         importlib.import_module("fused_losses")
         torch.ops.load_library(library)
-        assert "csrc/cuda" in torch._C._dispatch_dump("fused_losses::cross_entropy").split("CPU:")[1].splitlines()[0]
+        assert (
+            "csrc/cuda"
+            in torch._C._dispatch_dump("fused_losses::cross_entropy").split("CPU:")[1].splitlines()[0]
+        )
 
 
 # Inputs that take the interpreter seconds, and fibers; shorter ones meet the same code.

@@ -1,6 +1,9 @@
-"""Sizes at which kernels on GPUs change their ways: threads for each row, what stays on the chip, what lies apart."""
+"""Sizes at which kernels on GPUs change their ways: threads for a row, what stays on the chip, what lies apart."""
 
 from __future__ import annotations
+
+import ctypes
+import os
 
 import pytest
 import torch
@@ -9,15 +12,25 @@ from cases import Case, inputs_of
 from test_losses import by_kernels_only, check
 
 import fused_losses.functional as L
+from fused_losses.registry import LOSSES
 
 __all__ = ["by_kernels_only"]  # a fixture
 
 pytestmark = pytest.mark.gpu
 
-# In memory: aligned for packs of 128 bits, and not; several rows to a warp, to a block, a block to a row; more than
-# registers hold, and more than shared memory does.
+# Aligned for packs of 128 bits, and not; several rows to a warp, to a block, a block to a row; more than registers
+# hold, and more than shared memory does.
 SIZES = {
-    "cross_entropy": ((70, 8), (40, 65), (5, 1000), (3, 2049), (2, 5003), (2, 40_960), (3, 5, 64, 32), (2, 37, 3, 5)),
+    "cross_entropy": (
+        (70, 8),
+        (40, 65),
+        (5, 1000),
+        (3, 2049),
+        (2, 5003),
+        (2, 40_960),
+        (3, 5, 64, 32),
+        (2, 37, 3, 5),
+    ),
     "nll_loss": ((70, 8), (5, 1000), (2, 5003), (3, 5, 64, 32)),
     "multi_margin_loss": ((70, 8), (5, 1000), (2, 5003)),
     "multilabel_margin_loss": ((5, 70), (2, 1000)),
@@ -78,3 +91,21 @@ def test_rows_whose_packs_begin_elsewhere():
             assert torch.allclose(ours, torchs.to(ours.dtype), rtol=1e-5)
             gradients = (torch.autograd.grad(loss, leaf)[0] for loss in (ours, torchs))
             assert torch.allclose(*gradients, rtol=1e-4, atol=1e-8)
+
+
+CUDA_ON_CPU = os.environ.get("FUSED_LOSSES_CUDA_ON_CPU")
+
+
+@pytest.mark.cpu
+@pytest.mark.skipif(not CUDA_ON_CPU, reason="counts the launches of CUDA's kernels on the CPU")
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step_launches_once_forward_and_once_backward(name):
+    count = ctypes.CDLL(CUDA_ON_CPU).cuda_on_cpu_launches
+    few = {"elements": (6, 5), "classes": (6, 5), "labels": (6, 5), "vectors": (6, 5)}[LOSSES[name].shapes]
+    leaf, *others = inputs_of(name, *few)
+    leaf.requires_grad_()
+    before = count()
+    loss = getattr(L, name)(leaf, *others, **LOSSES[name].call)
+    between = count()
+    torch.autograd.grad(loss, leaf, torch.full_like(loss, 0.5))
+    assert (between - before, count() - between) == (1, 1)

@@ -78,8 +78,8 @@ int deadlock() {
 __global__ void add_up(const int* from, int* partials, unsigned* arrived, int* total) {
   int sum = from[blockIdx.x * kThreads + threadIdx.x];
   for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-  int* const of_warps = shared<int>(2, 0);
-  int* const last = shared<int>(1, 1);
+  int* const of_warps = shared<int>(2, __FILE__, __LINE__);
+  int* const last = shared<int>(1, __FILE__, __LINE__);
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
   __syncthreads();
   if (threadIdx.x == 0) {
