@@ -1,4 +1,4 @@
-"""Builds the CPU libraries, one per instruction set from the same sources; the CUDA library; and the module `_C`.
+"""Builds the CPU libraries, one per instruction set from the same sources, the CUDA library, and `_C`.
 
 `FUSED_LOSSES_CPU=default,avx2,avx512` (or `all`) chooses the instruction sets; by default the host's alone.
 `FUSED_LOSSES_CUDA=0` leaves the CUDA library out; `TORCH_CUDA_ARCH_LIST` chooses its architectures.
@@ -16,13 +16,12 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-
 PACKAGES = sorted((Path(sysconfig.get_paths()["purelib"]) / "nvidia").glob("cu[0-9]*"))
-"""NVIDIA's packages for Python: the runtime, on which torch depends, and the compiler, by the extra `cuda-build`."""
+"""NVIDIA's packages for Python: the runtime, on which torch depends; by `cuda-build`, the compiler."""
 
 
 def find_cuda() -> Path | None:
-    """The folder of a CUDA that has a compiler: where the user says, the machine's, or that of the packages."""
+    """A CUDA that has a compiler: where the user says, the machine's, or that of the packages."""
     home = os.environ.get("CUDA_HOME")
     places = [f"{home}/bin/nvcc"] if home else [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
     for nvcc in [*places, *(f"{folder}/bin/nvcc" for folder in PACKAGES)]:

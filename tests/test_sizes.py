@@ -1,4 +1,4 @@
-"""Sizes at which kernels on GPUs change their ways: threads for a row, what stays on the chip, what lies apart."""
+"""Sizes at which kernels on GPUs change their ways: threads for a row, what stays on the chip."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["by_kernels_only"]  # a fixture
 
 pytestmark = pytest.mark.gpu
 
-# Aligned for packs of 128 bits, and not; several rows to a warp, to a block, a block to a row; more than registers
-# hold, and more than shared memory does.
+# Aligned for packs of 128 bits, and not; several rows to a warp, to a block, a block to a row; more than
+# registers hold, and more than shared memory does.
 SIZES = {
     "cross_entropy": (
         (70, 8),
