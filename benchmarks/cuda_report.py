@@ -39,7 +39,11 @@ IN_PACKS = re.compile(
 )
 """Kernels for tensors that lie ready in memory."""
 
-LARGER = {r"softmax_rows_kernel<\w+<double>": 256, "softmax_rows_kernel": 512, "multi_margin_kernel": 512}
+LARGER = {
+    r"softmax_rows_kernel<(\w+<double>|.*true)": 256,
+    "softmax_rows_kernel": 512,
+    "multi_margin_kernel": 512,
+}
 
 
 @dataclass

@@ -30,7 +30,7 @@ __device__ T number_of(const RowTensor& tensor, int64_t offset, T absent) {
 }
 
 template <class Formula, class Access>
-__global__ void __launch_bounds__(kMostThreads) multi_margin_kernel(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(kMostThreads, 1) multi_margin_kernel(const __grid_constant__ Kernel kernel) {
   using T = typename Access::T;
   constexpr int kElements = Access::kElements;
   const double upstream = upstream_of(kernel.scaling);

@@ -139,7 +139,7 @@ class Row {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) multilabel_margin_kernel(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(kThreads, kBlocks) multilabel_margin_kernel(const __grid_constant__ Kernel kernel) {
   FUSED_LOSSES_DYNAMIC_SHARED(memory);
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;

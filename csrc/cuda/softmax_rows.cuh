@@ -7,13 +7,13 @@
 
 namespace fused_losses {
 
-// Of a block: 128 registers for each thread; more for numbers of 64 bits.
-template <class T>
-inline constexpr int kMostThreads = sizeof(T) == sizeof(float) ? 512 : 256;
+// Of a block: 128 registers for each thread; more for soft targets and numbers of 64 bits, which need them.
+template <class T, bool kSoft>
+inline constexpr int kMostThreads = sizeof(T) == sizeof(float) && !kSoft ? 512 : 256;
 
 // Packs that a thread holds in registers: what is left of them. Soft targets and numbers of 64 bits need many others.
 template <class T, bool kSoft>
-inline constexpr int kHeldPacks = sizeof(T) == sizeof(float) ? (kSoft ? 3 : 8) : (kSoft ? 1 : 2);
+inline constexpr int kHeldPacks = sizeof(T) == sizeof(float) ? (kSoft ? 4 : 8) : (kSoft ? 1 : 2);
 
 // Packs that a thread of a block has before another one takes part in the row: as many again in shared memory.
 inline constexpr int kPacksOfThread = 16;
@@ -134,7 +134,7 @@ class SoftmaxRow {
     T x[kElements];
     Access::unpack(pack, x);
     T larger = state.max;
-    unrolled<kElements>([&](int j) { larger = x[j] > larger ? x[j] : larger; });
+    unrolled<kElements>([&](int j) { larger = larger_of(x[j], larger); });
     const T reference = reference_of(larger);
     // The same sums, relative to what is the largest now.
     state.sum *= numerator<kRounded>(state.max - reference);
@@ -254,7 +254,7 @@ class SoftmaxRow {
 };
 
 template <class Access, bool kSoft>
-__global__ void __launch_bounds__(kMostThreads<typename Access::T>, 1)
+__global__ void __launch_bounds__(kMostThreads<typename Access::T, kSoft>, 1)
     softmax_rows_kernel(const __grid_constant__ SoftmaxKernel kernel) {
   using T = typename Access::T;
   FUSED_LOSSES_DYNAMIC_SHARED(memory);
@@ -280,8 +280,9 @@ void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
   const int64_t packs = tensors.classes / Access::kElements + 1;
   // Within a warp, more threads rather than more packs for each; a block has shared memory for a row of its own.
   const bool in_warp = packs <= kWarp * kHeld;
-  kernel.lanes = in_warp ? lanes_for(packs, 2, kWarp)
-                         : std::max(kThreads, lanes_for(packs, kPacksOfThread, kMostThreads<typename Access::T>));
+  kernel.lanes = in_warp
+                     ? lanes_for(packs, 2, kWarp)
+                     : std::max(kThreads, lanes_for(packs, kPacksOfThread, kMostThreads<typename Access::T, kSoft>));
   const int threads = std::max(kernel.lanes, kThreads);
   const int64_t in_block = threads / kernel.lanes, rows = tensors.outer * tensors.inner;
   int64_t shared = 0;

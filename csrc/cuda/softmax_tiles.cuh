@@ -118,7 +118,7 @@ class SoftmaxTile {
       unrolled<P>([&](int j) {
         SoftmaxState<T>& state = states[j];
         T larger = state.max;
-        unrolled<kClassesAtOnce>([&](int k) { larger = x[k][j] > larger ? x[k][j] : larger; });
+        unrolled<kClassesAtOnce>([&](int k) { larger = larger_of(x[k][j], larger); });
         const T reference = reference_of(larger);
         state.sum *= numerator<kRounded>(state.max - reference);
         if (kSoft && state.mass != 0) state.cross += state.mass * (reference_of(state.max) - reference);

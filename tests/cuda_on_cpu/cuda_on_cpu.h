@@ -117,8 +117,6 @@ T atomicOr(T* to, T value) {
   return before;
 }
 
-inline float __expf(float x) { return std::exp(x); }
-
 template <class T>
 T __ldcg(const T* from) {
   return *from;
