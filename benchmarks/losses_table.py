@@ -11,12 +11,15 @@ from torch import Generator
 import fused_losses
 import fused_losses.functional as ours
 from fused_losses import modules
-from fused_losses.registry import EXTRA_GRADIENT, INPUT_GRADIENT, LOSSES, TARGET_GRADIENT, Loss
+from fused_losses.registry import EXTRA_GRADIENT, INPUT_GRADIENT, LINEAR, LOSSES, TARGET_GRADIENT, Loss
 
 HEADINGS = ("function", "module", "engine", "options", "gradients", "beyond torch, besides `backward`")
 
 # What every loss has; size_average and reduce are torch's older names of reduction.
 COMMON = {"size_average", "reduce", "reduction", "backward"}
+
+# The operands of a loss over a linear head.
+HEAD = {"input", "linear_weight", "target", "linear_bias"}
 
 # Bits of `Loss.differentiable`, in the order of the operands.
 GRADIENTS = (INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT)
@@ -28,7 +31,7 @@ TINY = (2, 3)
 
 def table() -> str:
     """A line per loss: those with kernels first, then those that are torch's own."""
-    cells = [_fused(loss) for loss in LOSSES.values()] + _torchs_own()
+    cells = [_fused(loss) for loss in LOSSES.values()] + _over_heads() + _torchs_own()
     lines = [HEADINGS, ("---",) * len(HEADINGS), *cells]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{text}\n\n{_helpers()}"
@@ -67,6 +70,20 @@ def _torch_takes(loss: Loss, dtype: torch.dtype) -> bool:
     return True
 
 
+def _over_heads() -> list[tuple[str, ...]]:
+    """Losses over a linear head; any of the others, too."""
+    parameters = inspect.signature(ours.linear_cross_entropy).parameters
+    theirs = inspect.signature(torchs.linear_cross_entropy).parameters
+    options = [name for name in theirs if name not in COMMON and name not in HEAD]
+    beyond = [name for name in parameters if name not in theirs and name not in COMMON]
+    gradients = _code(["input", "linear_weight", "linear_bias"])
+    lines = [
+        (_code([function]), _code([module]), "any, by chunks", _code(options), gradients, _code(beyond))
+        for module, function in LINEAR.items()
+    ]
+    return [*lines, ("`linear_loss`", "", "any, by chunks", "the loss's", gradients, "all of it")]
+
+
 def _torchs_own() -> list[tuple[str, ...]]:
     """Losses that are in this package so that an import can be replaced, and run as in torch."""
     functions = {
@@ -74,7 +91,7 @@ def _torchs_own() -> list[tuple[str, ...]]:
         for name in ours.__all__
         if getattr(ours, name) is getattr(torchs, name, None)
     }
-    served = {loss.module for loss in LOSSES.values()}
+    served = {loss.module for loss in LOSSES.values()} | set(LINEAR)
     lines: list[tuple[str, ...]] = []
     for module in (name for name in modules.__all__ if name not in served):
         assert getattr(fused_losses, module) is getattr(torch.nn, module)
@@ -87,7 +104,7 @@ def _torchs_own() -> list[tuple[str, ...]]:
 
 def _helpers() -> str:
     """What is no loss, and not torch's either."""
-    names = [name for name in ours.__all__ if not hasattr(torchs, name)]
+    names = [name for name in ours.__all__ if not hasattr(torchs, name) and name != "linear_loss"]
     return (
         f"{_code(names)} are distances for `triplet_margin_with_distance_loss`; with these and torch's "
         "pairwise distance it is fused."

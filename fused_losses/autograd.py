@@ -85,7 +85,7 @@ class LossFunction(Function):
         """The gradients of the operands, where they are needed."""
         ready = ctx.gradients
         # create_graph=True, or a batch of upstream gradients, as jacobians have
-        by_torch = torch.is_grad_enabled() or _is_batched(upstream)
+        by_torch = torch.is_grad_enabled() or is_batched(upstream)
         if not by_torch:
             ctx.gradients = None
             if ready is not None and ctx.only_input and _is_plainly_one(upstream):
@@ -135,7 +135,7 @@ def _is_plainly_one(upstream: Tensor) -> bool:
     return upstream.is_cpu and upstream.numel() == 1 and upstream.item() == 1
 
 
-def _is_batched(upstream: Tensor) -> bool:
+def is_batched(upstream: Tensor) -> bool:
     """Whether many upstream gradients come at once: from torch.func.vmap, or from is_grads_batched=True."""
     if torch._C._are_functorch_transforms_active():
         return True

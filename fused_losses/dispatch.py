@@ -15,7 +15,8 @@ from fused_losses.autograd import LossFunction, Strategy, loss_without_gradient
 from fused_losses.registry import EXTRA_GRADIENT, LOSSES, TARGET_GRADIENT
 from fused_losses.shapes import spans
 
-Backward = Literal["fused", "recompute", "inplace"]
+Backward = Literal["fused", "recompute", "inplace", "plan"]
+"""How a user wants the gradient; see `fused_losses.functional`. Besides, "plan" raises Planned."""
 
 REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
 
@@ -24,6 +25,21 @@ BATCH_MEAN = 3
 
 strict = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 """Raise, rather than quietly run torch's function, where the kernels cannot take a call that torch can."""
+
+
+class Planned(Exception):
+    """A call that kernels take, when they were not to run: `call` is what they would have been given."""
+
+    def __init__(self, *call: Any) -> None:
+        super().__init__(call[0])
+        self.call = call
+
+
+def outline(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of one number that looks as one of that shape, for calls that are only planned."""
+    tensor = torch.empty((), dtype=dtype, device=device).expand(shape)
+    tensor.fused_losses_outline = True  # type: ignore[attr-defined]
+    return tensor
 
 
 decisions: list[str] | None = None
@@ -36,7 +52,7 @@ def kernels_take(*tensors: Tensor | None) -> bool:
     Not for subclasses, which may mean anything by their data; not under torch.func or forward-mode AD, which
     must see through the operators.
     """
-    if _is_transformed():
+    if is_transformed():
         return False
     for tensor in tensors:
         if tensor is not None and type(tensor) is not Tensor and type(tensor) is not Parameter:
@@ -46,18 +62,24 @@ def kernels_take(*tensors: Tensor | None) -> bool:
     return input.device.type in backends.devices and input.layout is torch.strided
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode AD is at work."""
     if torch._C._are_functorch_transforms_active():
         return True
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
 def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
-    """Torch's own function, which also raises torch's own errors for calls that no one can take."""
+    """Torch's own function, which also raises torch's own errors for calls that no one can take.
+
+    Returns None, and calls nothing, for a call that was only planned.
+    """
+    if getattr(arguments[0], "fused_losses_outline", False):
+        return None  # type: ignore[return-value]
     result = function(*arguments, **keywords)
     if decisions is not None:
         decisions.append(f"{function.__name__}: torch's own function, because {_why_torch(arguments)}")
-    if strict and not _is_transformed():
+    if strict and not is_transformed():
         raise RuntimeError(f"FUSED_LOSSES_STRICT: {function.__name__} would run through torch")
     return result
 
@@ -65,7 +87,7 @@ def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) 
 def _why_torch(arguments: tuple[Any, ...]) -> str:
     """Of the arguments that torch's function was given."""
     tensors = [x for x in arguments if isinstance(x, Tensor)]
-    if _is_transformed():
+    if is_transformed():
         return "torch.func and forward-mode AD must see through the operators"
     if any(type(tensor) is not Tensor and type(tensor) is not Parameter for tensor in tensors):
         return "a subclass of Tensor may mean anything by its data"
@@ -94,6 +116,8 @@ def run(
     backward: Backward,
 ) -> Tensor:
     """The kernels, with gradients if anyone will ask for them."""
+    if backward == "plan":
+        raise Planned(name, target, weight, extra, options, reduction)
     operands = (input, target, weight, extra)
     call = (name, options, reduction, dtype)
     if not (torch.is_grad_enabled() and _is_differentiated(name, input, target, extra)):
@@ -129,13 +153,13 @@ def _strategy(
     # will multiply by must meet before they are rounded.
     early = reduction != 0 and input.dtype is not torch.float16
     if backward == "fused":
-        return "fused" if early and not _saved_tensors_are_hooked() else "recompute"
+        return "fused" if early and not saved_tensors_are_hooked() else "recompute"
     if input.requires_grad:
         _check_overwritable(name, input, *others)
     return "inplace" if early else "late"
 
 
-def _saved_tensors_are_hooked() -> bool:
+def saved_tensors_are_hooked() -> bool:
     """Whether someone wants to see (or move, or drop) what autograd keeps: a buffer would escape them."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 

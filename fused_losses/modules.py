@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 if hasattr(nn, "LinearCrossEntropyLoss"):  # torch 2.11 does not have it
-    from torch.nn import LinearCrossEntropyLoss as LinearCrossEntropyLoss
+    from fused_losses.linear.module import LinearCrossEntropyLoss as LinearCrossEntropyLoss
 
     __all__ += ["LinearCrossEntropyLoss"]
 

@@ -16,7 +16,7 @@ INTEGRAL = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.i
 
 def check_backward(backward: str) -> None:
     """Raises ValueError for a strategy that is none."""
-    if backward not in ("fused", "recompute", "inplace"):
+    if backward not in ("fused", "recompute", "inplace", "plan"):
         raise ValueError(f"backward must be 'fused', 'recompute' or 'inplace', but it is {backward!r}")
 
 

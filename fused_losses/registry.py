@@ -215,10 +215,12 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+LINEAR: dict[str, str] = {"LinearCrossEntropyLoss": "linear_cross_entropy"}
+"""Modules of losses over a linear head, and their functions in torch.nn.functional."""
+
 TORCHS_OWN: dict[str, str | None] = {
     "AdaptiveLogSoftmaxWithLoss": None,
     "CTCLoss": "ctc_loss",
-    "LinearCrossEntropyLoss": "linear_cross_entropy",
     "NLLLoss2d": None,
 }
 """Modules that this package only passes on, and their functions in torch.nn.functional."""

@@ -13,17 +13,17 @@ from torch.nn.modules import loss as torch_losses
 import fused_losses
 from fused_losses import _C, backends, ops
 from fused_losses import functional as ours
-from fused_losses.registry import LOSSES, STATISTICS, by_family
+from fused_losses.registry import LINEAR, LOSSES, STATISTICS, by_family
 
 KINDS = ("forward", "forward_inplace", "backward", "backward_into")
 SUFFIXES = ("", "_", "_backward", "_backward_")
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 
 # In fused_losses, but torch's own for now.
-TORCHS = {"CTCLoss": "ctc_loss", "LinearCrossEntropyLoss": "linear_cross_entropy"}
+TORCHS = {"CTCLoss": "ctc_loss"}
 TORCHS_MODULES = {*TORCHS, "NLLLoss2d", "AdaptiveLogSoftmaxWithLoss"}
-# In fused_losses.functional beyond torch's losses: distances that kernels know.
-DISTANCES = {"cosine_distance", "euclidean_distance"}
+# In fused_losses.functional beyond torch: distances that kernels know, and any loss over a linear head.
+BEYOND = {"cosine_distance", "euclidean_distance", "linear_loss"}
 
 
 def formulas_in_triton():
@@ -54,10 +54,10 @@ def test_parts_are_there(name):
 
 
 def test_no_part_is_without_a_loss():
-    assert set(ours.__all__) == {*LOSSES, *TORCHS.values(), *DISTANCES}
+    assert set(ours.__all__) == {*LOSSES, *TORCHS.values(), *LINEAR.values(), *BEYOND}
     assert set(ops.OPERATORS) == set(LOSSES)
     modules = {name for name in fused_losses.__all__ if inspect.isclass(getattr(fused_losses, name))}
-    assert modules == {loss.module for loss in LOSSES.values()} | TORCHS_MODULES
+    assert modules == {loss.module for loss in LOSSES.values()} | TORCHS_MODULES | set(LINEAR)
     assert {family: set(names) for family, names in _C.losses.items()} == {
         family: {loss.name for loss in by_family(family)} for family in _C.losses
     }

@@ -14,7 +14,6 @@ the input's dtype, and float32 under autocast; arithmetic is in float32 (float64
 
 from __future__ import annotations
 
-import torch.nn.functional as _torchs
 from torch.nn.functional import ctc_loss
 
 from fused_losses.functional.binary import (
@@ -40,6 +39,9 @@ from fused_losses.functional.vectors import (
     triplet_margin_with_distance_loss,
 )
 
+# After the others, which it looks up in this module.
+from fused_losses.functional.linear import linear_cross_entropy, linear_loss  # isort: skip
+
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -53,6 +55,8 @@ __all__ = [
     "huber_loss",
     "kl_div",
     "l1_loss",
+    "linear_cross_entropy",
+    "linear_loss",
     "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",
@@ -65,8 +69,3 @@ __all__ = [
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
 ]
-
-if hasattr(_torchs, "linear_cross_entropy"):  # torch 2.11 does not have it
-    from torch.nn.functional import linear_cross_entropy as linear_cross_entropy
-
-    __all__ += ["linear_cross_entropy"]

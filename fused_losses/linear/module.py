@@ -1,0 +1,57 @@
+"""torch.nn's module of a linear head with cross-entropy, without the head's logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fused_losses import functional
+from fused_losses.functional.linear import LinearBackward
+
+
+class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
+    """:func:`fused_losses.functional.linear_cross_entropy` as a module that holds the head.
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        workspace: bytes of logits at a time; 96 MiB if not given.
+        backward: "fused" or "recompute".
+        keywords: those of :class:`torch.nn.LinearCrossEntropyLoss`.
+    """
+
+    # On the class: modules that torch.nn pickled do not have them.
+    workspace: int | None = None
+    backward: LinearBackward = "fused"
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        workspace: int | None = None,
+        backward: LinearBackward = "fused",
+        **keywords: Any,
+    ) -> None:
+        super().__init__(in_features, num_classes, **keywords)
+        self.workspace = workspace
+        self.backward = backward
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of the head's logits of `input`, (N, D) or (D)."""
+        classes = (self.num_classes, *self.out_features)
+        bias = self.linear.bias
+        return functional.linear_cross_entropy(
+            input,
+            self.linear.weight.reshape(*classes, self.linear.in_features),
+            target,
+            linear_bias=None if bias is None else bias.reshape(classes),
+            weight=self.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            options=self.options,
+            workspace=self.workspace,
+            backward=self.backward,
+        )
