@@ -124,7 +124,7 @@ def linear_loss(
     `loss(linear(input, linear_weight, linear_bias), target, reduction=reduction, **options)`, a chunk of rows
     at a time, as :func:`linear_cross_entropy`. For many labels: `binary_cross_entropy_with_logits`, whose
     target may be sparse, so that it takes no more memory than its labels. For distillation: `kl_div`, before
-    which the logits go through log_softmax, as it is defined on log-probabilities. Torch has no such function.
+    which the logits go through log_softmax, as it is defined on log-probabilities. Torch has no such thing.
 
     Args:
         input: (N, D).

@@ -84,7 +84,8 @@ class Plan:
             return counts
         # An ignored class may be none; one out of range raises in the kernel.
         labels = torch.where(counts, self.target.long(), 0).clamp(0, self.weight.shape[0] - 1)
-        return torch.where(counts, self.weight[labels], 0)
+        weights: Tensor = torch.where(counts, self.weight[labels], 0)
+        return weights
 
 
 def plan(loss: str, logits: tuple[torch.Size, torch.dtype, torch.device], **keywords: Any) -> Plan | None:
