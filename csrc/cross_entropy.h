@@ -18,6 +18,13 @@ struct ClassTensor {
   ClassStrides strides;
 };
 
+// What a row's loss has besides the cross-entropy, and what its logits are made of; see formulas/cross_entropy.h.
+struct SoftmaxTerms {
+  double z_loss = 0, entropy = 0, logit_scale = 1, softcap = 0;  // softcap 0: none
+
+  bool any() const { return z_loss != 0 || entropy != 0 || logit_scale != 1 || softcap != 0; }
+};
+
 struct CrossEntropyArguments {
   int64_t outer = 1, classes = 1, inner = 1;
   int outer_dims = 0;  // `outer` is the product of so many sizes
@@ -28,15 +35,22 @@ struct CrossEntropyArguments {
   ClassTensor weight;         // strides.classes only
   int64_t ignore_index = -100;
   double label_smoothing = 0;
+  SoftmaxTerms terms;
   double scale = 1;      // of the gradients
   ClassTensor upstream;  // reduction="none": the upstream gradient of each row
+  // Instead of what the mean divides by.
+  const double* normalizer = nullptr;
+  ClassTensor lse_gradient;  // of each row, the upstream gradient of log-sum-exp, which `scale` does not multiply
 
   // Going backward, losses are not computed again.
   bool backward = false;
-  // Of each row, a number near the maximum and the sum of exponentials relative to it, a row after the other, in
-  // Compute<input>. Written going forward, read going backward, unless null.
+  // Of each row, a number near the maximum, the sum of exponentials relative to it, and, where `terms` have an
+  // entropy, the moment over that sum; a row after the other, in Compute<input>. Written going forward, read going
+  // backward, unless null.
   void* max = nullptr;
   void* sum = nullptr;
+  void* moment = nullptr;
+  int64_t* argmax = nullptr;  // of each row, the class of the largest logit; -1 where it is ignored
 
   Result losses;  // reduction="none", a row after the other
   ClassTensor input_gradient;

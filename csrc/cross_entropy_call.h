@@ -17,12 +17,14 @@ class CrossEntropyCall {
   static constexpr bool kHasStatistics = kSoftmax;
 
   // `extra` is what write_statistics() was given going forward.
-  CrossEntropyCall(const Operands& operands, int64_t ignore_index, double label_smoothing, int64_t reduction,
-                   const OptionalTensor& upstream)
+  CrossEntropyCall(const Operands& operands, int64_t ignore_index, double label_smoothing,
+                   const std::vector<double>& terms, const OptionalTensor& normalizer,
+                   const OptionalTensor& lse_gradient, int64_t reduction, const OptionalTensor& upstream)
       : input_(operands.input), target_(operands.target), reduction_(reduction) {
     if (input_.dims == 0) throw std::runtime_error("fused_losses: expected classes in a dimension");
     arguments_.ignore_index = ignore_index;
     arguments_.label_smoothing = label_smoothing;
+    if (!terms.empty()) arguments_.terms = read_terms(terms);
     arguments_.classes = input_.sizes[input_.dims == 1 ? 0 : 1];
     for (int d = 0; d < input_.dims - 1; ++d) {
       sizes_[dims_++] = input_.sizes[own_dimension(d, true, input_.dims)];
@@ -54,6 +56,18 @@ class CrossEntropyCall {
       check_sizes(view, dims_, sizes_);
       describe(arguments_.upstream, view, false);
     }
+    if (normalizer) {
+      const View view(*normalizer);
+      if (view.dims != 0 || view.dtype != ScalarType::Double) {
+        throw std::runtime_error("fused_losses: expected a normalizer of float64, without dimensions");
+      }
+      arguments_.normalizer = static_cast<const double*>(view.data);
+    }
+    if (lse_gradient) {
+      const View view(*lse_gradient);
+      check_sizes(view, dims_, sizes_);
+      describe(arguments_.lse_gradient, view, false);
+    }
   }
 
   const View& operand(int k) const { return k == 0 ? input_ : target_; }
@@ -71,9 +85,9 @@ class CrossEntropyCall {
   }
   void write_losses(const View& losses) { arguments_.losses = {losses.data, losses.dtype}; }
 
-  // Each row's maximum and sum, (2, rows).
+  // Each row's maximum, sum and, if there is an entropy, moment: (2 or 3, rows).
   Layout statistics_layout() const {
-    const int64_t sizes[] = {2, loss_layout().count};
+    const int64_t sizes[] = {arguments_.terms.entropy != 0 ? 3 : 2, loss_layout().count};
     return Layout(2, sizes);
   }
   ScalarType statistics_dtype() const {
@@ -83,7 +97,9 @@ class CrossEntropyCall {
     const size_t width = statistics.dtype == ScalarType::Double ? sizeof(double) : sizeof(float);
     arguments_.max = statistics.data;
     arguments_.sum = static_cast<char*>(arguments_.max) + statistics.sizes[1] * width;
+    if (statistics.sizes[0] == 3) arguments_.moment = static_cast<char*>(arguments_.sum) + statistics.sizes[1] * width;
   }
+  void write_argmax(const View& argmax) { arguments_.argmax = static_cast<int64_t*>(argmax.data); }
 
  protected:
   bool is_mean() const { return reduction_ == kMean; }
@@ -114,6 +130,11 @@ class CrossEntropyCall {
   CrossEntropyArguments arguments_;
 
  private:
+  static SoftmaxTerms read_terms(const std::vector<double>& terms) {
+    if (!kSoftmax || terms.size() != 4) throw std::runtime_error("fused_losses: expected four terms of a softmax");
+    return {terms[0], terms[1], terms[2], terms[3]};
+  }
+
   void describe(ClassTensor& tensor, const View& view, bool has_classes) const {
     tensor.data = view.data;
     tensor.dtype = view.dtype;
@@ -123,8 +144,9 @@ class CrossEntropyCall {
 
   template <class Body>
   void for_each_tensor(const Body& body) {
-    for (ClassTensor* tensor : {&arguments_.input, &arguments_.labels, &arguments_.probabilities, &arguments_.upstream,
-                                &arguments_.input_gradient, &arguments_.probabilities_gradient}) {
+    for (ClassTensor* tensor :
+         {&arguments_.input, &arguments_.labels, &arguments_.probabilities, &arguments_.upstream,
+          &arguments_.lse_gradient, &arguments_.input_gradient, &arguments_.probabilities_gradient}) {
       if (tensor->data) body(*tensor);
     }
   }

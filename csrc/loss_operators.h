@@ -2,7 +2,7 @@
 //
 // A Call goes from tensors to the arguments of an engine. It has
 //   kHasStatistics  whether there is something of each row to keep for the backward: then also
-//                   statistics_layout(), statistics_dtype() and write_statistics(view)
+//                   statistics_layout(), statistics_dtype() and write_statistics(view); and write_argmax(view)
 //   Call(operands, options..., reduction, upstream)  upstream: of each loss, where there is one for each
 //   operand(k)            input, target or extra
 //   gradient_layout(k), write_gradient(k, view)  where the derivative with respect to operand k goes
@@ -96,6 +96,10 @@ class LossOperators {
       if (gradients & kStatistics) {
         results.push_back(Call::empty(call.statistics_layout(), call.statistics_dtype(), like));
         call.write_statistics(View(results.back()));
+      }
+      if (gradients & kArgmax) {
+        results.push_back(Call::empty(call.loss_layout(), ScalarType::Long, like));
+        call.write_argmax(View(results.back()));
       }
     }
     want(call, like, gradients, nullptr, results);

@@ -17,7 +17,7 @@ enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 };
 
 // The bits of an operator's `gradients`: derivatives with respect to its first three operands; and, going forward,
 // whether to keep what the backward can use of each row.
-enum Wanted : int64_t { kInput = 1, kTarget = 2, kExtra = 4, kStatistics = 8 };
+enum Wanted : int64_t { kInput = 1, kTarget = 2, kExtra = 4, kStatistics = 8, kArgmax = 16 };
 
 // An operand of an elementwise loop. `contiguous` means that element i of the iteration is data[i];
 // otherwise strides (in elements, 0 where broadcast) go with the sizes of the iteration.

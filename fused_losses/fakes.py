@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fused_losses.registry import (
+    ARGMAX,
     EXTRA_GRADIENT,
     INPUT_GRADIENT,
     STATISTICS,
@@ -71,7 +72,10 @@ def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
         kept = []
         if loss.has_statistics and gradients & STATISTICS:
             wide = torch.float64 if input.dtype is torch.float64 else torch.float32
-            kept.append(input.new_empty((2, _positions(input).numel()), dtype=wide))
+            terms = arguments[6]
+            kept.append(input.new_empty((3 if terms and terms[1] else 2, _positions(input).numel()), dtype=wide))
+        if gradients & ARGMAX:
+            kept.append(input.new_empty(_positions(input), dtype=torch.int64))
         return [result, *kept, *_gradients(loss.family, operands, gradients)]
 
     def forward_inplace(*arguments: Any) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 Each loss has four, named after it:
 
-    NAME            loss, statistics of rows, and gradients, as asked for
+    NAME            loss, statistics of rows, their largest classes, and gradients, as asked for
     NAME_           the same; the input's gradient overwrites it
     NAME_backward   the gradients, computed from the inputs
     NAME_backward_  the same, into tensors that are there; left alone if they are ready and upstream is 1
@@ -34,7 +34,7 @@ _OPERANDS = "Tensor target, Tensor? weight, Tensor? extra"
 _OPTIONS: dict[Family, str] = {
     "pointwise": "float[] parameters, float? ignore_index",
     "rows": "float[] parameters",
-    "softmax": "int ignore_index, float label_smoothing",
+    "softmax": "int ignore_index, float label_smoothing, float[] terms, Tensor? normalizer, Tensor? lse_gradient",
     "class_margin": "float[] parameters",
 }
 

@@ -45,7 +45,7 @@ def cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
 ) -> Tensor:
     """Options: ignore_index, label_smoothing."""
-    ignore_index, label_smoothing = options
+    ignore_index, label_smoothing = options[:2]
     return F.cross_entropy(
         input,
         target,

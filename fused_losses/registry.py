@@ -13,9 +13,9 @@ from fused_losses import reference, samples
 Family = Literal["pointwise", "rows", "softmax", "class_margin"]
 """Which engine runs a loss, and so the options of its operators; see `fused_losses.ops`."""
 
-INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT, STATISTICS = 1, 2, 4, 8
-"""Bits of what an operator is asked for: derivatives with respect to its first three operands, and what the
-forward can keep of each row for the backward."""
+INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT, STATISTICS, ARGMAX = 1, 2, 4, 8, 16
+"""Bits of what an operator is asked for: derivatives with respect to its first three operands, what the forward
+can keep of each row for the backward, and the class of each row's largest logit."""
 
 
 @dataclass(frozen=True)

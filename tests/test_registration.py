@@ -191,7 +191,7 @@ def options_of(name, target):
     if LOSSES[name].family == "softmax":
         # Probabilities take no ignored class.
         smoothing = 0.1 if name == "cross_entropy" else 0.0
-        return (-100 if target.is_floating_point() else 1), smoothing
+        return (-100 if target.is_floating_point() else 1), smoothing, [], None, None
     parameters = PARAMETERS.get(name, ())
     return (parameters, None) if LOSSES[name].family == "pointwise" else (parameters,)
 

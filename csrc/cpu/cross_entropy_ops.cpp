@@ -32,7 +32,9 @@ class Call : public CrossEntropyCall<engine == cross_entropy>, public OnCpu<Call
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FUSED_LOSSES_IMPLEMENT(name, engine) LossOperators<Call<engine>, int64_t, double>::implement(m, #name);
+#define FUSED_LOSSES_IMPLEMENT(name, engine)                                                                      \
+  LossOperators<Call<engine>, int64_t, double, std::vector<double>, OptionalTensor, OptionalTensor>::implement(m, \
+                                                                                                               #name);
   FUSED_LOSSES_SOFTMAX(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

@@ -17,9 +17,11 @@ using Engine = void (*)(const CrossEntropyArguments&, const Scaling&, LabelDivis
 template <Engine engine>
 class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call<engine>> {
  public:
-  Call(const Operands& operands, int64_t ignore_index, double label_smoothing, int64_t reduction,
+  Call(const Operands& operands, int64_t ignore_index, double label_smoothing, const std::vector<double>& terms,
+       const OptionalTensor& normalizer, const OptionalTensor& lse_gradient, int64_t reduction,
        const OptionalTensor& upstream)
-      : CrossEntropyCall<engine == cross_entropy>(operands, ignore_index, label_smoothing, reduction, upstream),
+      : CrossEntropyCall<engine == cross_entropy>(operands, ignore_index, label_smoothing, terms, normalizer,
+                                                  lse_gradient, reduction, upstream),
         OnGpu<Call<engine>>(operands.input) {}
 
   void forward(const View* loss) {
@@ -57,7 +59,9 @@ class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call
 }  // namespace
 
 FUSED_LOSSES_GPU_OPERATORS(m) {
-#define FUSED_LOSSES_IMPLEMENT(name, engine) LossOperators<Call<engine>, int64_t, double>::implement(m, #name);
+#define FUSED_LOSSES_IMPLEMENT(name, engine)                                                                      \
+  LossOperators<Call<engine>, int64_t, double, std::vector<double>, OptionalTensor, OptionalTensor>::implement(m, \
+                                                                                                               #name);
   FUSED_LOSSES_SOFTMAX(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

@@ -10,6 +10,13 @@
 //   dloss/dx_c = (hot + Q) exp(x_c - m) / s - hot [c = y] - q_c
 //   dloss/dt_c = (1 - e) w_c ((m - x_c) + log s)
 // (m - x) + log s rather than lse - x: lse has no bits left for log s when logits are large.
+//
+// Rows may have more terms (SoftmaxTerms). With lse = m + log s, U = sum exp(x - m) (x - m), p = exp(x - m) / s, and
+// the entropy H = log s - U / s of p:
+//   loss += z lse^2 - b H
+//   dloss/dx_c += p_c (2 z lse + b ((x_c - m) - U / s))
+// where x = cap tanh(scale v / cap), or scale v without a cap, of the logits v that are given:
+//   dloss/dv_c = dloss/dx_c scale (1 - (x_c / cap)^2)
 #pragma once
 
 #include "math.h"
@@ -27,12 +34,17 @@ struct SoftmaxState {
   R sum = 0;          // of exp(x - m)
   R mass = 0;         // Q
   R cross = 0;        // X
+  R moment = 0;       // U; only where there is an entropy
 
   // The same sums, relative to a larger maximum.
   FUSED_LOSSES_HOST_DEVICE void raise(R larger) {
     if (!(larger > max)) return;
     const R step = max - larger;
-    if (sum != 0) sum *= std::exp(step);
+    if (sum != 0) {
+      const R shrunk = std::exp(step);
+      if (moment != 0) moment = shrunk != 0 ? (moment + sum * step) * shrunk : R(0);
+      sum *= shrunk;
+    }
     if (mass != 0) cross += mass * step;
     max = larger;
   }
@@ -43,6 +55,7 @@ struct SoftmaxState {
     sum += other.sum;
     mass += other.mass;
     cross += other.cross;
+    moment += other.moment;
   }
 };
 
@@ -73,6 +86,28 @@ template <class R>
 FUSED_LOSSES_HOST_DEVICE R gradient_at_hot(R e_y, R others, R sum, R hot, R mass, R q_y) {
   return mass * (e_y / sum) - q_y - hot * (others / sum);
 }
+
+// The log-sum-exp and the entropy of a row.
+template <class R>
+FUSED_LOSSES_HOST_DEVICE R lse_of(const SoftmaxState<R>& state) {
+  return state.max + std::log(state.sum);
+}
+template <class R>
+FUSED_LOSSES_HOST_DEVICE R entropy_of(const SoftmaxState<R>& state) {
+  return std::log(state.sum) - state.moment / state.sum;
+}
+
+// What terms add to a row's gradient: exp(x_c - m) (of_numerator + of_moment (x_c - m)). `of_lse` is the upstream
+// gradient of the log-sum-exp itself.
+template <class R>
+struct SoftmaxTermsGradient {
+  R of_numerator, of_moment;
+
+  FUSED_LOSSES_HOST_DEVICE SoftmaxTermsGradient(const SoftmaxState<R>& state, R z_loss, R entropy, R scale, R of_lse)
+      : of_numerator((scale * (2 * z_loss * lse_of(state) - entropy * (state.moment / state.sum)) + of_lse) /
+                     state.sum),
+        of_moment(scale * entropy / state.sum) {}
+};
 
 // The operator's name and the engine's function: what registration walks.
 #define FUSED_LOSSES_SOFTMAX(X)   \
