@@ -2,6 +2,7 @@
 // (outer, inner).
 #pragma once
 
+#include "formulas/softmax_terms.h"
 #include "views.h"
 
 namespace fused_losses {
@@ -16,13 +17,6 @@ struct ClassTensor {
   void* data = nullptr;  // null: absent
   ScalarType dtype = ScalarType::Float;
   ClassStrides strides;
-};
-
-// What a row's loss has besides the cross-entropy, and what its logits are made of; see formulas/cross_entropy.h.
-struct SoftmaxTerms {
-  double z_loss = 0, entropy = 0, logit_scale = 1, softcap = 0;  // softcap 0: none
-
-  bool any() const { return z_loss != 0 || entropy != 0 || logit_scale != 1 || softcap != 0; }
 };
 
 struct CrossEntropyArguments {

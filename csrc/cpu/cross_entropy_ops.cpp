@@ -15,7 +15,7 @@ class Call : public CrossEntropyCall<engine == cross_entropy>, public OnCpu<Call
   void prepare() {
     this->merge_positions();
     const double divisor = cross_entropy_divisor(this->arguments_);
-    if (this->is_mean()) divisor_ = divisor;
+    if (this->is_mean()) divisor_ = this->arguments_.normalizer ? *this->arguments_.normalizer : divisor;
   }
   double divisor() const { return divisor_; }
 

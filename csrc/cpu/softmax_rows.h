@@ -13,6 +13,7 @@
 
 #include "parallel.h"
 #include "softmax_targets.h"
+#include "softmax_terms.h"
 
 namespace fused_losses {
 
@@ -134,13 +135,15 @@ class SoftmaxRows {
       : arguments_(arguments),
         targets_(arguments),
         soft_(!targets_.soft.absent()),
+        terms_(arguments.terms.any() || arguments.lse_gradient.data),
+        map_(arguments.terms),
         statistics_known_(arguments.backward && arguments.max),
         classes_(arguments.classes),
         stretches_((classes_ + kStretch - 1) / kStretch),
         constant_mass_(soft_ && !arguments.probabilities.data ? mass(nullptr) : 0),
         // Numerators are of no use where the gradient of probabilities needs the logits again, and cost more
         // than a second exponential where a row of them leaves the second-level cache.
-        keep_numerators_(arguments.input_gradient.data && !statistics_known_ &&
+        keep_numerators_(arguments.input_gradient.data && !statistics_known_ && !terms_ &&
                          !arguments.probabilities_gradient.data &&
                          classes_ * static_cast<int64_t>(sizeof(T)) <= kCachedRow),
         streams_(is_streamed(arguments.input_gradient.data,
@@ -179,6 +182,7 @@ class SoftmaxRows {
     std::vector<SoftmaxState<double>> states;  // per stretch
     std::vector<T> chunk_max;
     std::unique_ptr<T[]> numerators;
+    std::vector<Largest> largest;  // per stretch
 
     explicit Scratch(const SoftmaxRows& rows)
         : states(rows.stretches_), chunk_max((rows.classes_ + kChunk - 1) / kChunk) {
@@ -199,11 +203,13 @@ class SoftmaxRows {
     if (has_hot && label == arguments_.ignore_index) {
       if (gradient) share([&](int64_t first, int64_t last) { clear(gradient, first, last); });
       if (arguments_.losses.data) store_loss(arguments_, r, 0);
-      set_statistics(r, 0, 1);
+      set_statistics(r, 0, 1, 0);
+      if (arguments_.argmax) arguments_.argmax[r] = -1;
       return 0;
     }
     const double hot = has_hot ? targets_.hot_factor * targets_.weight(label) : 0;
-    const double x_y = has_hot ? static_cast<double>(static_cast<T>(x[label])) : 0;  // before it is overwritten
+    double x_y = has_hot ? static_cast<double>(static_cast<T>(x[label])) : 0;  // before it is overwritten
+    if (terms_) x_y = map_.value(x_y);
     T* const numerators = scratch.numerators.get();
 
     SoftmaxState<double> state;
@@ -211,28 +217,41 @@ class SoftmaxRows {
       state.max = static_cast<const T*>(arguments_.max)[r];
       state.sum = static_cast<const T*>(arguments_.sum)[r];
       state.mass = probabilities ? mass(probabilities) : constant_mass_;
+      if (arguments_.moment) state.moment = static_cast<const T*>(arguments_.moment)[r] * state.sum;
     } else {
       share([&](int64_t first, int64_t last) {
         for (int64_t s = first; s < last; ++s)
           scratch.states[s] = accumulate(x, probabilities, numerators, scratch.chunk_max, s);
       });
       for (const SoftmaxState<double>& part : scratch.states) state.merge(part);
-      set_statistics(r, state.max, state.sum);
+      set_statistics(r, state.max, state.sum, state.moment / state.sum);
     }
+    if (arguments_.argmax) arguments_.argmax[r] = largest(x, scratch, share).at;
 
     const double scale = arguments_.scale * upstream_of(arguments_, outer, inner);
-    const SoftmaxGradient<double> pieces(state.sum, state.mass, hot, scale);
+    SoftmaxGradient<double> pieces(state.sum, state.mass, hot, scale);
+    double of_moment = 0;
+    if (terms_) {
+      const SoftmaxTerms& terms = arguments_.terms;
+      const double of_lse = number_at(arguments_, arguments_.lse_gradient, outer, inner, 0);
+      const SoftmaxTermsGradient<double> more(state, terms.z_loss, terms.entropy, scale, of_lse);
+      pieces.of_numerator += more.of_numerator;
+      of_moment = more.of_moment;
+    }
     if (gradient || arguments_.probabilities_gradient.data) {
       share([&](int64_t first, int64_t last) {
         for (int64_t s = first; s < last; ++s) {
           emit(x, probabilities, numerators, scratch.chunk_max, gradient,
-               row_start(arguments_, arguments_.probabilities_gradient, outer, inner), state, pieces, scale, s);
+               row_start(arguments_, arguments_.probabilities_gradient, outer, inner), state, pieces, of_moment, scale,
+               s);
         }
       });
     }
-    if (gradient && has_hot) gradient[label] = static_cast<S>(static_cast<T>(at_label(label, x_y, state, pieces)));
+    if (gradient && has_hot)
+      gradient[label] = static_cast<S>(static_cast<T>(at_label(label, x_y, state, pieces, of_moment)));
     if (arguments_.backward) return 0;
-    const double value = cross_entropy_value(state, has_hot, hot, x_y);
+    double value = cross_entropy_value(state, has_hot, hot, x_y);
+    if (terms_) value += terms_value(state, arguments_.terms.z_loss, arguments_.terms.entropy);
     if (arguments_.losses.data) store_loss(arguments_, r, value);
     return value;
   }
@@ -250,6 +269,14 @@ class SoftmaxRows {
     alignas(64) T q[kChunk];
     for_each_chunk(stretch, [&](int64_t c, int64_t n) {
       if (soft_) targets_.soft.chunk(probabilities, c, n, q);
+      if (terms_) {
+        alignas(64) T logits[kChunk];
+        map_logits(map_, x + c, n, logits);
+        soft_ ? accumulate_chunk<false, true>(state, logits, n, q, static_cast<T*>(nullptr))
+              : accumulate_chunk<false, false>(state, logits, n, q, static_cast<T*>(nullptr));
+        if (arguments_.terms.entropy != 0) state.moment += moment_of(logits, n, subtrahend(static_cast<T>(state.max)));
+        return;
+      }
       const auto pass = [&](auto keep, auto soft) {
         accumulate_chunk<keep.value, soft.value>(state, x + c, n, q, numerators + (keep.value ? c : 0));
       };
@@ -267,24 +294,31 @@ class SoftmaxRows {
 
   void emit(const S* x, const void* probabilities, const T* numerators, const std::vector<T>& chunk_max, S* gradient,
             const void* probabilities_gradient, const SoftmaxState<double>& state,
-            const SoftmaxGradient<double>& pieces, double scale, int64_t stretch) const {
+            const SoftmaxGradient<double>& pieces, double of_moment, double scale, int64_t stretch) const {
     const T max = static_cast<T>(state.max);
     const T of_soft = static_cast<T>(pieces.of_soft);
     alignas(64) T q[kChunk];
+    alignas(64) T logits[kChunk];
     for_each_chunk(stretch, [&](int64_t c, int64_t n) {
+      if (terms_) map_logits(map_, x + c, n, logits);
       if (probabilities_gradient) {
         const T factor = static_cast<T>(targets_.soft.from_probabilities * scale);
         const T* const weight = targets_.soft.weight ? targets_.soft.weight + c : nullptr;
         with_storage(arguments_.probabilities_gradient.dtype, [&](auto storage) {
           using P = decltype(storage);
           P* const to = static_cast<P*>(const_cast<void*>(probabilities_gradient)) + c;
-          emit_probabilities_gradient(x + c, max, static_cast<T>(std::log(state.sum)), factor, weight, to, n);
+          const T log_sum = static_cast<T>(std::log(state.sum));
+          terms_ ? emit_probabilities_gradient(logits, max, log_sum, factor, weight, to, n)
+                 : emit_probabilities_gradient(x + c, max, log_sum, factor, weight, to, n);
         });
       }
       if (!gradient) return;
       const bool streamed = streams_ && is_aligned(gradient + c);
       if (soft_) targets_.soft.chunk(probabilities, c, n, q);
-      if (numerators) {
+      if (terms_) {
+        emit_with_terms(map_, logits, max, static_cast<T>(pieces.of_numerator), static_cast<T>(of_moment),
+                        soft_ ? q : nullptr, of_soft, gradient + c, n, streamed);
+      } else if (numerators) {
         // A chunk of nothing but -inf has numerators 0 and a maximum that must not turn them into NaN, unless
         // the whole row is like that.
         const T then = chunk_max[c / kChunk];
@@ -304,12 +338,15 @@ class SoftmaxRows {
   }
 
   // The one element where the terms nearly cancel: in double, and rounded once.
-  double at_label(int64_t label, double x_y, const SoftmaxState<double>& state,
-                  const SoftmaxGradient<double>& pieces) const {
+  double at_label(int64_t label, double x_y, const SoftmaxState<double>& state, const SoftmaxGradient<double>& pieces,
+                  double of_moment) const {
     const double numerator = std::exp(x_y - state.max);
     double q = targets_.soft.constant;
     if (targets_.soft.weight) q *= static_cast<double>(targets_.soft.weight[label]);
-    return numerator * pieces.of_numerator + pieces.of_hot + (soft_ ? q * pieces.of_soft : 0);
+    double slope = numerator * pieces.of_numerator + pieces.of_hot + (soft_ ? q * pieces.of_soft : 0);
+    if (!terms_) return slope;
+    if (numerator != 0) slope += numerator * (x_y - state.max) * of_moment;
+    return slope * map_.slope(x_y);
   }
 
   double mass(const void* probabilities) const {
@@ -331,15 +368,38 @@ class SoftmaxRows {
     std::fill(gradient + begin, gradient + end, S(0));
   }
 
-  void set_statistics(int64_t r, double max, double sum) {
+  // The first of the largest; each stretch finds its own.
+  template <class Share>
+  Largest largest(const S* x, Scratch& scratch, const Share& share) const {
+    scratch.largest.assign(stretches_, Largest());
+    share([&](int64_t first, int64_t last) {
+      for (int64_t s = first; s < last; ++s) {
+        for_each_chunk(s, [&](int64_t c, int64_t n) {
+          alignas(64) T logits[kChunk];
+          map_logits(map_, x + c, n, logits);
+          for (int64_t i = 0; i < n; ++i) scratch.largest[s].look_at(logits[i], c + i);
+        });
+      }
+    });
+    Largest all;
+    for (const Largest& part : scratch.largest) {
+      if (part.at >= 0) all.look_at(part.value, part.at);
+    }
+    return all;
+  }
+
+  void set_statistics(int64_t r, double max, double sum, double moment) {
     if (!arguments_.max || arguments_.backward) return;
     static_cast<T*>(arguments_.max)[r] = static_cast<T>(max);
     static_cast<T*>(arguments_.sum)[r] = static_cast<T>(sum);
+    if (arguments_.moment) static_cast<T*>(arguments_.moment)[r] = static_cast<T>(moment);
   }
 
   const CrossEntropyArguments& arguments_;
   const Targets<T> targets_;
   const bool soft_;
+  const bool terms_;
+  const LogitMap map_;
   const bool statistics_known_;
   const int64_t classes_;
   const int64_t stretches_;

@@ -106,12 +106,18 @@ inline const void* row_start(const CrossEntropyArguments& arguments, const Class
   });
 }
 
-inline double upstream_of(const CrossEntropyArguments& arguments, int64_t outer, int64_t inner) {
-  if (!arguments.upstream.data) return 1;
-  return with_storage(arguments.upstream.dtype, [&](auto storage) -> double {
+// Of a tensor that has a number for each row, or `absent`.
+inline double number_at(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner,
+                        double absent) {
+  if (!tensor.data) return absent;
+  return with_storage(tensor.dtype, [&](auto storage) -> double {
     using U = decltype(storage);
-    return static_cast<Compute<U>>(*at<U>(arguments, arguments.upstream, outer, inner));
+    return static_cast<Compute<U>>(*at<U>(arguments, tensor, outer, inner));
   });
+}
+
+inline double upstream_of(const CrossEntropyArguments& arguments, int64_t outer, int64_t inner) {
+  return number_at(arguments, arguments.upstream, outer, inner, 1);
 }
 
 inline void store_loss(const CrossEntropyArguments& arguments, int64_t row, double value) {

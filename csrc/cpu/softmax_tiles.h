@@ -10,6 +10,7 @@
 
 #include "parallel.h"
 #include "softmax_targets.h"
+#include "softmax_terms.h"
 
 namespace fused_losses {
 
@@ -26,7 +27,11 @@ class SoftmaxTiles {
 
  public:
   explicit SoftmaxTiles(const CrossEntropyArguments& arguments)
-      : arguments_(arguments), targets_(arguments), soft_(!targets_.soft.absent()) {}
+      : arguments_(arguments),
+        targets_(arguments),
+        soft_(!targets_.soft.absent()),
+        terms_(arguments.terms.any() || arguments.lse_gradient.data),
+        map_(arguments.terms) {}
 
   double run() {
     // Tiles may cross from one outer index to the next, so that short inner dimensions fill them too.
@@ -108,7 +113,7 @@ class SoftmaxTiles {
   double tile(int64_t first, int count, Scratch& scratch) {
     const ClassTensor& gradient = arguments_.input_gradient;
     const bool in_place =
-        lies_ready(arguments_.input, first, count) && (!gradient.data || lies_ready(gradient, first, count));
+        !terms_ && lies_ready(arguments_.input, first, count) && (!gradient.data || lies_ready(gradient, first, count));
     if (in_place) {
       const auto start = [&](const ClassTensor& tensor) {
         return tensor.data
@@ -119,6 +124,7 @@ class SoftmaxTiles {
       return passes(x, Plane<S>{start(gradient), gradient.strides.classes}, first, count, scratch);
     }
     const Plane<T> x = gather_tile(arguments_.input, first, count, scratch.input);
+    if (terms_) map_logits(map_, x.data, arguments_.classes * kPositions, x.data);
     if (!gradient.data) return passes(x, Plane<T>{nullptr, 0}, first, count, scratch);
     scratch.input_gradient.resize(arguments_.classes * kPositions);
     const double value = passes(x, Plane<T>{scratch.input_gradient.data(), kPositions}, first, count, scratch);
@@ -128,8 +134,18 @@ class SoftmaxTiles {
 
   // What is known of each position before its logits are read. Positions past `count` look ignored.
   struct Positions {
-    Lanes hot{}, scale{}, x_y{}, soft_at_label{}, valid{};
+    Lanes hot{}, scale{}, x_y{}, soft_at_label{}, valid{}, of_lse{};
     int64_t label[kPositions];
+  };
+
+  // What is known of each position once its logits are read; see formulas/cross_entropy.h.
+  struct Statistics {
+    Lanes max{}, sum{}, mass{}, cross{}, moment{};  // moment: over the sum
+  };
+
+  // What terms make of a gradient: factors of the numerators, before they are divided.
+  struct Terms {
+    Lanes of_numerator{}, of_moment{};
   };
 
   template <class E>
@@ -141,6 +157,10 @@ class SoftmaxTiles {
         for (int i = 0; i < run; ++i) {
           positions.scale[done + i] *= static_cast<T>(upstream_of(arguments_, outer, inner + i));
         }
+      }
+      for (int i = 0; terms_ && i < run; ++i) {
+        positions.of_lse[done + i] =
+            static_cast<T>(number_at(arguments_, arguments_.lse_gradient, outer, inner + i, 0));
       }
       if (!arguments_.labels.data) {
         std::fill_n(positions.valid + done, run, T(1));
@@ -201,43 +221,43 @@ class SoftmaxTiles {
       probabilities = gather_tile(arguments_.probabilities, first, count, scratch.probabilities);
     }
 
-    Lanes max, sum, mass{}, cross{};
+    Statistics s;
     if (arguments_.backward && arguments_.max) {
-      std::fill_n(max, kPositions, T(0));
-      std::fill_n(sum, kPositions, T(1));
-      std::copy_n(static_cast<const T*>(arguments_.max) + first, count, max);
-      std::copy_n(static_cast<const T*>(arguments_.sum) + first, count, sum);
-      if (soft_) soft_mass(probabilities, mass);
+      std::fill_n(s.sum, kPositions, T(1));
+      std::copy_n(static_cast<const T*>(arguments_.max) + first, count, s.max);
+      std::copy_n(static_cast<const T*>(arguments_.sum) + first, count, s.sum);
+      if (arguments_.moment) std::copy_n(static_cast<const T*>(arguments_.moment) + first, count, s.moment);
+      if (soft_) soft_mass(probabilities, s.mass);
     } else {
-      soft_ ? statistics<true>(x, probabilities, max, sum, mass, cross)
-            : statistics<false>(x, probabilities, max, sum, mass, cross);
-      if (arguments_.max) {
-        std::copy_n(max, count, static_cast<T*>(arguments_.max) + first);
-        std::copy_n(sum, count, static_cast<T*>(arguments_.sum) + first);
-      }
+      soft_ ? statistics<true>(x, probabilities, s) : statistics<false>(x, probabilities, s);
+      if (arguments_.terms.entropy != 0) find_moments(x, s);
+      if (arguments_.max) keep(positions, first, count, s);
     }
+    if (arguments_.argmax) find_largest(x, positions, first, count);
 
     if (arguments_.probabilities_gradient.data) {
-      emit_probabilities_gradient(x, positions, max, sum, scratch);
+      emit_probabilities_gradient(x, positions, s, scratch);
       scatter_tile(arguments_.probabilities_gradient, first, count, scratch.probabilities_gradient);
     }
     if (gradient.data) {
-      soft_ ? emit<true>(x, gradient, probabilities, positions, max, sum, mass)
-            : emit<false>(x, gradient, probabilities, positions, max, sum, mass);
+      const Terms terms = terms_ ? terms_gradient(positions, s) : Terms();
+      soft_ ? emit<true>(x, gradient, probabilities, positions, s, terms)
+            : emit<false>(x, gradient, probabilities, positions, s, terms);
       if (arguments_.labels.data) {
         Lanes correction;
-        at_labels(positions, max, sum, mass, correction);
+        at_labels(positions, s, terms, correction);
         for (int p = 0; p < count; ++p) {
           if (positions.valid[p] != 0) gradient.row(positions.label[p])[p] = static_cast<E>(correction[p]);
         }
       }
     }
-    return arguments_.backward ? 0 : values(positions, first, count, max, sum, mass, cross);
+    return arguments_.backward ? 0 : values(positions, first, count, s);
   }
 
   template <bool kSoft, class E>
-  void statistics(Plane<E> x, Plane<T> probabilities, Lanes& max, Lanes& sum, Lanes& mass, Lanes& cross) const {
+  void statistics(Plane<E> x, Plane<T> probabilities, Statistics& found) const {
     const int64_t classes = arguments_.classes;
+    Lanes& max = found.max;
     std::fill_n(max, kPositions, -std::numeric_limits<T>::infinity());
     for (int64_t c = 0; c < classes; ++c) {
       for_each_lane_group([&](int p) {
@@ -266,62 +286,123 @@ class SoftmaxTiles {
       }
     }
     for (int p = 0; p < kPositions; ++p) {
-      sum[p] = static_cast<T>(sums[0][p]);
-      mass[p] = static_cast<T>(sums[1][p]);
-      cross[p] = static_cast<T>(sums[2][p]);
+      found.sum[p] = static_cast<T>(sums[0][p]);
+      found.mass[p] = static_cast<T>(sums[1][p]);
+      found.cross[p] = static_cast<T>(sums[2][p]);
     }
   }
 
+  template <class E>
+  void find_moments(Plane<E> x, Statistics& s) const {
+    double sums[kPositions] = {};
+    for (int64_t begin = 0; begin < arguments_.classes; begin += kClassBlock) {
+      Lanes block{};
+      for (int64_t c = begin; c < std::min(arguments_.classes, begin + kClassBlock); ++c) {
+        for_each_lane_group([&](int p) {
+          const V difference = load(x.row(c) + p) - load(s.max + p);
+          store(block + p, load(block + p) + moment(exp_below_88(difference), difference));
+        });
+      }
+      for (int p = 0; p < kPositions; ++p) sums[p] += block[p];
+    }
+    for (int p = 0; p < kPositions; ++p) s.moment[p] = static_cast<T>(sums[p] / s.sum[p]);
+  }
+
+  void keep(const Positions& positions, int64_t first, int count, const Statistics& s) const {
+    T* const max = static_cast<T*>(arguments_.max) + first;
+    T* const sum = static_cast<T*>(arguments_.sum) + first;
+    for (int p = 0; p < count; ++p) {
+      const bool valid = positions.valid[p] != 0;
+      max[p] = valid ? s.max[p] : T(0);
+      sum[p] = valid ? s.sum[p] : T(1);
+      if (arguments_.moment) static_cast<T*>(arguments_.moment)[first + p] = valid ? s.moment[p] : T(0);
+    }
+  }
+
+  template <class E>
+  void find_largest(Plane<E> x, const Positions& positions, int64_t first, int count) const {
+    for (int p = 0; p < count; ++p) {
+      Largest largest;
+      for (int64_t c = 0; positions.valid[p] != 0 && c < arguments_.classes; ++c) {
+        largest.look_at(static_cast<T>(x.row(c)[p]), c);
+      }
+      arguments_.argmax[first + p] = largest.at;
+    }
+  }
+
+  Terms terms_gradient(const Positions& positions, const Statistics& s) const {
+    Terms terms;
+    for (int p = 0; p < kPositions; ++p) {
+      const SoftmaxState<T> state{s.max[p], s.sum[p], s.mass[p], s.cross[p], s.moment[p] * s.sum[p]};
+      const SoftmaxTermsGradient<T> gradient(state, static_cast<T>(arguments_.terms.z_loss),
+                                             static_cast<T>(arguments_.terms.entropy), positions.scale[p],
+                                             positions.of_lse[p]);
+      terms.of_numerator[p] = gradient.of_numerator;
+      terms.of_moment[p] = gradient.of_moment;
+    }
+    return terms;
+  }
+
+  // Of numerators e at logits x, what terms add to their gradient.
+  static V from_terms(const Terms& terms, int p, V e, V difference) {
+    return e * load(terms.of_numerator + p) + moment(e, difference) * load(terms.of_moment + p);
+  }
+
   template <bool kSoft, class E>
-  void emit(Plane<E> x, Plane<E> gradient, Plane<T> probabilities, const Positions& positions, const Lanes& max,
-            const Lanes& sum, const Lanes& mass) const {
+  void emit(Plane<E> x, Plane<E> gradient, Plane<T> probabilities, const Positions& positions, const Statistics& s,
+            const Terms& terms) const {
     Lanes factor;
     for_each_lane_group([&](int p) {
-      store(factor + p, (load(positions.hot + p) + load(mass + p)) * load(positions.scale + p) / load(sum + p));
+      store(factor + p, (load(positions.hot + p) + load(s.mass + p)) * load(positions.scale + p) / load(s.sum + p));
     });
     for (int64_t c = 0; c < arguments_.classes; ++c) {
       for_each_lane_group([&](int p) {
-        V v = exp_below_88(load(x.row(c) + p) - load(max + p)) * load(factor + p);
+        const V logits = load(x.row(c) + p), difference = logits - load(s.max + p), e = exp_below_88(difference);
+        V v = e * load(factor + p);
         if constexpr (kSoft) v -= soft_of(probabilities, c, p) * load(positions.scale + p);
+        if (terms_) v = (v + from_terms(terms, p, e, difference)) * map_.slope(logits);
         store(gradient.row(c) + p, select(load(positions.valid + p) != V{}, v, V{}));
       });
     }
   }
 
   template <class E>
-  void emit_probabilities_gradient(Plane<E> x, const Positions& positions, const Lanes& max, const Lanes& sum,
+  void emit_probabilities_gradient(Plane<E> x, const Positions& positions, const Statistics& s,
                                    Scratch& scratch) const {
     scratch.probabilities_gradient.resize(arguments_.classes * kPositions);
     const T from_probabilities = static_cast<T>(targets_.soft.from_probabilities);
     for (int64_t c = 0; c < arguments_.classes; ++c) {
       const T weight = targets_.soft.weight ? targets_.soft.weight[c] * from_probabilities : from_probabilities;
       for_each_lane_group([&](int p) {
-        const V v = (load(max + p) - load(x.row(c) + p)) + log(load(sum + p));
+        const V v = (load(s.max + p) - load(x.row(c) + p)) + log(load(s.sum + p));
         store(&scratch.probabilities_gradient[c * kPositions + p], v * (load(positions.scale + p) * weight));
       });
     }
   }
 
   // The one element of each position where the terms nearly cancel: subtracted before anything is divided.
-  static void at_labels(const Positions& positions, const Lanes& max, const Lanes& sum, const Lanes& mass,
-                        Lanes& result) {
+  void at_labels(const Positions& positions, const Statistics& s, const Terms& terms, Lanes& result) const {
     for_each_lane_group([&](int p) {
-      const V hot = load(positions.hot + p), s = load(sum + p);
-      const V numerator = exp_below_88(load(positions.x_y + p) - load(max + p));
-      const V difference = numerator * (hot + load(mass + p)) - s * (hot + load(positions.soft_at_label + p));
-      store(result + p, difference / s * load(positions.scale + p));
+      const V hot = load(positions.hot + p), sum = load(s.sum + p);
+      const V x_y = load(positions.x_y + p), below = x_y - load(s.max + p), numerator = exp_below_88(below);
+      const V difference = numerator * (hot + load(s.mass + p)) - sum * (hot + load(positions.soft_at_label + p));
+      V v = difference / sum * load(positions.scale + p);
+      if (terms_) v = (v + from_terms(terms, p, numerator, below)) * map_.slope(x_y);
+      store(result + p, v);
     });
   }
 
-  double values(const Positions& positions, int64_t first, int count, const Lanes& max, const Lanes& sum,
-                const Lanes& mass, const Lanes& cross) const {
+  double values(const Positions& positions, int64_t first, int count, const Statistics& s) const {
+    const V z_loss = splat<V>(arguments_.terms.z_loss), entropy = splat<V>(arguments_.terms.entropy);
     Lanes value;
     V total{};
     for_each_lane_group([&](int p) {
-      const V log_sum = log(load(sum + p));
+      const V log_sum = log(load(s.sum + p)), max = load(s.max + p);
       V v{};
-      if (arguments_.labels.data) v = load(positions.hot + p) * ((load(max + p) - load(positions.x_y + p)) + log_sum);
-      if (soft_) v += load(mass + p) * log_sum - load(cross + p);
+      if (arguments_.labels.data) v = load(positions.hot + p) * ((max - load(positions.x_y + p)) + log_sum);
+      if (soft_) v += load(s.mass + p) * log_sum - load(s.cross + p);
+      if (arguments_.terms.z_loss != 0) v += z_loss * (max + log_sum) * (max + log_sum);
+      if (arguments_.terms.entropy != 0) v -= entropy * (log_sum - load(s.moment + p));
       v = select(load(positions.valid + p) != V{}, v, V{});
       store(value + p, v);
       total += v;
@@ -335,6 +416,8 @@ class SoftmaxTiles {
   const CrossEntropyArguments& arguments_;
   const Targets<T> targets_;
   const bool soft_;
+  const bool terms_;
+  const LogitMap map_;
 };
 
 }  // namespace fused_losses

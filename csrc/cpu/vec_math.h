@@ -232,6 +232,21 @@ inline FloatV log1p(FloatV x) {
   return log_edges(u, log_of_parts(e, f));
 }
 
+// By exponentials, and near 0, where these cancel, by the polynomial of least error for x below 0.625.
+inline FloatV tanh(FloatV x) {
+  constexpr float kOne = 10.0f;  // from about 9 on, tanh is 1
+  const FloatV size = abs(x);
+  const FloatV exponential = exp_below_88(2.0f * (size > kOne ? splat<FloatV>(kOne) : size));
+  const FloatV large = 1.0f - 2.0f / (exponential + 1.0f);
+  const FloatV square = x * x;
+  FloatV p = square * -5.70498872745e-3f + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  const FloatV near = p * (square * x) + x;
+  return size < 0.625f ? near : (x < 0.0f ? -large : large);
+}
+
 // ---- double: libm, lane by lane --------------------------------------------------------------
 
 template <double (*function)(double)>
@@ -242,6 +257,7 @@ inline DoubleV each_lane(DoubleV x) {
 inline DoubleV exp(DoubleV x) { return each_lane<std::exp>(x); }
 inline DoubleV exp_below_88(DoubleV x) { return each_lane<std::exp>(x); }
 inline DoubleV log(DoubleV x) { return each_lane<std::log>(x); }
+inline DoubleV tanh(DoubleV x) { return each_lane<std::tanh>(x); }
 inline DoubleV log1p(DoubleV x) { return each_lane<std::log1p>(x); }
 inline DoubleV log1p_of_unit(DoubleV x) { return log1p(x); }
 inline DoubleV reciprocal_of_one_to_two(DoubleV x) { return 1.0 / x; }

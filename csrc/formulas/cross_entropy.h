@@ -20,6 +20,7 @@
 #pragma once
 
 #include "math.h"
+#include "softmax_terms.h"
 
 namespace fused_losses {
 
@@ -87,6 +88,27 @@ FUSED_LOSSES_HOST_DEVICE R gradient_at_hot(R e_y, R others, R sum, R hot, R mass
   return mass * (e_y / sum) - q_y - hot * (others / sum);
 }
 
+// From given logits v to those of the softmax, x, and the slope of that, from x.
+struct LogitMap {
+  double scale = 1, cap = 0;
+
+  FUSED_LOSSES_HOST_DEVICE explicit LogitMap(const SoftmaxTerms& terms)
+      : scale(terms.logit_scale), cap(terms.softcap) {}
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE V value(V v) const {
+    if (cap == 0) return v * splat<V>(scale);
+    return tanh(v * splat<V>(scale / cap)) * splat<V>(cap);
+  }
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE V slope(V x) const {
+    if (cap == 0) return splat<V>(scale);
+    const V ratio = x * splat<V>(1 / cap);
+    return (splat<V>(1) - ratio * ratio) * splat<V>(scale);
+  }
+};
+
 // The log-sum-exp and the entropy of a row.
 template <class R>
 FUSED_LOSSES_HOST_DEVICE R lse_of(const SoftmaxState<R>& state) {
@@ -95,6 +117,15 @@ FUSED_LOSSES_HOST_DEVICE R lse_of(const SoftmaxState<R>& state) {
 template <class R>
 FUSED_LOSSES_HOST_DEVICE R entropy_of(const SoftmaxState<R>& state) {
   return std::log(state.sum) - state.moment / state.sum;
+}
+
+// What terms add to a row's loss.
+template <class R>
+FUSED_LOSSES_HOST_DEVICE R terms_value(const SoftmaxState<R>& state, R z_loss, R entropy) {
+  R value = 0;
+  if (z_loss != 0) value += z_loss * lse_of(state) * lse_of(state);
+  if (entropy != 0) value -= entropy * entropy_of(state);
+  return value;
 }
 
 // What terms add to a row's gradient: exp(x_c - m) (of_numerator + of_moment (x_c - m)). `of_lse` is the upstream

@@ -37,6 +37,9 @@ FUSED_LOSSES_HOST_DEVICE inline double log(double x) { return std::log(x); }
 FUSED_LOSSES_HOST_DEVICE inline float log1p(float x) { return std::log1p(x); }
 FUSED_LOSSES_HOST_DEVICE inline double log1p(double x) { return std::log1p(x); }
 
+FUSED_LOSSES_HOST_DEVICE inline float tanh(float x) { return std::tanh(x); }
+FUSED_LOSSES_HOST_DEVICE inline double tanh(double x) { return std::tanh(x); }
+
 FUSED_LOSSES_HOST_DEVICE inline float multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 FUSED_LOSSES_HOST_DEVICE inline double multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
 FUSED_LOSSES_HOST_DEVICE inline float pow(float x, double p) { return static_cast<float>(std::pow(x, p)); }

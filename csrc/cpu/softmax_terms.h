@@ -1,0 +1,65 @@
+// What a softmax does chunk by chunk besides the passes of softmax_rows.h, where rows have more terms than the
+// cross-entropy, or logits that are made of others; and which logit is the largest.
+#pragma once
+
+#include <limits>
+
+#include "cross_entropy.h"
+#include "storage.h"
+
+#include "../formulas/cross_entropy.h"
+
+namespace fused_losses {
+
+// The logits of a chunk, in cache.
+template <class S>
+const Compute<S>* map_logits(const LogitMap& map, const S* x, int64_t n, Compute<S>* buffer) {
+  using V = Vector<Compute<S>>;
+  for_each_register<Compute<S>>(
+      n, [&](int64_t i, auto count) { store(buffer + i, map.value<V>(load(x + i, count, 0)), count); });
+  return buffer;
+}
+
+// exp(x - max) (x - max), which is 0 where the first is.
+template <class V>
+V moment(V e, V difference) {
+  return select(e != V{}, e * difference, V{});
+}
+
+template <class T>
+double moment_of(const T* x, int64_t n, T max) {
+  using V = Vector<T>;
+  constexpr double kLowest = -std::numeric_limits<double>::infinity();
+  V sum{};
+  for_each_register<T>(n, [&](int64_t i, auto count) {
+    const V difference = load(x + i, count, kLowest) - max;
+    sum += moment(exp_below_88(difference), difference);
+  });
+  return sum_of_lanes(sum);
+}
+
+// The gradient of a chunk, by what is added to a softmax's own.
+template <class S>
+void emit_with_terms(const LogitMap& map, const Compute<S>* x, Compute<S> max, Compute<S> of_numerator,
+                     Compute<S> of_moment, const Compute<S>* q, Compute<S> of_soft, S* gradient, int64_t n,
+                     bool streamed) {
+  using V = Vector<Compute<S>>;
+  for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
+    const V logits = load(x + i, count, 0), difference = logits - max, e = exp_below_88(difference);
+    V v = e * of_numerator + moment(e, difference) * of_moment;
+    if (q) v += load(q + i, count, 0) * of_soft;
+    store(gradient + i, v * map.slope<V>(logits), count, streamed);
+  });
+}
+
+// The largest of a row, and the first class that has it; NaN is passed over.
+struct Largest {
+  double value = -std::numeric_limits<double>::infinity();
+  int64_t at = -1;
+
+  void look_at(double x, int64_t c) {
+    if (x > value || (at < 0 && x == value)) *this = {x, c};
+  }
+};
+
+}  // namespace fused_losses

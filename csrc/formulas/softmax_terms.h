@@ -1,0 +1,12 @@
+// What a row of a softmax may have besides the cross-entropy, by number; the formulas are in cross_entropy.h.
+#pragma once
+
+namespace fused_losses {
+
+struct SoftmaxTerms {
+  double z_loss = 0, entropy = 0, logit_scale = 1, softcap = 0;  // softcap 0: none
+
+  bool any() const { return z_loss != 0 || entropy != 0 || logit_scale != 1 || softcap != 0; }
+};
+
+}  // namespace fused_losses
