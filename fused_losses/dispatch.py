@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from fused_losses import backends
-from fused_losses.autograd import LossFunction, Strategy, loss_without_gradient
+from fused_losses.autograd import (
+    LossFunction,
+    LossWithRows,
+    Strategy,
+    loss_without_gradient,
+    rows_without_gradient,
+)
 from fused_losses.registry import EXTRA_GRADIENT, LOSSES, TARGET_GRADIENT
 from fused_losses.shapes import spans
 
@@ -120,18 +126,49 @@ def run(
         raise Planned(name, target, weight, extra, options, reduction)
     operands = (input, target, weight, extra)
     call = (name, options, reduction, dtype)
+    strategy = _decided(name, input, target, extra, reduction, backward)
+    if strategy is None:
+        return loss_without_gradient(*operands, call)
+    loss: Tensor = LossFunction.apply(*operands, call, strategy)
+    return loss
+
+
+def run_with_rows(
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    options: tuple[Any, ...],
+    reduction: int,
+    dtype: torch.dtype | None,
+    backward: Backward,
+    argmax: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `run`, of a softmax: loss, each row's log-sum-exp, and its largest logit's class or None."""
+    operands = (input, target, weight, None)
+    call = (name, options, reduction, dtype)
+    strategy = _decided(name, input, target, None, reduction, backward)
+    if strategy is None:
+        return rows_without_gradient(*operands, call, argmax)
+    results: tuple[Tensor, Tensor, Tensor | None] = LossWithRows.apply(*operands, call, strategy, argmax)
+    return results
+
+
+def _decided(
+    name: str, input: Tensor, target: Tensor, extra: Tensor | None, reduction: int, backward: Backward
+) -> Strategy | None:
+    """Which strategy runs; None where no gradient is asked for."""
     if not (torch.is_grad_enabled() and _is_differentiated(name, input, target, extra)):
         if decisions is not None:
             decisions.append(
                 f"{name}: {backends.devices[input.device.type]}, without gradients: none is asked for"
             )
-        return loss_without_gradient(*operands, call)
+        return None
     strategy = _strategy(backward, reduction, name, input, target, extra)
     if decisions is not None:
         asked = "as asked for" if strategy == backward else f"since backward={backward!r} cannot be had here"
         decisions.append(f"{name}: {backends.devices[input.device.type]}, {strategy}, {asked}")
-    loss: Tensor = LossFunction.apply(*operands, call, strategy)
-    return loss
+    return strategy
 
 
 def _is_differentiated(name: str, input: Tensor, target: Tensor, extra: Tensor | None) -> bool:

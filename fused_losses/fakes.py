@@ -73,7 +73,9 @@ def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
         if loss.has_statistics and gradients & STATISTICS:
             wide = torch.float64 if input.dtype is torch.float64 else torch.float32
             terms = arguments[6]
-            kept.append(input.new_empty((3 if terms and terms[1] else 2, _positions(input).numel()), dtype=wide))
+            kept.append(
+                input.new_empty((3 if terms and terms[1] else 2, _positions(input).numel()), dtype=wide)
+            )
         if gradients & ARGMAX:
             kept.append(input.new_empty(_positions(input), dtype=torch.int64))
         return [result, *kept, *_gradients(loss.family, operands, gradients)]

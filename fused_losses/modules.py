@@ -52,7 +52,7 @@ class _Fused(nn.Module):
     # On the class, as are extensions: modules that torch.nn pickled do not have them.
     backward: Backward = "fused"
 
-    def __init_subclass__(cls, function: Callable[..., Tensor]) -> None:
+    def __init_subclass__(cls, function: Callable[..., Any]) -> None:
         torchs: Any = cls.__mro__[2]
         taken = inspect.signature(cls).parameters.keys() & inspect.signature(function).parameters.keys()
         # The constructor has turned these two into `reduction`.
@@ -61,7 +61,7 @@ class _Fused(nn.Module):
         names = tuple(inspect.signature(torchs.forward).parameters)[1:]
 
         @functools.wraps(torchs.forward)
-        def forward(self: nn.Module, *operands: Tensor, **named: Tensor) -> Tensor:
+        def forward(self: nn.Module, *operands: Tensor, **named: Any) -> Any:
             # By position, since some functions have other names for their operands.
             operands += tuple(named.pop(name) for name in names[len(operands) :] if name in named)
             return function(*operands, **named, **{option: getattr(self, option) for option in options})
@@ -70,7 +70,16 @@ class _Fused(nn.Module):
 
 
 class CrossEntropyLoss(_Fused, nn.CrossEntropyLoss, function=F.cross_entropy):
-    """:func:`fused_losses.functional.cross_entropy` as a module."""
+    """:func:`fused_losses.functional.cross_entropy` as a module; `normalizer` is an argument of each call."""
+
+    z_loss = 0.0
+    entropy = 0.0
+    logit_scale = 1.0
+    softcap: float | None = None
+    return_lse = False
+    return_z_loss = False
+    return_accuracy = False
+    return_argmax = False
 
     def __init__(
         self,
@@ -82,9 +91,25 @@ class CrossEntropyLoss(_Fused, nn.CrossEntropyLoss, function=F.cross_entropy):
         label_smoothing: float = 0.0,
         *,
         backward: Backward = "fused",
+        z_loss: float = 0.0,
+        entropy: float = 0.0,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
+        return_lse: bool = False,
+        return_z_loss: bool = False,
+        return_accuracy: bool = False,
+        return_argmax: bool = False,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.backward = backward
+        self.z_loss = z_loss
+        self.entropy = entropy
+        self.logit_scale = logit_scale
+        self.softcap = softcap
+        self.return_lse = return_lse
+        self.return_z_loss = return_z_loss
+        self.return_accuracy = return_accuracy
+        self.return_argmax = return_argmax
 
 
 class NLLLoss(_Fused, nn.NLLLoss, function=F.nll_loss):

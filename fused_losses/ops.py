@@ -34,7 +34,8 @@ _OPERANDS = "Tensor target, Tensor? weight, Tensor? extra"
 _OPTIONS: dict[Family, str] = {
     "pointwise": "float[] parameters, float? ignore_index",
     "rows": "float[] parameters",
-    "softmax": "int ignore_index, float label_smoothing, float[] terms, Tensor? normalizer, Tensor? lse_gradient",
+    "softmax": "int ignore_index, float label_smoothing, float[] terms, Tensor? normalizer, "
+    "Tensor? lse_gradient",
     "class_margin": "float[] parameters",
 }
 

@@ -44,16 +44,71 @@ def torchs(name: str, **parameters: type) -> Reference:
 def cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
 ) -> Tensor:
-    """Options: ignore_index, label_smoothing."""
-    ignore_index, label_smoothing = options[:2]
-    return F.cross_entropy(
-        input,
-        target,
-        weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-    )
+    """Options: ignore_index, label_smoothing, terms, normalizer, and what only kernels are given."""
+    ignore_index, label_smoothing, terms, normalizer, _ = options
+    plain = not terms and normalizer is None
+
+    def torchs(input: Tensor, reduction: str) -> Tensor:
+        return F.cross_entropy(
+            input,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+
+    if plain:
+        return torchs(input, reduction)
+    z_loss, entropy, *_ = terms or (0.0, 0.0)
+    logits = map_logits(input, terms)
+    losses = torchs(logits, "none")
+    if z_loss:
+        losses = losses + z_loss * lse(input, target, options) ** 2
+    if entropy:
+        classes = min(1, input.dim() - 1)
+        log_p = logits.log_softmax(classes)
+        p = log_p.exp()
+        entropies = -(p * torch.where(p > 0, log_p, 0.0)).sum(classes)
+        losses = losses - entropy * torch.where(counted(input, target, ignore_index), entropies, 0.0)
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    divisor = divisor_of_mean(input, target, weight, ignore_index) if normalizer is None else normalizer
+    return losses.sum() / divisor.to(losses.dtype)
+
+
+def map_logits(input: Tensor, terms: tuple[float, ...]) -> Tensor:
+    """What the softmax is taken of: logits times a scale, and held within a cap."""
+    if not terms:
+        return input
+    _, _, scale, cap = terms
+    if cap:
+        return cap * torch.tanh(input * (scale / cap))
+    return input * scale if scale != 1 else input
+
+
+def counted(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Of each row, whether it is not ignored."""
+    if target.is_floating_point():
+        return target.new_ones(input.shape[:1] + input.shape[2:] if input.dim() > 1 else (), dtype=torch.bool)
+    return target != ignore_index
+
+
+def lse(input: Tensor, target: Tensor, options: Options) -> Tensor:
+    """Each row's log-sum-exp; 0 where it is ignored."""
+    logits = map_logits(input, options[2])
+    rows = logits.logsumexp(min(1, input.dim() - 1))
+    return torch.where(counted(input, target, options[0]), rows, 0.0)
+
+
+def divisor_of_mean(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """The weights of the rows' classes, added up; the number of rows where targets are probabilities."""
+    counts = counted(input, target, ignore_index)
+    if weight is None or target.is_floating_point():
+        return counts.sum(dtype=torch.float64)
+    return torch.where(counts, weight[torch.where(counts, target, 0).long()], 0).sum(dtype=torch.float64)
 
 
 def nll_loss(

@@ -14,8 +14,8 @@ Family = Literal["pointwise", "rows", "softmax", "class_margin"]
 """Which engine runs a loss, and so the options of its operators; see `fused_losses.ops`."""
 
 INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT, STATISTICS, ARGMAX = 1, 2, 4, 8, 16
-"""Bits of what an operator is asked for: derivatives with respect to its first three operands, what the forward
-can keep of each row for the backward, and the class of each row's largest logit."""
+"""Bits of what an operator is asked for: derivatives with respect to its first three operands, what the
+forward can keep of each row for the backward, and the class of each row's largest logit."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,17 @@ LOSSES: dict[str, Loss] = {
             reference.cross_entropy,
             samples.logits_and_classes,
             "classes",
+            extensions=(
+                "z_loss",
+                "entropy",
+                "logit_scale",
+                "softcap",
+                "normalizer",
+                "return_lse",
+                "return_z_loss",
+                "return_accuracy",
+                "return_argmax",
+            ),
             has_statistics=True,  # near each row's maximum, and the sum of exponentials relative to that
         ),
         Loss(

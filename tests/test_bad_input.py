@@ -75,7 +75,9 @@ def test_operators_refuse_statistics_of_something_else():
     operators = torch.ops.fused_losses
     one, labels = torch.ones(()), torch.tensor([0, 1, 2, 0])
     with pytest.raises(RuntimeError, match="not the statistics"):
-        operators.cross_entropy_backward(one, LOGITS, labels, None, torch.ones(2, 3), -100, 0.0, [], None, None, 1, 1)
+        operators.cross_entropy_backward(
+            one, LOGITS, labels, None, torch.ones(2, 3), -100, 0.0, [], None, None, 1, 1
+        )
 
 
 def test_ignored_label_may_be_any_number():

@@ -23,7 +23,7 @@ KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 TORCHS = {"CTCLoss": "ctc_loss"}
 TORCHS_MODULES = {*TORCHS, "NLLLoss2d", "AdaptiveLogSoftmaxWithLoss"}
 # In fused_losses.functional beyond torch: distances that kernels know, and any loss over a linear head.
-BEYOND = {"cosine_distance", "euclidean_distance", "linear_loss"}
+BEYOND = {"CrossEntropyOutput", "cosine_distance", "euclidean_distance", "linear_loss"}
 
 
 def formulas_in_triton():

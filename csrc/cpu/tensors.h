@@ -8,7 +8,9 @@
 namespace fused_losses {
 
 inline Tensor empty(const Layout& layout, ScalarType dtype) {
-  const size_t bytes = static_cast<size_t>(layout.count) * with_storage(dtype, [](auto s) { return sizeof(s); });
+  const size_t width =
+      dtype == ScalarType::Long ? sizeof(int64_t) : with_storage(dtype, [](auto s) { return sizeof(s); });
+  const size_t bytes = static_cast<size_t>(layout.count) * width;
   if (bytes >= kPooledBytes) {
     return torch::stable::from_blob(pool_allocate(bytes), {layout.sizes, static_cast<size_t>(layout.dims)},
                                     {layout.strides, static_cast<size_t>(layout.dims)},

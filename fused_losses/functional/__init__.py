@@ -22,12 +22,8 @@ from fused_losses.functional.binary import (
     multilabel_soft_margin_loss,
     soft_margin_loss,
 )
-from fused_losses.functional.classes import (
-    cross_entropy,
-    multi_margin_loss,
-    multilabel_margin_loss,
-    nll_loss,
-)
+from fused_losses.functional.classes import multi_margin_loss, multilabel_margin_loss, nll_loss
+from fused_losses.functional.cross_entropy import CrossEntropyOutput, cross_entropy
 from fused_losses.functional.likelihood import gaussian_nll_loss, kl_div, poisson_nll_loss
 from fused_losses.functional.margin import hinge_embedding_loss, margin_ranking_loss
 from fused_losses.functional.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
@@ -43,6 +39,7 @@ from fused_losses.functional.vectors import (
 from fused_losses.functional.linear import linear_cross_entropy, linear_loss  # isort: skip
 
 __all__ = [
+    "CrossEntropyOutput",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cosine_distance",

@@ -1,4 +1,4 @@
-"""Losses of class indices: cross-entropy and the margins between classes."""
+"""Losses of class indices: likelihood, and the margins between classes."""
 
 from __future__ import annotations
 
@@ -9,72 +9,6 @@ from torch.nn import _reduction as legacy
 
 from fused_losses.dispatch import REDUCTION_CODES, Backward, autocasts, by_torch, kernels_take, run
 from fused_losses.operands import are_numbers, check_backward, is_index, promoted, takes_classes, takes_labels
-
-
-def cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    ignore_index: int = -100,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-    *,
-    backward: Backward = "fused",
-) -> Tensor:
-    r"""Softmax cross-entropy between logits and class indices or class probabilities.
-
-    With :math:`q` the target's distribution over classes, smoothed by :math:`\epsilon`, the loss of a row is
-    :math:`-\sum_c w_c q_c \log \mathrm{softmax}(x)_c`; see :func:`torch.nn.functional.cross_entropy`.
-
-    Args:
-        input: logits, (C), (N, C) or (N, C, d1, ...).
-        target: class indices (int64 or uint8), shaped as input without C, or probabilities, shaped as input.
-        weight: (C), a factor for each class.
-        size_average: deprecated, see `reduction`.
-        ignore_index: rows with this class index count neither in the loss nor in the mean's divisor.
-        reduce: deprecated, see `reduction`.
-        reduction: "none", "sum", or "mean": over the weights of the rows' classes, or over rows where the
-            target holds probabilities.
-        label_smoothing: in [0, 1].
-        backward: "fused", "recompute" or "inplace".
-
-    Raises:
-        IndexError: a class index outside [0, C) that is not ignore_index.
-        RuntimeError: operands whose shapes or dtypes torch does not take either.
-    """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
-        kernels_take(input, target, weight)
-        and reduction in REDUCTION_CODES
-        and takes_classes(input, target, weight)
-        and is_index(ignore_index)
-        and 0.0 <= label_smoothing <= 1.0
-        and (not target.is_floating_point() or ignore_index < 0)
-    ):
-        return run(
-            "cross_entropy",
-            input,
-            target,
-            weight,
-            None,
-            (ignore_index, label_smoothing, (), None, None),
-            REDUCTION_CODES[reduction],
-            torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
-            backward,
-        )
-    return by_torch(
-        F.cross_entropy,
-        input,
-        target,
-        weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-    )
 
 
 def nll_loss(

@@ -79,7 +79,7 @@ class Plan:
         return self.logits.new_full((), count, dtype=torch.float64)
 
     def _weights_of_labels(self) -> Tensor:
-        counts = self.target != self.options[0]
+        counts: Tensor = torch.ne(self.target, self.options[0])
         if self.weight is None:
             return counts
         # An ignored class may be none; one out of range raises in the kernel.
