@@ -57,7 +57,7 @@ def cross_entropy(
     return_z_loss: bool = False,
     return_accuracy: bool = False,
     return_argmax: bool = False,
-) -> Tensor | CrossEntropyOutput:
+) -> Any:  # as a union, it would be no drop-in for whoever checks types
     r"""Softmax cross-entropy between logits and class indices or class probabilities.
 
     With :math:`q` the target's distribution over classes, smoothed by :math:`\epsilon`, the loss of a row is
@@ -107,8 +107,8 @@ def cross_entropy(
     terms: tuple[float, ...] = ()
     divisor: Tensor | None = None
     if z_loss or entropy or logit_scale != 1.0 or softcap is not None or normalizer is not None:
-        terms = _terms(z_loss, entropy, logit_scale, softcap)
-        divisor = _divisor(normalizer, reduction, input.device)
+        terms = terms_of(z_loss, entropy, logit_scale, softcap)
+        divisor = divisor_of(normalizer, reduction, input.device)
     options = (ignore_index, label_smoothing, terms, divisor, None)
     if (
         kernels_take(input, target, weight)
@@ -149,19 +149,49 @@ def cross_entropy(
             return loss
         lse = reference.lse(input, target, options)
         argmax = _argmax(input, target, options) if return_accuracy or return_argmax else None
-    z_part = None
-    if return_z_loss:
-        divided_by = divisor
-        if divided_by is None and reduction == "mean":
-            divided_by = reference.divisor_of_mean(input, target, weight, ignore_index)
-        z_part = _reduced(z_loss * lse**2, reduction, divided_by)
-    accuracy = _accuracy(input, target, ignore_index, argmax, reduction) if return_accuracy else None
-    return CrossEntropyOutput(
-        loss, lse if return_lse else None, z_part, accuracy, argmax if return_argmax else None
+    asked = Asked(return_lse, return_z_loss, return_accuracy, return_argmax)
+    return output_of(
+        asked, loss, lse, argmax, input, target, weight, ignore_index, z_loss, reduction, divisor
     )
 
 
-def _terms(z_loss: float, entropy: float, logit_scale: float, softcap: float | None) -> tuple[float, ...]:
+class Asked(NamedTuple):
+    """What of a :class:`CrossEntropyOutput` is asked for besides the loss."""
+
+    lse: bool
+    z_loss: bool
+    accuracy: bool
+    argmax: bool
+
+
+def output_of(
+    asked: Asked,
+    loss: Tensor,
+    lse: Tensor,
+    argmax: Tensor | None,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    z_loss: float,
+    reduction: str,
+    normalizer: Tensor | None,
+) -> CrossEntropyOutput:
+    """From what kernels return of rows; of `input`, nothing but the shape is looked at."""
+    z_part = None
+    if asked.z_loss:
+        divided_by = normalizer
+        if divided_by is None and reduction == "mean":
+            divided_by = reference.divisor_of_mean(input, target, weight, ignore_index)
+        z_part = _reduced(z_loss * lse**2, reduction, divided_by)
+    accuracy = _accuracy(input, target, ignore_index, argmax, reduction) if asked.accuracy else None
+    return CrossEntropyOutput(
+        loss, lse if asked.lse else None, z_part, accuracy, argmax if asked.argmax else None
+    )
+
+
+def terms_of(z_loss: float, entropy: float, logit_scale: float, softcap: float | None) -> tuple[float, ...]:
+    """The operators' terms: none where all have no effect."""
     named = {"z_loss": z_loss, "entropy": entropy, "logit_scale": logit_scale, "softcap": softcap or 0.0}
     for name, value in named.items():
         if not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
@@ -172,7 +202,7 @@ def _terms(z_loss: float, entropy: float, logit_scale: float, softcap: float | N
     return () if terms == (0.0, 0.0, 1.0, 0.0) else terms
 
 
-def _divisor(normalizer: Any, reduction: str, device: torch.device) -> Tensor | None:
+def divisor_of(normalizer: Any, reduction: str, device: torch.device) -> Tensor | None:
     """In float64, where input is; a number goes there without waiting."""
     if normalizer is None:
         return None

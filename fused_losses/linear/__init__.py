@@ -9,4 +9,7 @@ place, into its gradient, and two more matrix products make the gradients of the
     operators.py   the loop, as operators that torch.compile sees
     autograd.py    the backward contract
     composition.py the same with all logits there
+    run.py         which of these takes a call
+    divergence.py  distillation, as a cross-entropy
+    module.py      torch.nn's module
 """

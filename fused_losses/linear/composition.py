@@ -12,12 +12,11 @@ from fused_losses import functional
 
 def composed(
     input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, loss: str, **keywords: Any
-) -> Tensor:
+) -> Any:
     """What cannot go chunk by chunk, and what derivatives of any order see through."""
     classes = linear_weight.shape[:-1]
     flat_bias = None if linear_bias is None else linear_bias.reshape(-1)
     logits = F.linear(input, linear_weight.reshape(-1, linear_weight.shape[-1]), flat_bias)
     if len(classes) != 1:
         logits = logits.reshape(*input.shape[:-1], *classes)
-    result: Tensor = getattr(functional, loss)(logits, **keywords)
-    return result
+    return getattr(functional, loss)(logits, **keywords)

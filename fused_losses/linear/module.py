@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fused_losses import functional
-from fused_losses.functional.linear import LinearBackward
+from fused_losses.linear.autograd import Strategy
 
 
 class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
@@ -23,7 +23,7 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
 
     # On the class: modules that torch.nn pickled do not have them.
     workspace: int | None = None
-    backward: LinearBackward = "fused"
+    backward: Strategy = "fused"
 
     def __init__(
         self,
@@ -31,14 +31,14 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
         num_classes: int,
         *,
         workspace: int | None = None,
-        backward: LinearBackward = "fused",
+        backward: Strategy = "fused",
         **keywords: Any,
     ) -> None:
         super().__init__(in_features, num_classes, **keywords)
         self.workspace = workspace
         self.backward = backward
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    def forward(self, input: Tensor, target: Tensor) -> Any:
         """The loss of the head's logits of `input`, (N, D) or (D)."""
         classes = (self.num_classes, *self.out_features)
         bias = self.linear.bias

@@ -1,6 +1,7 @@
 """The operators `torch.ops.fused_losses.linear_loss` and `linear_loss_backward`: the loop over chunks.
 
-    linear_loss           loss, what its sum was multiplied by, and gradients of the sum, as asked for
+    linear_loss           loss, what its sum was multiplied by, and as asked for, log-sum-exps, largest
+                          classes and gradients of the sum
     linear_loss_backward  gradients, for an upstream gradient
 
 The gradients of the first are those of the sum of all losses, in float32 (float64 for float64): whoever
@@ -24,10 +25,12 @@ from fused_losses.linear import chunks
 from fused_losses.linear.planning import Operands, Plan, plan
 from fused_losses.linear.products import Products, logits_dtype
 from fused_losses.ops import OPERATORS
-from fused_losses.registry import INPUT_GRADIENT, LOSSES
+from fused_losses.registry import ARGMAX, INPUT_GRADIENT, LOSSES, STATISTICS
 
-OF_INPUT, OF_WEIGHT, OF_BIAS = 1, 2, 4
-"""Bits of what the operators are asked for: gradients."""
+OF_INPUT, OF_WEIGHT, OF_BIAS, LSE, LARGEST = 1, 2, 4, 8, 16
+"""Bits of what the operators are asked for: gradients, and of a softmax's rows the log-sum-exp and the
+largest class."""
+GRADIENTS = OF_INPUT | OF_WEIGHT | OF_BIAS
 
 _CALL = (
     "Tensor input, Tensor linear_weight, Tensor? linear_bias, str loss, str[] tensor_names, "
@@ -83,7 +86,7 @@ class Call:
 
     def _as_logits(self, operand: Tensor) -> Tensor:
         """Weights of classes in the logits' dtype; what is as large as logits stays as it is."""
-        small = operand.is_floating_point() and operand.dim() <= 1
+        small = operand.is_floating_point() and operand.dim() == 1
         return operand.to(self.logits_dtype) if small else operand
 
 
@@ -127,7 +130,7 @@ class _Loop:
             self.products.logits(x, logits)
             shaped = logits.view(x.shape[0], *self.call.linear_weight.shape[:-1])
             kernel(rows, shaped, self.plan.operands(rows))
-            if self.wanted:
+            if self.wanted & GRADIENTS:
                 of_x = self.products.gradients(logits, x)
                 if self.input_gradient is not None and of_x is not None:
                     chunks.put(self.input_gradient, rows, of_x)
@@ -143,13 +146,20 @@ class _Loop:
 def _forward(*arguments: Any) -> list[Tensor]:
     call, wanted = Call(*arguments[:-1]), arguments[-1]
     loop = _Loop(call, wanted)
-    run = loop.operators.forward_inplace if wanted else loop.operators.forward
+    options = loop.plan.options_of_sum
+    run = loop.operators.forward_inplace if wanted & GRADIENTS else loop.operators.forward
+    bits = INPUT_GRADIENT if wanted & GRADIENTS else 0
+    bits |= (STATISTICS if wanted & LSE else 0) | (ARGMAX if wanted & LARGEST else 0)
     total = call.input.new_zeros((), dtype=torch.float64)
     losses = call.input.new_zeros(call.losses_shape(), dtype=call.dtype) if loop.none else None
+    found = _rows(call, wanted)
 
     def kernel(rows: slice | Tensor, logits: Tensor, operands: Operands) -> None:
-        bits = INPUT_GRADIENT if wanted else 0
-        loss = run(logits, *operands, *loop.plan.options, loop.reduction, loop.wide, bits)[0]
+        loss, *of_rows = run(logits, *operands, *options, loop.reduction, loop.wide, bits)
+        if wanted & LSE:
+            of_rows[0] = (of_rows[0][0] + of_rows[0][1].log()).view(-1, *found[0].shape[1:])
+        for into, values in zip(found, of_rows, strict=False):
+            chunks.put(into, rows, values)
         if losses is None:
             total.add_(loss)
         else:
@@ -157,26 +167,41 @@ def _forward(*arguments: Any) -> list[Tensor]:
 
     gradients = loop.run(kernel)
     if losses is not None:
-        return [losses, torch.ones_like(total), *gradients]
+        return [losses, torch.ones_like(total), *found, *gradients]
     scale = 1 / loop.plan.divisor()
-    return [(total * scale).to(call.dtype), scale, *gradients]
+    return [(total * scale).to(call.dtype), scale, *found, *gradients]
 
 
-def _backward(upstream: Tensor, *arguments: Any) -> list[Tensor]:
+def _rows(call: Call, wanted: int) -> list[Tensor]:
+    """Where log-sum-exps and largest classes go; as they are for rows that do not count."""
+    if not wanted & (LSE | LARGEST):
+        return []
+    shape = call.input.shape[:1] + call.linear_weight.shape[1:-1]
+    wide = torch.float64 if call.logits_dtype is torch.float64 else torch.float32
+    lse = call.input.new_zeros(shape, dtype=wide)
+    return [lse, call.input.new_full(shape, -1, dtype=torch.int64)] if wanted & LARGEST else [lse]
+
+
+def _backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) -> list[Tensor]:
     call, wanted = Call(*arguments[:-1]), arguments[-1]
     loop = _Loop(call, wanted)
-    one = upstream.new_ones((), dtype=loop.wide)
+    options = loop.plan.options_of_sum
+    factor = upstream if loop.none else upstream.double() / loop.plan.divisor()
+    # If that will do, after the products: float16 has no room for 1 / N times a logit's gradient.
+    later = not loop.none and lse_gradient is None
+    whole = upstream.new_ones((), dtype=loop.wide) if later else factor.to(loop.wide)
 
     def kernel(rows: slice | Tensor, logits: Tensor, operands: Operands) -> None:
-        of_losses = chunks.take(upstream, rows).contiguous() if loop.none else one
+        of_losses = chunks.take(whole, rows).contiguous() if loop.none else whole
+        given = options
+        if lse_gradient is not None:
+            given = (*options[:-1], chunks.take(lse_gradient, rows))
         loop.operators.backward_into(
-            [logits], False, of_losses, logits, *operands, *loop.plan.options, loop.reduction, INPUT_GRADIENT
+            [logits], False, of_losses, logits, *operands, *given, loop.reduction, INPUT_GRADIENT
         )
 
     gradients = loop.run(kernel)
-    if not loop.none:
-        # Not before the products: float16 has no room for 1 / N times a logit's gradient.
-        factor = upstream.double() / loop.plan.divisor()
+    if later:
         for gradient in gradients:
             gradient.mul_(factor)
     return gradients
@@ -203,10 +228,11 @@ def _fake_forward(*arguments: Any) -> list[Tensor]:
     call, wanted = Call(*arguments[:-1]), arguments[-1]
     shape = call.losses_shape() if call.reduction == "none" else ()
     scale = call.input.new_empty((), dtype=torch.float64)
-    return [call.input.new_empty(shape, dtype=call.dtype), scale, *_fake_gradients(call, wanted)]
+    loss = call.input.new_empty(shape, dtype=call.dtype)
+    return [loss, scale, *_rows(call, wanted), *_fake_gradients(call, wanted)]
 
 
-def _fake_backward(upstream: Tensor, *arguments: Any) -> list[Tensor]:
+def _fake_backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) -> list[Tensor]:
     return _fake_gradients(Call(*arguments[:-1]), arguments[-1])
 
 
@@ -221,7 +247,9 @@ def _define(
     return operator
 
 
-linear_loss = _define(f"linear_loss({_CALL}, int gradients) -> Tensor[]", _forward, _fake_forward)
+linear_loss = _define(f"linear_loss({_CALL}, int wanted) -> Tensor[]", _forward, _fake_forward)
 linear_loss_backward = _define(
-    f"linear_loss_backward(Tensor upstream, {_CALL}, int gradients) -> Tensor[]", _backward, _fake_backward
+    f"linear_loss_backward(Tensor upstream, Tensor? lse_gradient, {_CALL}, int gradients) -> Tensor[]",
+    _backward,
+    _fake_backward,
 )

@@ -33,6 +33,14 @@ class Plan:
     """None of their numbers: shape and dtype."""
 
     @property
+    def options_of_sum(self) -> tuple[Any, ...]:
+        """The operator's options, where the mean's divisor is none of its business."""
+        if LOSSES[self.name].family != "softmax":
+            return self.options
+        ignore_index, label_smoothing, terms, *_ = self.options
+        return ignore_index, label_smoothing, terms, None, None
+
+    @property
     def has_labels(self) -> bool:
         """Whether rows have class indices, one of which may be ignored."""
         return LOSSES[self.name].family == "softmax" and not self.target.is_floating_point()
@@ -61,6 +69,9 @@ class Plan:
         counted: Tensor | None = None
         if self.reduction == REDUCTION_CODES["sum"]:
             pass
+        elif family == "softmax" and self.options[3] is not None:
+            normalizer: Tensor = self.options[3]
+            return normalizer
         elif self.has_labels:
             counted = self._weights_of_labels()
         elif family == "softmax":
