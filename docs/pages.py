@@ -32,6 +32,9 @@ DOCUMENTS = {
     "benchmarks/results/README.md": "project/results",
 }
 
+# Modules that are public besides `fused_losses` and its `functional`, and the titles of their pages.
+SUBMODULES = {"info": "Report"}
+
 CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]*)(#[^)\s]*)?(?=\))")
 
@@ -119,8 +122,8 @@ def module_of(function: str) -> str | None:
     """The module of a loss: the registry knows it, or it has the same name but for spelling."""
     if function in LOSSES:
         return LOSSES[function].module
-    plain = function.replace("_", "")
-    return next((name for name in modules.__all__ if name.lower() == plain), None)
+    plain = function.replace("_", "").removesuffix("loss")
+    return next((name for name in modules.__all__ if name.lower().removesuffix("loss") == plain), None)
 
 
 def api() -> dict[str, str]:
@@ -130,7 +133,7 @@ def api() -> dict[str, str]:
     theirs = {name for name in functional.__all__ if getattr(functional, name) is getattr(torchs, name, None)}
     theirs |= {name for name in modules.__all__ if getattr(modules, name) is getattr(nn, name, None)}
     ours = [name for name in functional.__all__ if name not in theirs]
-    losses = [name for name in ours if hasattr(torchs, name)]
+    losses = [name for name in ours if hasattr(torchs, name) or name in LOSSES]
     helpers = [name for name in ours if name not in losses]
     controls = [name for name in fused_losses.__all__ if name not in {*modules.__all__, "functional"}]
 
@@ -159,7 +162,9 @@ def api() -> dict[str, str]:
         )
         for name in controls
     )
-    pages["api/info.md"] = f"# Report\n\n{documented('module', 'fused_losses.info', '   :members:')}"
+    for name, title in SUBMODULES.items():
+        described = documented("module", f"fused_losses.{name}", "   :members:")
+        pages[f"api/{name}.md"] = f"# {title}\n\n{described}"
     return pages
 
 
