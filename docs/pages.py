@@ -16,7 +16,7 @@ from torch import nn
 
 import fused_losses
 from fused_losses import functional, modules
-from fused_losses.registry import LOSSES
+from fused_losses.registry import LINEAR, LOSSES
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -118,23 +118,17 @@ def guide() -> dict[str, str]:
     }
 
 
-def module_of(function: str) -> str | None:
-    """The module of a loss: the registry knows it, or it has the same name but for spelling."""
-    if function in LOSSES:
-        return LOSSES[function].module
-    plain = function.replace("_", "").removesuffix("loss")
-    return next((name for name in modules.__all__ if name.lower().removesuffix("loss") == plain), None)
-
-
 def api() -> dict[str, str]:
-    """A page for each loss, one for all that is torch's own, one for helpers and one for controls."""
+    """A page for each loss, a table of all, and pages of what is no loss."""
     import losses_table
 
     theirs = {name for name in functional.__all__ if getattr(functional, name) is getattr(torchs, name, None)}
     theirs |= {name for name in modules.__all__ if getattr(modules, name) is getattr(nn, name, None)}
     ours = [name for name in functional.__all__ if name not in theirs]
-    losses = [name for name in ours if hasattr(torchs, name) or name in LOSSES]
-    helpers = [name for name in ours if name not in losses]
+    distances = [name for name in ours if name.endswith("_distance")]
+    losses = [name for name in ours if name not in distances]
+    module_of = {loss.name: loss.module for loss in LOSSES.values()}
+    module_of |= {function: module for module, function in LINEAR.items()}
     controls = [name for name in fused_losses.__all__ if name not in {*modules.__all__, "functional"}]
 
     def linked(line: re.Match[str]) -> str:
@@ -145,7 +139,7 @@ def api() -> dict[str, str]:
 
     pages = {}
     for name in losses:
-        module = module_of(name)
+        module = module_of.get(name)
         described = documented("class", f"fused_losses.{module}") if module else ""
         pages[f"api/losses/{name}.md"] = f"# {name}\n\n{functions(name)}\n{described}"
     table = re.sub(r"^\| `(\w+)`", linked, losses_table.table(), flags=re.MULTILINE)
@@ -155,7 +149,7 @@ def api() -> dict[str, str]:
         + "\nTorch's own are here under the same names, so that an import can be replaced: "
         + f"{', '.join(f'`{name}`' for name in sorted(theirs))}. What they do is torch's to say.\n"
     )
-    pages["api/distances.md"] = f"# Distances\n\n{functions(*helpers)}"
+    pages["api/distances.md"] = f"# Distances\n\n{functions(*distances)}"
     pages["api/controls.md"] = "# Controls\n\n" + "\n".join(
         documented(
             "class" if inspect.isclass(getattr(fused_losses, name)) else "function", f"fused_losses.{name}"

@@ -54,6 +54,9 @@ def check_losses(isa: str) -> None:
             torch.testing.assert_close(again, value, rtol=0, atol=0)
             results.append([value.detach(), *(inputs[i].grad for i in loss.trained)])
         torch.testing.assert_close(*results)  # the tests judge accuracy; this, that the right kernels ran
+    features, head, target = torch.randn(64, 48), torch.randn(100, 48), torch.arange(64)
+    over_head = functional.linear_cross_entropy(features, head, target)
+    torch.testing.assert_close(over_head, torch.nn.functional.cross_entropy(features @ head.T, target))
     print(f"torch {torch.__version__}, {isa}: {len(registry.LOSSES)} losses agree with torch's")
 
 
