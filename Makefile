@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 # The torch whose semantics the tests hold this package to.
 TORCH ?= torch==2.14.1
+# An older one, with which a wheel that was built with the other must run.
+TORCH_OLD ?= torch==2.13.0
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') setup.py pyproject.toml
+# Wheels have no CUDA library unless FUSED_LOSSES_CUDA=1 asks for it.
+WHEEL_CUDA := $(or $(FUSED_LOSSES_CUDA),0)
 # CUDA's library takes minutes to build: only where there is a GPU to run it, unless FUSED_LOSSES_CUDA=1 asks for it.
 export FUSED_LOSSES_CUDA ?= $(shell nvidia-smi -L > /dev/null 2>&1 && echo 1 || echo 0)
 CPP := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -19,7 +23,7 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*.*)
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
 TRITON_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py tests/test_triton.py
 
-.PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-sanitize lint format bench bench-gpu gpu-report docs info clean
+.PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-sanitize lint format bench bench-gpu gpu-report docs wheel wheel-test info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
@@ -69,20 +73,33 @@ gpu-report: $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES) ## the machine code of all
 	$(BIN)/python benchmarks/gpu_report.py --check
 	$(BIN)/python benchmarks/cuda_report.py --check
 
-docs: $(VENV)/.built ## the tables of the README, from the registry and benchmarks/results
+docs: $(VENV)/.built ## the tables of the README, from the registry and benchmarks/results; the site in build/docs
 	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
+
+# The wheel is built from the source distribution: neither has anything that an earlier build has left.
+wheel: $(VENV)/.tools ## a source distribution and a wheel in build/dist, tried with two versions of torch
+	rm -rf build/dist
+	FUSED_LOSSES_CPU=all FUSED_LOSSES_CUDA=$(WHEEL_CUDA) $(BIN)/python -m build --no-isolation --outdir build/dist
+	$(MAKE) wheel-test
+	$(MAKE) wheel-test TORCH="$(TORCH_OLD)"
+
+wheel-test: ## the wheel in build/dist, in a fresh environment
+	$(PYTHON) -m venv --clear build/wheel-env
+	build/wheel-env/bin/pip install --quiet --only-binary :all: "$(TORCH)" build/dist/*.whl
+	build/wheel-env/bin/python tests/wheel_smoke.py
 
 info: $(VENV)/.built
 	$(BIN)/python -m fused_losses.info
 
 clean:
-	rm -rf build $(VENV) fused_losses/*.so *.egg-info
+	rm -rf build $(VENV) fused_losses/*.so *.egg-info docs/index.md docs/api docs/guide docs/project
 
 $(VENV)/.tools: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "setuptools>=77" wheel
 	$(BIN)/pip install --quiet "$(TORCH)" "pybind11>=2.13" ninja
-	$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(r for name in ("bench", "test", "dev") for r in extras[name]), sep="\n")' > $(VENV)/requirements.txt
+	$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(r for name in ("bench", "test", "docs", "dev") for r in extras[name]), sep="\n")' > $(VENV)/requirements.txt
 	$(BIN)/pip install --quiet -r $(VENV)/requirements.txt
 	touch $@
 

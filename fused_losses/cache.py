@@ -19,7 +19,14 @@ def empty_cache() -> None:
 
 
 def set_cache_limit(bytes: int) -> None:
-    """Sets how many bytes of freed gradient buffers may be held (1 GiB unless told); 0 holds none."""
+    """Sets how many bytes of freed gradient buffers may be held (1 GiB unless told).
+
+    Args:
+        bytes: 0 holds none; buffers beyond the new limit are given back at once.
+
+    Raises:
+        ValueError: a negative number.
+    """
     if bytes < 0:
         raise ValueError(f"the limit must not be negative, but it is {bytes}")
     if backends.cpu_library:

@@ -52,7 +52,10 @@ class _Fused(nn.Module):
     # On the class, as are extensions: modules that torch.nn pickled do not have them.
     backward: Backward = "fused"
 
-    def __init_subclass__(cls, function: Callable[..., Any]) -> None:
+    def __init_subclass__(cls, function: Callable[..., Any] | None = None, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if function is None:  # a user's subclass, which has its forward already
+            return
         torchs: Any = cls.__mro__[2]
         taken = inspect.signature(cls).parameters.keys() & inspect.signature(function).parameters.keys()
         # The constructor has turned these two into `reduction`.
@@ -67,6 +70,10 @@ class _Fused(nn.Module):
             return function(*operands, **named, **{option: getattr(self, option) for option in options})
 
         cls.forward = forward
+        cls.__doc__ = (
+            f"{cls.__doc__}\n\nOptions go to the constructor, tensors to the call. "
+            "Formula, shapes, dtypes and errors are the function's."
+        )
 
 
 class CrossEntropyLoss(_Fused, nn.CrossEntropyLoss, function=F.cross_entropy):

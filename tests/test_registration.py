@@ -110,6 +110,19 @@ def test_modules_take_their_operands_by_keyword(name):
     assert torch.equal(by_name, getattr(ours, name)(*operands))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_modules_can_be_subclassed(name):
+    module = getattr(fused_losses, LOSSES[name].module)
+
+    class Scaled(module):
+        def forward(self, *operands):
+            return 2 * super().forward(*operands)
+
+    operands = LOSSES[name].inputs((4, 5), torch.Generator().manual_seed(0))
+    keywords = LOSSES[name].call
+    assert torch.equal(Scaled(**keywords)(*operands), 2 * module(**keywords)(*operands))
+
+
 def rand(*shape, dtype=torch.float32):
     """Away from 0 and 1: probabilities and variances, too."""
     return torch.rand(shape, dtype=torch.float64).mul(0.9).add(0.05).to(dtype)

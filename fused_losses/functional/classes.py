@@ -24,8 +24,22 @@ def nll_loss(
 ) -> Tensor:
     r"""Negative log-likelihood :math:`-w_y x_y` of class indices y under log-probabilities x.
 
-    Arguments, shapes and errors are those of :func:`cross_entropy` with class indices.
     See :func:`torch.nn.functional.nll_loss`.
+
+    Args:
+        input: log-probabilities, (C), (N, C) or (N, C, d1, ...).
+        target: class indices (int64 or uint8), shaped as input without C.
+        weight: (C), a factor for each class.
+        size_average: deprecated, see `reduction`.
+        ignore_index: rows with this class index count neither in the loss nor in the mean's divisor.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" (over the weights of the rows' classes) or "sum".
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        IndexError: a class index outside [0, C) that is not ignore_index.
+        ValueError: input and target of different numbers of rows.
+        RuntimeError: operands whose shapes or dtypes torch does not take either.
     """
     check_backward(backward)
     if size_average is not None or reduce is not None:

@@ -64,7 +64,18 @@ def l1_loss(
 ) -> Tensor:
     r"""Absolute error :math:`w |x - t|`. See :func:`torch.nn.functional.l1_loss`.
 
-    Arguments, shapes and errors are those of :func:`mse_loss`.
+    Args:
+        input: any shape.
+        target: broadcastable with input (with torch's warning where shapes differ).
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "mean" (over the sum of the weights, if there are any) or "sum".
+        weight: shaped as input.
+        backward: "fused", "recompute" or "inplace".
+
+    Raises:
+        ValueError: a weight shaped otherwise than input.
+        RuntimeError: shapes that do not broadcast.
     """
     check_backward(backward)
     if size_average is not None or reduce is not None:
