@@ -97,7 +97,8 @@ def cross_entropy(
     Raises:
         IndexError: a class index outside [0, C) that is not ignore_index.
         RuntimeError: operands whose shapes or dtypes torch does not take either.
-        ValueError: input and target of different numbers of rows; a cap that is not positive; a normalizer where nothing is divided, or of several numbers.
+        ValueError: input and target of different numbers of rows; a cap that is not positive; a normalizer
+            where nothing is divided, or of several numbers.
         TypeError: a factor that is no number.
     """
     check_backward(backward)
