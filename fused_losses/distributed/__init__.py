@@ -1,0 +1,18 @@
+"""Cross-entropy of logits whose classes are spread over the processes of a group (vocab-parallel).
+
+Every process has all rows, and of each row the logits of its own classes, or the part of the head that
+makes them. It reduces its part of each row to a few numbers; these are gathered in one collective, and every
+process merges all in the same order: the loss is the same bits everywhere. The backward communicates nothing,
+but for the sum of a linear head's input gradients.
+
+    shard.py          which classes a process has
+    rows.py           the numbers of a row: local ones, merged ones, and the local gradient
+    cross_entropy.py  of logits
+    linear.py         of a linear head, without its logits
+"""
+
+from fused_losses.distributed.cross_entropy import cross_entropy
+from fused_losses.distributed.linear import linear_cross_entropy
+from fused_losses.distributed.shard import Shard
+
+__all__ = ["Shard", "cross_entropy", "linear_cross_entropy"]
