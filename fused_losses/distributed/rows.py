@@ -1,4 +1,4 @@
-"""The numbers of rows: what one process knows of its classes, what all know, and its part of the gradient.
+"""The numbers of rows: what one process knows of its classes, what all know, its part of the gradient.
 
 Of a row's target, a process has `hot` at class y if that is its own, and soft targets q of its own classes; see
 `csrc/formulas/cross_entropy.h` for the formula, whose sums are merged here.
@@ -201,7 +201,7 @@ def merge(numbers: Tensor, target: Target) -> Merged:
 
 
 def write_gradient(logits: Tensor, target: Target, merged: Merged, slope: Tensor, into: Tensor) -> None:
-    """The gradient of local logits, of losses that are multiplied by `slope`, one for each row, in float64."""
+    """The gradient of local logits, of losses that are multiplied by `slope`, of each row, in float64."""
     if not logits.numel():
         return
     wide = torch.float64 if logits.dtype is torch.float64 else torch.float32
