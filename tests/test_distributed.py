@@ -1,4 +1,4 @@
-"""Vocab-parallel losses: several processes, each with its part of the classes, against one with all of them."""
+"""Vocab-parallel losses: several processes, each with its part of the classes, against one with all."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def errors(rank, world):
 
 
 def sharded_modules(rank, world):
-    """Under FSDP2, a head is gathered for its module's forward; ours sees a plain tensor, and gradients are spread."""
+    """Under FSDP2, a head is gathered for its module's forward, and its gradient spread again."""
     mesh = init_device_mesh("cpu", (world,))
     model = nn.Sequential(nn.Linear(D, D))
     loss = fused_losses.LinearCrossEntropyLoss(D, C, bias=True)

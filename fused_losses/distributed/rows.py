@@ -1,7 +1,7 @@
 """The numbers of rows: what one process knows of its classes, what all know, its part of the gradient.
 
-Of a row's target, a process has `hot` at class y if that is its own, and soft targets q of its own classes; see
-`csrc/formulas/cross_entropy.h` for the formula, whose sums are merged here.
+Of a row's target, a process has `hot` at class y if that is its own, and soft targets q of its own classes;
+see `csrc/formulas/cross_entropy.h` for the formula, whose sums are merged here.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def localized(
     """The local part of a tensor, whose dimension `dim` are classes, and which part that is.
 
     Raises:
-        ValueError: a DTensor that is not sharded along that dimension, and there alone; a part of another size.
+        ValueError: a DTensor that is not sharded along that dimension, and there alone; a part of another
+            size.
     """
     if isinstance(tensor, DTensor):
         shard = _of_placements(tensor, dim)
