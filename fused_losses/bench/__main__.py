@@ -5,7 +5,7 @@ import sys
 try:
     from fused_losses.bench.cli import app
 except ModuleNotFoundError as error:
-    if error.name not in {"rich", "typer"}:
+    if error.name not in {"matplotlib", "rich", "typer"}:
         raise
     sys.exit(f"The benchmark needs the package {error.name!r}: pip install 'fused_losses[bench]'")
 

@@ -1,4 +1,4 @@
-"""What is measured: every loss of the registry, on the shapes of its kind, at every size."""
+"""What is measured: every loss of the registry and of `heads`, on the shapes of its kind, at every size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from fused_losses.registry import LOSSES
+from fused_losses.bench.heads import HEADS, Head
+from fused_losses.registry import LOSSES, Loss
 from fused_losses.samples import Inputs, Shape
 
 Size = Literal["large", "medium", "small"]
@@ -62,23 +63,43 @@ class Case:
         return "x".join(map(str, self.shape))
 
     @property
+    def head(self) -> Head | None:
+        """What this is if it is a loss behind a linear layer, whose shape is N x D x V."""
+        return HEADS.get(self.loss)
+
+    @property
     def numel(self) -> int:
-        """Elements of the first input."""
-        return math.prod(self.shape)
+        """Elements of the logits: of the first input, or of what the linear layer makes of it."""
+        return math.prod(self.shape) if self.head is None else self.shape[0] * self.shape[2]
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of the first input, and of its gradient."""
+        """Bytes of the logits, and of their gradient."""
         return self.numel * DTYPES[self.dtype].itemsize
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the gradients that a step results in."""
+        itemsize = DTYPES[self.dtype].itemsize
+        if self.head is None:
+            # Whatever is trained has the shape of the first input.
+            return len(self.description.trained) * self.numel * itemsize
+        rows, features, classes = self.shape
+        return (rows + classes) * features * itemsize
+
+    @property
+    def description(self) -> Loss | Head:
+        """The row of the table that the loss is in."""
+        return LOSSES[self.loss] if self.head is None else self.head
 
     @property
     def keywords(self) -> dict[str, Any]:
         """What the loss is called with besides its operands."""
-        return LOSSES[self.loss].call
+        return self.description.call
 
     def inputs(self, seed: int) -> Inputs:
         """Inputs whose content depends on ``seed`` alone; those that are trained require grad."""
-        loss = LOSSES[self.loss]
+        loss = self.description
         made = loss.inputs(self.shape, torch.Generator().manual_seed(seed))
         dtype = DTYPES[self.dtype]
         inputs = tuple(t.to(self.device, dtype if t.is_floating_point() else t.dtype) for t in made)
@@ -90,9 +111,10 @@ class Case:
         """Bytes that any implementation must move: inputs read once, gradients written once.
 
         Returns:
-            None for the backward pass: how much of the work is left to it is the strategy's choice.
+            None for the backward pass: how much of the work is left to it is the strategy's choice. None for
+            a loss behind a linear layer, too, whose floor is the layer's matrix products.
         """
-        if pass_ == "backward":
+        if pass_ == "backward" or self.head is not None:
             return None
         loss = LOSSES[self.loss]
         read = loss.reads(inputs)
@@ -109,5 +131,9 @@ def select(
         for size in sizes
         for dtype in kinds
         for loss in chosen
-        for shape in SHAPES[LOSSES[loss].shapes][size]
+        for shape in _shapes(loss, size)
     ]
+
+
+def _shapes(loss: str, size: Size) -> Sequence[Shape]:
+    return HEADS[loss].sizes[size] if loss in HEADS else SHAPES[LOSSES[loss].shapes][size]

@@ -1,7 +1,6 @@
 """The command line of the benchmark."""
 
-import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -9,43 +8,25 @@ from typing import Annotated, cast
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fused_losses.bench import memory, report, rows, session
+from fused_losses.bench import compare, errors, memory, plots, prediction, report, rows, session
 from fused_losses.bench.cases import DTYPES, SIZES, Case, Pass, Size, select
-from fused_losses.bench.providers import BASELINES, PROVIDERS
-from fused_losses.bench.timing import Pace
+from fused_losses.bench.heads import HEADS
+from fused_losses.bench.options import among, read
+from fused_losses.bench.providers import OF_HEADS, OF_LOSSES, OURS, PROVIDERS, UNAVAILABLE
+from fused_losses.bench.report import console
 from fused_losses.registry import LOSSES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 # A quiet machine's load average: what is left of a shell and a few daemons.
 QUIET_LOAD = 0.5
 
-# Columns of a table that is not written to a terminal: all of it, nothing folded.
-FILE_WIDTH = 160
-console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
-
-# The least of which deciles mean something, and more than which add nothing.
-LEAST_ROUNDS, MOST_ROUNDS = 7, 30
-
 # Of timing, per case: all rounds for most, more than the least for all but the slowest eager losses.
 SECONDS = 2.0
 
 # No default, but what the others become under torch.compile and for float16.
 NOT_IN_ALL = "recompute"
-
-
-def _among(known: Collection[str]) -> Callable[[list[str] | None], list[str] | None]:
-    """A check that every value of a repeated option is known."""
-
-    def check(values: list[str] | None) -> list[str] | None:
-        for value in values or []:
-            if value not in known:
-                raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}")
-        return values
-
-    return check
 
 
 def _device(value: str) -> str:
@@ -71,19 +52,23 @@ def run(
         list[str] | None,
         typer.Option(
             "--size",
-            callback=_among(SIZES),
+            callback=among(SIZES),
             help="large: 8M elements; medium: 64k; small: 32 rows of 10. Repeatable; large if not given.",
         ),
     ] = None,
-    losses: Annotated[list[str], typer.Option("--loss", callback=_among(LOSSES), help="Repeatable.")] = list(
-        LOSSES
-    ),
-    dtypes: Annotated[list[str], typer.Option("--dtype", callback=_among(DTYPES), help="Repeatable.")] = [
+    linear: Annotated[
+        bool, typer.Option("--linear", help="Losses behind a linear layer, instead of losses alone.")
+    ] = False,
+    losses: Annotated[
+        list[str] | None,
+        typer.Option("--loss", callback=among([*LOSSES, *HEADS]), help="Repeatable; all if not given."),
+    ] = None,
+    dtypes: Annotated[list[str], typer.Option("--dtype", callback=among(DTYPES), help="Repeatable.")] = [
         "float32",
         "bfloat16",
     ],
     providers: Annotated[
-        list[str] | None, typer.Option("--provider", callback=_among(PROVIDERS), help="Repeatable.")
+        list[str] | None, typer.Option("--provider", callback=among(PROVIDERS), help="Repeatable.")
     ] = None,
     pass_: Annotated[
         Pass,
@@ -94,7 +79,10 @@ def run(
     ] = None,
     seconds: Annotated[
         float,
-        typer.Option(help=f"Time for a case's rounds, of which there are {LEAST_ROUNDS} to {MOST_ROUNDS}."),
+        typer.Option(
+            help=f"Time for a case's rounds, of which there are {session.LEAST_ROUNDS} to "
+            f"{session.MOST_ROUNDS}; behind a linear layer, at least {session.HEAD_ROUNDS}."
+        ),
     ] = SECONDS,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if not given.")] = None,
     device: Annotated[str, typer.Option(callback=_device, help="cpu or cuda.")] = "cpu",
@@ -116,10 +104,14 @@ def run(
     wanted = (chosen == ["large"] and not all_) if peak_memory is None else peak_memory
     if wanted and not memory.available():
         console.print(f"No peak memory: this system has no {memory.CLEAR_REFS}.")
+    names = losses or list(HEADS if linear else LOSSES)
+    has_heads = any(name in HEADS for name in names)
+    usual = OF_HEADS if has_heads else [name for name in OF_LOSSES if not all_ or name != NOT_IN_ALL]
     plan = session.Plan(
-        providers=providers or [name for name in PROVIDERS if not all_ or name != NOT_IN_ALL],
+        providers=providers or usual,
         pass_=pass_,
-        pace=Pace(LEAST_ROUNDS, MOST_ROUNDS, seconds) if rounds is None else Pace(rounds, rounds, seconds),
+        rounds=rounds,
+        seconds=seconds,
         threads=torch.get_num_threads(),
         memory=wanted and memory.available(),
     )
@@ -131,19 +123,20 @@ def run(
             style="yellow",
         )
     if device == "cpu":
-        memory.limit_run()
+        memory.limit_run(memory.HEADS_BYTES if has_heads else memory.RUN_BYTES)
     path = csv or Path("build/bench") / f"{date.today().isoformat()}.csv"
     console.print(f"Written to {path}, case by case")
     measured: list[rows.Row] = []
     with rows.writer(path, machine) as write:
-        for of_case in _measure(select(chosen, losses, dtypes, device), plan):
+        for of_case in _measure(select(chosen, names, dtypes, device), plan):
             write(of_case)
             measured += of_case
 
     if not all_:
         console.print(report.results_table(measured, machine))
     report.print_summary(measured, console)
-    if any(row.status != rows.OK and row.provider not in BASELINES for row in measured):
+    refused = (row for row in measured if row.status != rows.OK and row.provider in OURS)
+    if any(not row.status.startswith(UNAVAILABLE) for row in refused):
         raise typer.Exit(1)
 
 
@@ -152,11 +145,14 @@ def summary(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What a run wrote.")],
 ) -> None:
     """Means beside their targets, and the cases that are slower than torch, from a CSV file."""
-    try:
-        _, measured = rows.read(file)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    _, measured = read(file)
     report.print_summary(measured, console)
+
+
+app.command("compare")(compare.command)
+app.command("plot")(plots.command)
+app.command("memory")(prediction.command)
+app.command("accuracy")(errors.command)
 
 
 def _measure(cases: list[Case], plan: session.Plan) -> Iterator[list[rows.Row]]:

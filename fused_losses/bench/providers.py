@@ -1,7 +1,12 @@
-"""Who is measured: torch's own function, the same compiled, and each strategy of this package."""
+"""Who is measured: torch's own function, the same compiled, each strategy of this package, and its peers."""
+
+from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,16 +14,44 @@ from torch.nn import functional as torchs
 
 from fused_losses import functional as ours
 from fused_losses.bench.cases import Case
+from fused_losses.bench.heads import HEADS
+from fused_losses.registry import LOSSES
 
 LossFn = Callable[..., Tensor]
 
 EAGER = "eager"
 COMPILE = "compile"
-BASELINES = (EAGER, COMPILE)
+
+PRODUCTS = "three matrix products"
+"""No provider, but the floor of losses behind a linear layer; named here, as it has rows of its own."""
+
+# What a provider's status begins with if it cannot run here at all.
+UNAVAILABLE = "unavailable: "
+
+
+class Unavailable(Exception):
+    """A provider cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """From a case to a function of its inputs.
+
+    Attributes:
+        make: returns the function, or raises `Unavailable`.
+        losses: those that it has.
+        is_ours: whether it must be accurate to be timed; what others get wrong is what their users have.
+    """
+
+    make: Callable[[Case], LossFn]
+    losses: frozenset[str]
+    is_ours: bool = False
 
 
 def eager(case: Case) -> LossFn:
     """Torch's own function, of the inputs alone."""
+    if case.head is not None:
+        return case.head.unfused
     function: LossFn = getattr(torchs, case.loss)
     return functools.partial(function, **case.keywords) if case.keywords else function
 
@@ -30,25 +63,113 @@ def _compiled(case: Case) -> LossFn:
     """
     # What was compiled for other cases counts against dynamo's limit of recompilations.
     torch.compiler.reset()
-    function: LossFn = getattr(torchs, case.loss)
-    keywords = case.keywords
+    function = eager(case)
 
     def call(*inputs: Tensor) -> Tensor:
-        return function(*inputs, **keywords)
+        return function(*inputs)
 
     return torch.compile(call, dynamic=False)
 
 
 def _strategy(backward: str, case: Case) -> LossFn:
-    function: LossFn = getattr(ours, case.loss)
-    return functools.partial(function, backward=backward, **case.keywords)
+    """Ours; behind a linear layer, the layer is torch's."""
+    if case.head is None:
+        function: LossFn = getattr(ours, case.loss)
+        return functools.partial(function, backward=backward, **case.keywords)
+    loss: LossFn = functools.partial(getattr(ours, case.head.loss), backward=backward)
+
+    def call(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+        return loss(torchs.linear(hidden, weight), target)
+
+    return call
 
 
-# From a case to a function of its inputs.
-PROVIDERS: dict[str, Callable[[Case], LossFn]] = {
-    EAGER: eager,
-    COMPILE: _compiled,
-    "fused": functools.partial(_strategy, "fused"),
-    "recompute": functools.partial(_strategy, "recompute"),
-    "inplace": functools.partial(_strategy, "inplace"),
+def _linear(case: Case) -> LossFn:
+    """Ours, layer and loss in one."""
+    function = getattr(ours, case.loss, None)
+    if function is None or function is getattr(torchs, case.loss, None):
+        raise Unavailable("not in this version of fused_losses")
+    return functools.partial(function, **case.keywords)
+
+
+def _torchs_linear(chunked: bool, case: Case) -> LossFn:
+    """Torch's function of layer and loss: its reference implementation, or the one in chunks of rows."""
+    function = getattr(torchs, case.loss, None)
+    if function is None:
+        raise Unavailable(f"torch {torch.__version__} does not have it")
+    options = torch.nn.LinearCrossEntropyOptions() if chunked else None
+    return functools.partial(function, options=options)
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        own = missing == name.partition(".")[0]
+        raise Unavailable("not installed" if own else f"needs the package {missing}") from error
+    except Exception as error:
+        # Peers read the system when they are imported, and raise what they like.
+        raise Unavailable(f"cannot be imported: {error}") from error
+
+
+def _liger(case: Case) -> LossFn:
+    """Liger-Kernel: cross-entropy alone, or with the layer, in Triton."""
+    package = _package("liger_kernel.transformers.functional")
+    if case.device == "cpu":
+        raise Unavailable("needs a GPU")
+    if case.head is None:
+        function: LossFn = package.liger_cross_entropy
+    else:
+        function = package.liger_fused_linear_cross_entropy
+    return _in_dtype_of_input(function)
+
+
+def _cut(case: Case) -> LossFn:
+    """cut-cross-entropy: in Triton; without a GPU, what it has torch.compile make."""
+    package = _package("cut_cross_entropy")
+    implementation = "torch_compile" if case.device == "cpu" else "cce"
+    # Each is compiled by itself; see `_compiled`.
+    torch.compiler.reset()
+    return _in_dtype_of_input(functools.partial(package.linear_cross_entropy, impl=implementation))
+
+
+def _in_dtype_of_input(function: LossFn) -> LossFn:
+    """Losses of peers are in float32; all are compared in the dtype that torch's have."""
+
+    def call(*inputs: Tensor) -> Tensor:
+        return function(*inputs).to(inputs[0].dtype)
+
+    return call
+
+
+_ALL = frozenset({*LOSSES, *HEADS})
+_HEADS = frozenset(HEADS)
+_CROSS_ENTROPY = frozenset({"linear_cross_entropy"})
+
+PROVIDERS = {
+    EAGER: Provider(eager, _ALL),
+    COMPILE: Provider(_compiled, _ALL),
+    "fused": Provider(functools.partial(_strategy, "fused"), _ALL, is_ours=True),
+    "recompute": Provider(functools.partial(_strategy, "recompute"), _ALL, is_ours=True),
+    "inplace": Provider(functools.partial(_strategy, "inplace"), _ALL, is_ours=True),
+    "linear": Provider(_linear, _HEADS, is_ours=True),
+    "torch reference": Provider(functools.partial(_torchs_linear, False), _CROSS_ENTROPY),
+    "torch chunked": Provider(functools.partial(_torchs_linear, True), _CROSS_ENTROPY),
+    "liger": Provider(_liger, _CROSS_ENTROPY | {"cross_entropy"}),
+    "cut-cross-entropy": Provider(_cut, _CROSS_ENTROPY),
 }
+
+OURS = [name for name, provider in PROVIDERS.items() if provider.is_ours]
+BASELINES = [name for name in PROVIDERS if name not in OURS]
+
+OF_LOSSES = [EAGER, COMPILE, "fused", "recompute", "inplace"]
+"""Those that a run of the registry's losses measures if not told otherwise."""
+
+OF_HEADS = [name for name in PROVIDERS if name not in ("fused", "recompute")]
+"""The same of losses behind a linear layer; of ours with torch's layer, the one with the least memory."""
+
+
+def serving(case: Case, names: list[str]) -> list[str]:
+    """Of these providers, those that have the loss of a case."""
+    return [name for name in names if case.loss in PROVIDERS[name].losses]

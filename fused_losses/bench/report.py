@@ -1,12 +1,14 @@
 """What a run prints: a table of its rows, and the summary."""
 
+import sys
 from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fused_losses.bench.providers import BASELINES, EAGER
+from fused_losses.bench.heads import HEADS
+from fused_losses.bench.providers import EAGER, OURS, PRODUCTS, UNAVAILABLE
 from fused_losses.bench.rows import OK, Machine, Row
 from fused_losses.bench.summary import (
     HOW,
@@ -20,6 +22,10 @@ from fused_losses.bench.summary import (
 
 MIB = 2**20
 
+# Columns of a table that is not written to a terminal: all of it, nothing folded.
+FILE_WIDTH = 160
+console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+
 
 def _number(value: float | None, digits: str, unit: str = "") -> str:
     return "" if value is None else f"{value:{digits}}{unit}"
@@ -30,7 +36,9 @@ def results_table(rows: Sequence[Row], machine: Machine) -> Table:
     table = Table(
         title=f"{rows[0].pass_}, {machine.threads} threads, {machine.isa}, {machine.machine}",
         caption="vs: times faster, median of the ratios of the rounds. "
-        "floor: times as long as a copy of the bytes that must move, in the same run.",
+        "floor: times as long as a copy of the bytes that must move, in the same run (behind a linear layer: "
+        "as its three matrix products). peak: beyond the inputs (behind a linear layer: and the gradients), "
+        "of the logits' size.",
         box=box.SIMPLE,
         collapse_padding=True,
     )
@@ -51,9 +59,13 @@ def results_table(rows: Sequence[Row], machine: Machine) -> Table:
 def _cells(row: Row) -> list[str]:
     accuracy = [_number(row.grad_max_ulp, ".1f"), _number(row.loss_rel_err, ".0e")]
     if row.median_ms is None:
+        if row.status.startswith(UNAVAILABLE):
+            return ["-"] * 9
         # The reason takes the place of the numbers, which a narrow column would cut.
         return [f"[bold red]{row.status.partition(':')[0]}[/]", *[""] * 6, *accuracy]
     peak = "" if row.peak_mib is None else f"{row.peak_mib:.1f} of {row.logits_mib:.1f}"
+    if row.peak_mib is not None and row.loss in HEADS:
+        peak = f"{row.peak_mib - (row.gradients_mib or 0):.1f} of {row.logits_mib:.1f}"
     return [
         _number(row.median_ms, ".3g"),
         f"{row.p10_ms:.3g}-{row.p90_ms:.3g}",
@@ -71,7 +83,7 @@ def print_summary(rows: Sequence[Row], console: Console) -> None:
     reached = means(rows)
     if reached:
         console.print(_means_table(reached))
-    ours = [row for row in rows if row.provider not in BASELINES]
+    ours = [row for row in rows if row.provider in OURS]
     _print_rows(
         f"Slower than eager (medium and small: by more than {NOISE:.0%})",
         slower_than_eager(ours),
@@ -90,15 +102,16 @@ def print_summary(rows: Sequence[Row], console: Console) -> None:
 
 def _means_table(reached: Sequence[Mean]) -> Table:
     table = Table(title="Large inputs", caption=HOW, box=box.SIMPLE, collapse_padding=True)
-    for heading in ("dtype", "provider"):
+    for heading in ("of", "dtype", "provider"):
         table.add_column(heading)
     for heading in ("losses", "vs eager", "target", "vs compile", "target", "floor", "target"):
         table.add_column(heading, justify="right", no_wrap=True)
     for mean in reached:
-        if mean.provider == EAGER:
+        if mean.provider in (EAGER, PRODUCTS):
             continue
-        target = TARGETS.get(mean.dtype) if mean.provider not in BASELINES else None
-        cells = [mean.dtype, mean.provider, str(mean.losses)]
+        target = TARGETS.get(mean.dtype) if mean.is_of_losses and mean.provider in OURS else None
+        of = "losses" if mean.is_of_losses else "linear and loss"
+        cells = [of, mean.dtype, mean.provider, str(mean.losses)]
         for name, sign in (("vs_eager", 1), ("vs_compile", 1), ("vs_floor", -1)):
             ratio = getattr(mean.ratios, name)
             wanted = None if target is None else getattr(target, name)

@@ -58,8 +58,10 @@ class Row:
     """One provider on one case: the other columns of the CSV. None is an empty field.
 
     ``vs_eager`` and ``vs_compile`` say how many times faster this is; ``floor_ms`` is how long a copy
-    of the bytes that must move took in the same run, ``vs_floor`` how many times longer this takes;
-    ``gbps`` is in 1e9 bytes per second; ``status`` is "ok" or the reason why nothing was timed.
+    of the bytes that must move took in the same run (behind a linear layer: the layer's three matrix
+    products), ``vs_floor`` how many times longer this takes; ``gbps`` is in 1e9 bytes per second;
+    ``peak_mib`` is the peak of a step beyond its inputs, of which ``gradients_mib`` are its results;
+    ``status`` is "ok" or the reason why nothing was timed.
     """
 
     loss: str
@@ -80,6 +82,7 @@ class Row:
     floor_ms: float | None
     vs_floor: float | None
     peak_mib: float | None
+    gradients_mib: float | None
     logits_mib: float
     grad_max_ulp: float | None
     loss_rel_err: float | None
@@ -128,16 +131,16 @@ def writer(path: Path, machine: Machine) -> Iterator[Callable[[Iterable[Row]], N
 
 
 def read(path: Path) -> tuple[Machine, list[Row]]:
-    """The machine and the rows of a file.
+    """The machine and the rows of a file; a column that may be empty may be missing.
 
     Raises:
-        ValueError: a file without rows, or without one of the columns.
+        ValueError: a file without rows, or without one of the other columns.
     """
     with path.open(newline="") as file:
         records = list(csv.DictReader(file))
     if not records:
         raise ValueError(f"{path} has no rows")
-    missing = {*_columns(Machine), *_columns(Row)} - records[0].keys()
+    missing = {*_required(Machine), *_required(Row)} - records[0].keys()
     if missing:
         raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: an older benchmark wrote it")
     return _parse(Machine, records[:1])[0], _parse(Row, records)
@@ -150,8 +153,16 @@ def _parse(kind: type[_Record], records: Sequence[dict[str, str]]) -> list[_Reco
     types = get_type_hints(kind)
     columns = list(zip(types, _columns(kind), strict=True))
     return [
-        kind(**{name: _value(types[name], record[column]) for name, column in columns}) for record in records
+        kind(**{name: _value(types[name], record.get(column, "")) for name, column in columns})
+        for record in records
     ]
+
+
+def _required(kind: type) -> list[str]:
+    """Columns that no file may lack: older ones have no sizes, and fewer numbers."""
+    types = get_type_hints(kind)
+    columns = zip(types, _columns(kind), strict=True)
+    return [column for name, column in columns if types[name] in (str, int, float) and name != "size"]
 
 
 def _value(kind: Any, text: str) -> Any:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from fused_losses.bench.heads import HEADS
 from fused_losses.bench.rows import Row
 
 HOW = (
@@ -36,20 +37,24 @@ TARGETS = {"float32": Ratios(10, 5, 2.5), "bfloat16": Ratios(7, 3.5, 2)}
 
 @dataclass(frozen=True)
 class Mean:
-    """What one provider reaches with large inputs of a dtype; `losses` of them were timed."""
+    """What one provider reaches with large inputs of a dtype; `losses` of them were timed.
+
+    Losses behind a linear layer have a mean of their own, and no targets: most of a step is the layer's.
+    """
 
     dtype: str
     provider: str
     losses: int
     ratios: Ratios
+    is_of_losses: bool = True
 
 
 def means(rows: Sequence[Row], size: str = "large") -> list[Mean]:
     """Per dtype and provider, the geometric means over the losses that were timed."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str, bool], list[Row]] = defaultdict(list)
     for row in rows:
         if row.size == size and row.median_ms is not None:
-            groups[row.dtype, row.provider].append(row)
+            groups[row.dtype, row.provider, row.loss not in HEADS].append(row)
     return [
         Mean(
             dtype,
@@ -60,8 +65,9 @@ def means(rows: Sequence[Row], size: str = "large") -> list[Mean]:
                 _over_losses(mine, lambda row: row.vs_compile),
                 _over_losses(mine, lambda row: row.vs_floor),
             ),
+            is_of_losses,
         )
-        for (dtype, provider), mine in groups.items()
+        for (dtype, provider, is_of_losses), mine in groups.items()
     ]
 
 

@@ -1,6 +1,7 @@
 """Times providers in turn, each call on inputs that nobody has touched before."""
 
 import gc
+import math
 import statistics
 import textwrap
 import time
@@ -52,6 +53,7 @@ class Pace:
     at_least: int
     at_most: int
     seconds: float
+    warm_up: int = WARM_UP_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,11 @@ def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
     return backward
 
 
-def loss_contender(pass_: Pass, function: LossFn, pool: Sequence[Inputs], seconds: float | None) -> Contender:
-    """A provider, one call of which lasts about so many seconds."""
-    batch = batch_size(pool[0][0].numel(), seconds)
+def loss_contender(
+    pass_: Pass, function: LossFn, pool: Sequence[Inputs], numel: int, seconds: float | None
+) -> Contender:
+    """A provider, one call of which has so many logits and lasts about so many seconds."""
+    batch = batch_size(numel, seconds)
 
     def contend(round_: int) -> Work:
         first = round_ * batch
@@ -164,6 +168,29 @@ def copy_contender(bytes_moved: int, numel: int, device: str) -> Contender:
     return Contender(contend, batch)
 
 
+def products_contender(inputs: Inputs) -> Contender:
+    """The floor of a loss behind a linear layer: its three matrix products, into memory that is there."""
+    hidden, weight = (tensor.detach() for tensor in inputs[:2])
+    logits_shape = hidden.shape[0], weight.shape[0]
+    batch = batch_size(math.prod(logits_shape))
+
+    def contend(_: int) -> Work:
+        # Filled, so that no page is missing; given back when the work is done.
+        logits = hidden.new_empty(logits_shape).fill_(1)
+        of_hidden, of_weight = torch.ones_like(hidden), torch.ones_like(weight)
+
+        def work() -> None:
+            for _ in range(batch):
+                torch.mm(hidden, weight.t(), out=logits)
+                # The logits stand for their gradient: a product takes as long whatever the numbers.
+                torch.mm(logits, weight, out=of_hidden)
+                torch.mm(logits.t(), hidden, out=of_weight)
+
+        return work
+
+    return Contender(contend, batch)
+
+
 def interleave(
     contenders: dict[str, Contender], pace: Pace
 ) -> tuple[dict[str, Samples], dict[str, Exception]]:
@@ -179,7 +206,7 @@ def interleave(
     failures: dict[str, Exception] = {}
     deadline = 0.0
     with _no_gc():
-        for round_ in range(-WARM_UP_ROUNDS, pace.at_most):
+        for round_ in range(-pace.warm_up, pace.at_most):
             if round_ == 0:
                 deadline = time.perf_counter() + pace.seconds
             if round_ >= pace.at_least and time.perf_counter() > deadline:
