@@ -3,7 +3,16 @@
 import triton
 import triton.language as tl
 
-from fused_losses.triton_kernels.formulas.cross_entropy import gradient_at_hot, soft_target, value_of_row
+from fused_losses.triton_kernels.formulas.cross_entropy import (
+    gradient_at_hot,
+    moment,
+    scaled_logit,
+    slope_of_logit,
+    soft_target,
+    terms_of_row,
+    terms_slope,
+    value_of_row,
+)
 from fused_losses.triton_kernels.formulas.math import exp_of_rounded, scalar
 from fused_losses.triton_kernels.iteration import offset_of, turns
 from fused_losses.triton_kernels.labels import LABELS_PER_STEP, load_labels, weight_of_all
@@ -32,6 +41,47 @@ def _load_chunk(tensor, rows, c, in_row, live, counts, other, T: tl.constexpr, I
             # Neighbours are of different rows, and read together, whether they count or not.
             chunk = tl.load(places, mask=live[:, None] & in_row[None, :], other=other).to(T)
             return tl.where(counts[:, None], chunk, other)
+
+
+@triton.jit
+def _load_logits(x, rows, c, in_row, live, counts, logit_scale, cap, T: tl.constexpr, IN_ROWS: tl.constexpr):
+    """-inf beyond the row's end, and in rows that do not count."""
+    logits = _load_chunk(x, rows, c, in_row, live, counts, float("-inf"), T, IN_ROWS)
+    if logit_scale is None:
+        return logits
+    else:
+        x_c = scaled_logit(logits, logit_scale, cap)
+        return tl.where(counts[:, None] & in_row[None, :], x_c, float("-inf"))
+
+
+@triton.jit
+def _of_numerators(e, relative, of_numerator, of_moment):
+    """What numerators make of a chunk's gradient; `of_moment` is None without an entropy."""
+    if of_moment is None:
+        return e * of_numerator[:, None]
+    else:
+        return e * of_numerator[:, None] + moment(e, relative) * of_moment[:, None]
+
+
+@triton.jit
+def _of_given(g, logits, mask, logit_scale, cap):
+    """The gradient of logits as they are given."""
+    if logit_scale is None:
+        return g
+    elif cap is None:
+        return g * slope_of_logit(logits, logit_scale, cap)
+    else:
+        # The slope at -inf, of rows that do not count, is infinite.
+        return tl.where(mask, g * slope_of_logit(logits, logit_scale, cap), 0.0)
+
+
+@triton.jit
+def _largest(logits, c, in_row):
+    """A chunk's largest logits, and the first of the classes that have them; NaN is passed over."""
+    numbers = tl.where(logits == logits, logits, float("-inf"))
+    largest = tl.max(numbers, axis=1)
+    is_largest = (numbers == largest[:, None]) & in_row[None, :]
+    return largest, tl.min(tl.where(is_largest, c[None, :], 2**31 - 1), axis=1)
 
 
 @triton.jit
@@ -75,7 +125,18 @@ def _finite(m):
     return tl.where(m == float("-inf"), 0.0, m)
 
 
-@triton.jit(do_not_specialize=["ignore_index", "smoothing", "divisor"], debug=True)
+@triton.jit(
+    do_not_specialize=[
+        "ignore_index",
+        "smoothing",
+        "divisor",
+        "z_loss",
+        "entropy",
+        "logit_scale",
+        "softcap",
+    ],
+    debug=True,
+)
 def cross_entropy(
     x,
     labels,
@@ -85,7 +146,9 @@ def cross_entropy(
     of_input,
     of_probabilities,
     losses,
+    lse_gradient,
     statistics_ptr,
+    argmax_ptr,
     loss_ptr,
     partials_ptr,
     arrived_ptr,
@@ -96,8 +159,15 @@ def cross_entropy(
     ignore_index: "i64",
     smoothing: "fp64",
     divisor: "fp64",
+    z_loss: "fp64",
+    entropy: "fp64",
+    logit_scale: "fp64",
+    softcap: "fp64",
     COUNTS: tl.constexpr,
     SMOOTHED: tl.constexpr,
+    TERMS: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    CAPPED: tl.constexpr,
     GIVEN: tl.constexpr,
     READY: tl.constexpr,
     ROUNDED: tl.constexpr,
@@ -111,8 +181,9 @@ def cross_entropy(
     """A tensor is a pointer (None: absent), its stride along classes, and its strides along positions.
 
     RESIDENT rows fit into a chunk: read once, they stay in registers. Others are read twice, the second time
-    from their end, where the caches still hold them. GIVEN statistics, a row's maximum and sum of
-    exponentials, make the first pass unnecessary; else they are written, if there is room for them.
+    from their end, where the caches still hold them. GIVEN statistics, a row's maximum, sum of exponentials
+    and, with an ENTROPY, average of x - m, make the first pass unnecessary; else they are written, if there
+    is room for them. Without TERMS, logits are what they are, and `lse_gradient` is not there.
     IN_ROWS: classes lie side by side, and not positions. COUNTS: the divisor is the weight of all labels,
     added up by each program.
     """
@@ -134,6 +205,14 @@ def cross_entropy(
         divisor = tl.load(divisor_ptr).to(tl.float64)
     scale = (scale / divisor).to(T)
     keep_soft = (1 - smoothing).to(T)
+    # What is None is compiled out.
+    if TERMS:
+        factor = scalar(logit_scale)
+        z_loss = scalar(z_loss)
+        entropy = scalar(entropy)
+    else:
+        factor = None
+    cap = scalar(softcap) if CAPPED else None
 
     chunks = tl.cdiv(classes, CHUNK)
     if GIVEN and SMOOTHED:
@@ -156,6 +235,8 @@ def cross_entropy(
                 w_y = tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(T)
             hot = w_y * keep_soft
             x_y = tl.load(x_rows + y * x[1], mask=counts, other=0).to(T)
+            if TERMS:
+                x_y = scaled_logit(x_y, factor, cap)
             if of_input[0] is not None:
                 # In place, no one may write what another one has yet to read.
                 tl.debug_barrier()
@@ -167,18 +248,25 @@ def cross_entropy(
         c = tl.arange(0, CHUNK)
         mass = hot * 0
         cross = mass
+        average = mass
         if GIVEN:
             m = tl.load(statistics_ptr + position, mask=counts, other=0)
             s = tl.load(statistics_ptr + positions + position, mask=counts, other=1)
+            if ENTROPY:
+                average = tl.load(statistics_ptr + 2 * positions + position, mask=counts, other=0)
         elif RESIDENT:
             in_row = c < classes
             mask = counts[:, None] & in_row[None, :]
-            logits = _load_chunk(x, x_rows, c, in_row, live, counts, float("-inf"), T, IN_ROWS)
+            logits = _load_logits(x, x_rows, c, in_row, live, counts, factor, cap, T, IN_ROWS)
             # Rows that do not count hold nothing but -inf: relative to 0, all that follows of them is 0.
-            m = tl.where(counts, tl.max(logits, axis=1), 0.0)
+            m = _finite(tl.max(logits, axis=1))
             relative = logits - m[:, None]
             e = exp_of_rounded(relative, ROUNDED)
             s = tl.sum(e, axis=1)
+            if ENTROPY:
+                average = tl.sum(moment(e, relative), axis=1) / s
+            if argmax_ptr is not None:
+                _, largest = _largest(logits, c, in_row)
             if SOFT:
                 t = _load_chunk(probabilities, t_rows, c, in_row, live, counts, 0.0, T, IN_ROWS)
                 q = _soft(t, weight, smoothing, classes, c, in_row, e, not HOT, T)
@@ -190,16 +278,29 @@ def cross_entropy(
             sums = tl.zeros((ROWS, CHUNK), T)
             masses = sums
             crosses = sums
+            moments = sums
+            if argmax_ptr is not None:
+                best = running
+                largest = tl.zeros((ROWS,), tl.int32)
             for k in range(0, chunks):
                 at = k * CHUNK + c
                 in_row = at < classes
                 mask = counts[:, None] & in_row[None, :]
-                logits = _load_chunk(x, x_rows, at, in_row, live, counts, float("-inf"), T, IN_ROWS)
+                logits = _load_logits(x, x_rows, at, in_row, live, counts, factor, cap, T, IN_ROWS)
+                if argmax_ptr is not None:
+                    of_chunk, place = _largest(logits, at, in_row)
+                    largest = tl.where(of_chunk > best, place, largest)
+                    best = tl.maximum(best, of_chunk)
                 larger = tl.maximum(running, tl.max(logits, axis=1))
                 reference = _finite(larger)
                 relative = logits - reference[:, None]
                 # What was added up so far, relative to the larger maximum.
-                sums = sums * exp_of_rounded(running - reference, ROUNDED)[:, None]
+                shrunk = exp_of_rounded(running - reference, ROUNDED)[:, None]
+                if ENTROPY:
+                    moved = (moments + sums * (m - reference)[:, None]) * shrunk
+                    moments = tl.where(shrunk != 0, moved, 0.0)
+                    moments += moment(exp_of_rounded(relative, ROUNDED), relative)
+                sums = sums * shrunk
                 sums += exp_of_rounded(relative, ROUNDED)
                 if SOFT:
                     t = _load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
@@ -209,15 +310,24 @@ def cross_entropy(
                 running = larger
                 m = reference
             s = tl.sum(sums, axis=1)
+            if ENTROPY:
+                average = tl.sum(moments, axis=1) / s
             if SOFT:
                 mass = tl.sum(masses, axis=1)
                 cross = tl.sum(crosses, axis=1)
 
         if not GIVEN and statistics_ptr is not None:
             tl.store(statistics_ptr + position, m, mask=live)
-            tl.store(statistics_ptr + positions + position, s, mask=live)
+            tl.store(statistics_ptr + positions + position, tl.where(counts, s, 1.0), mask=live)
+            if ENTROPY:
+                place = statistics_ptr + 2 * positions + position
+                tl.store(place, tl.where(counts, average, 0.0), mask=live)
+        if argmax_ptr is not None:
+            tl.store(argmax_ptr + position, tl.where(counts, largest, -1).to(tl.int64), mask=live)
         if loss_ptr is not None or losses[0] is not None:
             value = value_of_row(m, s, hot, x_y, mass, cross, HOT, SOFT)
+            if TERMS:
+                value += terms_of_row(m, s, average, z_loss, entropy, ENTROPY)
             value = tl.where(counts, value, 0.0)
             total += value
             if losses[0] is not None:
@@ -230,12 +340,21 @@ def cross_entropy(
             g_rows = _rows(of_input, sizes, position)
             gt_rows = _rows(of_probabilities, sizes, position)
             of_numerator = tl.where(counts, (hot + mass) * slope / s, 0.0)
+            if TERMS:
+                of_terms = terms_slope(m, s, average, z_loss, entropy, ENTROPY) * slope
+                if lse_gradient[0] is not None:
+                    place = lse_gradient[0] + offset_of(position, sizes, lse_gradient[1])
+                    of_terms += tl.load(place, mask=counts, other=0).to(T)
+                of_terms = tl.where(counts, of_terms / s, 0.0)
+                of_numerator += of_terms
+            of_moment = tl.where(counts, entropy.to(T) * slope / s, 0.0) if ENTROPY else None
             if RESIDENT and not GIVEN:
                 stored = live[:, None] & in_row[None, :]
                 if of_input[0] is not None:
-                    g = e * of_numerator[:, None]
+                    g = _of_numerators(e, relative, of_numerator, of_moment)
                     if SOFT:
                         g -= q * slope[:, None]
+                    g = _of_given(g, logits, mask, factor, cap)
                     _store_chunk(of_input, g_rows, c, stored, g)
                 if of_probabilities[0] is not None:
                     of_t = (tl.log(s)[:, None] - relative) * (keep_soft * slope)[:, None]
@@ -253,7 +372,7 @@ def cross_entropy(
                     in_row = at < classes
                     mask = counts[:, None] & in_row[None, :]
                     stored = live[:, None] & in_row[None, :]
-                    logits = _load_chunk(x, x_rows, at, in_row, live, counts, float("-inf"), T, IN_ROWS)
+                    logits = _load_logits(x, x_rows, at, in_row, live, counts, factor, cap, T, IN_ROWS)
                     relative = logits - m[:, None]
                     if of_probabilities[0] is not None:
                         of_t = (tl.log(s)[:, None] - relative) * (keep_soft * slope)[:, None]
@@ -269,9 +388,10 @@ def cross_entropy(
                         e = exp_of_rounded(relative, ROUNDED)
                         if SUMS_OTHERS:
                             sums += tl.where(at[None, :] == y[:, None], 0.0, e)
-                        g = e * of_numerator[:, None]
+                        g = _of_numerators(e, relative, of_numerator, of_moment)
                         if SOFT:
                             g -= q * slope[:, None]
+                        g = _of_given(g, logits, mask, factor, cap)
                         _store_chunk(of_input, g_rows, at, stored, g)
                 if SUMS_OTHERS:
                     others = tl.sum(sums, axis=1)
@@ -283,6 +403,11 @@ def cross_entropy(
                     others = s - e_y
                 q_y = w_y * (smoothing / classes).to(T)
                 g_y = gradient_at_hot(e_y, others, s, hot, mass, q_y, SOFT) * slope
+                if TERMS:
+                    g_y += e_y * of_terms
+                    if ENTROPY:
+                        g_y += moment(e_y, x_y - m) * of_moment
+                    g_y *= slope_of_logit(x_y, factor, cap)
                 tl.store(g_rows + y * of_input[1], g_y.to(of_input[0].dtype.element_ty), mask=counts)
     if loss_ptr is not None:
         finish(tl.sum(total), divisor, loss_ptr, partials_ptr, arrived_ptr)

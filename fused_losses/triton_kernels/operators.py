@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from fused_losses.fakes import fakes_of
-from fused_losses.registry import EXTRA_GRADIENT, INPUT_GRADIENT, STATISTICS, TARGET_GRADIENT, Loss
+from fused_losses.registry import (
+    ARGMAX,
+    EXTRA_GRADIENT,
+    INPUT_GRADIENT,
+    STATISTICS,
+    TARGET_GRADIENT,
+    Loss,
+)
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 """With respect to input, target and extra."""
@@ -40,6 +47,8 @@ class Call:
     value: Tensor | None = None
     """The loss: of each element or row, or the reduced one."""
     statistics: Tensor | None = None
+    argmax: Tensor | None = None
+    """Where the class of each row's largest logit goes."""
     gradients: Gradients = (None, None, None)
 
     @property
@@ -89,16 +98,18 @@ def operators_of(loss: Loss, engine: Engine) -> tuple[Callable[..., Any], ...]:
 
 def _going_forward(loss: Loss, arguments: tuple[Any, ...], results: list[Tensor], wanted: int) -> Call:
     operands, (*options, reduction, _, _) = arguments[:4], arguments[4:]
-    kept = results[1] if loss.has_statistics and wanted & STATISTICS else None
-    gradients = results[1 + (kept is not None) :]
+    value, *kept = results
+    statistics = kept.pop(0) if loss.has_statistics and wanted & STATISTICS else None
+    argmax = kept.pop(0) if wanted & ARGMAX else None
     return Call(
         loss,
         *operands,
         tuple(options),
         reduction,
-        value=results[0],
-        statistics=kept,
-        gradients=_by_operand(wanted, gradients),
+        value=value,
+        statistics=statistics,
+        argmax=argmax,
+        gradients=_by_operand(wanted, kept),
     )
 
 

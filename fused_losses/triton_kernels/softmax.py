@@ -21,6 +21,9 @@ from fused_losses.triton_kernels.reduce import scratch
 
 MEAN = 1
 
+NO_TERMS = (0.0, 0.0, 1.0, 0.0)
+"""z_loss, entropy, logit_scale and softcap."""
+
 
 def run(call: Call) -> None:
     """The engine."""
@@ -36,40 +39,50 @@ def run(call: Call) -> None:
     check_shape(input.shape, call.gradients[0], call.gradients[1])
     check_shape(positions, call.losses)
     count = positions.numel()
+    ignore_index, smoothing, terms, normalizer, lse_gradient = call.options
+    is_nll = call.loss.name == "nll_loss"
+    _check_terms(call, terms, normalizer)
+    z_loss, entropy, logit_scale, softcap = terms or NO_TERMS
+    check_shape(positions, lse_gradient, call.argmax)
     statistics = call.statistics
     if call.loss.has_statistics and call.upstream is not None:
         statistics = call.extra
-        _check_statistics(statistics, input, count)
+        _check_statistics(statistics, input, 3 if entropy else 2, count)
     of_each = call.upstream if not call.reduction else None
     check_shape(positions, of_each)
 
     with_classes = (input, *call.gradients[:2], None if has_labels else target)
-    without = (target if has_labels else None, of_each, call.losses)
+    without = (target if has_labels else None, of_each, call.losses, lse_gradient)
     sizes, bundles = _bundles(positions, axis, with_classes, without)
-    x, of_input, of_probabilities, probabilities, labels, upstream, losses = bundles
+    x, of_input, of_probabilities, probabilities, labels, upstream, losses, of_lse = bundles
     if call.upstream is not None and call.reduction:
         upstream = (call.upstream,)
     weight = (None,) if call.weight is None else (call.weight, call.weight.stride(0))
-    ignore_index, smoothing = call.options
 
     wide = input.dtype is torch.float64
     given = call.upstream is not None and statistics is not None and has_labels
     if call.upstream is not None and not given:
         statistics = None
-    is_nll = call.loss.name == "nll_loss"
     in_rows = input.stride(axis) == 1 or count == 1
     cut, resident = plan.classes(
         classes,
         input.dtype.itemsize if not wide else 8,
         in_rows=in_rows,
         reads_once=not (is_nll or given),
-        tiles=1 + (call.weight is not None) + (not has_labels) + (call.gradients[1] is not None),
+        # Of capped logits and for an entropy, the logits have to stay beside their exponentials.
+        tiles=1
+        + (call.weight is not None)
+        + (not has_labels)
+        + (call.gradients[1] is not None)
+        + (softcap != 0 or entropy != 0),
     )
     programs = cut.programs(triton.cdiv(count, cut.rows), input.device)
     partials, arrived = (None, None) if call.reduced is None else scratch(programs, input.device)
     divisor, counts, on_device = 1.0, False, None
     if call.reduction == MEAN:
-        if not has_labels:
+        if normalizer is not None:
+            on_device = normalizer
+        elif not has_labels:
             divisor = float(count)
         elif plan.counts_labels(programs, classes * input.dtype.itemsize):
             counts = True
@@ -77,7 +90,8 @@ def run(call: Call) -> None:
             on_device = _label_divisor(labels, weight, sizes, count, classes, ignore_index, input.device)
     common: dict[str, Any] = {
         "COUNTS": counts,
-        "READY": call.ready,
+        # What is ready is so for a gradient of the loss alone.
+        "READY": call.ready and lse_gradient is None,
         "INDEX": index_type(count),
         "T": tl.float64 if wide else tl.float32,
         "ROWS": cut.rows,
@@ -113,11 +127,20 @@ def run(call: Call) -> None:
         of_input,
         of_probabilities,
         losses,
+        of_lse,
         statistics,
+        call.argmax,
         *ends,
         float(smoothing),
         divisor,
+        float(z_loss),
+        float(entropy),
+        float(logit_scale),
+        float(softcap),
         SMOOTHED=smoothing != 0,
+        TERMS=tuple(terms or NO_TERMS) != NO_TERMS or lse_gradient is not None,
+        ENTROPY=entropy != 0,
+        CAPPED=softcap != 0,
         GIVEN=given,
         ROUNDED=input.dtype.itemsize == 2,
         IN_ROWS=in_rows,
@@ -149,11 +172,22 @@ def _bundles(
     return sizes, bundles
 
 
-def _check_statistics(statistics: Tensor | None, input: Tensor, positions: int) -> None:
+def _check_terms(call: Call, terms: Sequence[float], normalizer: Tensor | None) -> None:
+    if terms and (call.loss.name == "nll_loss" or len(terms) != len(NO_TERMS)):
+        raise RuntimeError("fused_losses: expected four terms of a softmax")
+    if normalizer is not None and (normalizer.dim() or normalizer.dtype is not torch.float64):
+        raise RuntimeError("fused_losses: expected a normalizer of float64, without dimensions")
+
+
+def _check_statistics(statistics: Tensor | None, input: Tensor, rows: int, positions: int) -> None:
     if statistics is None:
         return
     dtype = torch.float64 if input.dtype is torch.float64 else torch.float32
-    if statistics.shape != (2, positions) or statistics.dtype is not dtype or not statistics.is_contiguous():
+    if (
+        statistics.shape != (rows, positions)
+        or statistics.dtype is not dtype
+        or not statistics.is_contiguous()
+    ):
         raise RuntimeError("fused_losses: these are not the statistics of this input")
 
 

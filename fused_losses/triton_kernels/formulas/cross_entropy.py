@@ -13,12 +13,22 @@ With m the largest x, s = sum exp(x - m), Q = sum q and X = sum q (x - m):
     dloss/dt_c = (1 - e) w_c ((m - x_c) + log s)
 
 (m - x) + log s rather than lse - x: lse has no bits left for log s when logits are large.
+
+Rows may have terms, of factors z and b. With p = exp(x - m) / s, lse = m + log s and A = sum p (x - m), p has
+the entropy log s - A:
+
+    loss += z lse^2 - b (log s - A)
+    dloss/dx_c += p_c (2 z lse + b ((x_c - m) - A))
+
+where x is made of the logits v that are given: scale v, or cap tanh(scale v / cap), so that
+
+    dloss/dv_c = dloss/dx_c scale (1 - (x_c / cap)^2)
 """
 
 import triton
 import triton.language as tl
 
-from fused_losses.triton_kernels.formulas.math import splat
+from fused_losses.triton_kernels.formulas.math import splat, tanh
 
 
 @triton.jit
@@ -50,4 +60,51 @@ def gradient_at_hot(e_y, others, s, hot, mass, q_y, SOFT: tl.constexpr):
     slope = -hot * (others / s)
     if SOFT:
         slope += mass * (e_y / s) - q_y
+    return slope
+
+
+@triton.jit
+def scaled_logit(v, scale, cap):
+    """The x of logits v, without a cap if that is None."""
+    if cap is None:
+        return v * splat(scale, v)
+    else:
+        return tanh(v * splat(scale / cap, v)) * splat(cap, v)
+
+
+@triton.jit
+def slope_of_logit(x, scale, cap):
+    """Of x by v, from x."""
+    if cap is None:
+        return splat(scale, x)
+    else:
+        ratio = x * splat(1 / cap, x)
+        return (1 - ratio * ratio) * splat(scale, x)
+
+
+@triton.jit
+def moment(e, relative):
+    """exp(x - m) (x - m), which is 0 where x is -inf."""
+    return tl.where(e != 0, e * relative, 0.0)
+
+
+@triton.jit
+def terms_of_row(m, s, average, z_loss, entropy, ENTROPY: tl.constexpr):
+    """What terms add to the loss; `average` is A, which counts only where there is an ENTROPY."""
+    log_s = tl.log(s)
+    lse = m + log_s
+    z = splat(z_loss, m)
+    # Of large logits, the square is infinite.
+    value = tl.where(z != 0, z * lse * lse, 0.0)
+    if ENTROPY:
+        value -= splat(entropy, m) * (log_s - average)
+    return value
+
+
+@triton.jit
+def terms_slope(m, s, average, z_loss, entropy, ENTROPY: tl.constexpr):
+    """What terms add to dloss/dx, over p; but for b (x - m)."""
+    slope = splat(2 * z_loss, m) * (m + tl.log(s))
+    if ENTROPY:
+        slope -= splat(entropy, m) * average
     return slope

@@ -56,6 +56,25 @@ def log1p(x):
 
 
 @triton.jit
+def _expm1_of_negative(x):
+    """e^x - 1 for x <= 0: what rounding e^x has lost is in the logarithm of that (W. Kahan)."""
+    u = tl.exp(x)
+    exact = (u - 1) * (x / tl.log(tl.where((u == 1) | (u == 0), 0.5, u)))
+    return tl.where(u == 1, x, tl.where(u == 0, -1.0, exact))
+
+
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent, exact for small x, too."""
+    if INTERPRETED:
+        lost = _expm1_of_negative(-2 * tl.abs(x))
+        size = -lost / (2 + lost)
+        return tl.where(x < 0, -size, size)
+    else:
+        return libdevice.tanh(x)
+
+
+@triton.jit
 def sqrt(x):
     """Rounded once; tl.sqrt is an approximation in float32."""
     if INTERPRETED:
