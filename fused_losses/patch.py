@@ -111,7 +111,8 @@ def replace(model: Model, *, backward: Backward | None = None) -> Model:
     """Turns the loss modules within a model, or a loss itself, from torch's into ours.
 
     A module stays the object that it is, with its buffers, hooks and attributes; its class becomes our
-    subclass of the one that it had. Only exact classes of torch.nn are replaced: subclasses may compute anything.
+    subclass of the one that it had. Only exact classes of torch.nn are replaced: a subclass may compute
+    anything.
 
     Args:
         model: changed in place.
