@@ -13,7 +13,7 @@ from torch import nn
 from fused_losses import functional, modules, unpatched
 from fused_losses.dispatch import Backward
 from fused_losses.operands import check_backward
-from fused_losses.registry import LOSSES, TORCHS_OWN
+from fused_losses.registry import LINEAR, LOSSES
 from fused_losses.swaps import Patch, Swap, logger
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -28,10 +28,9 @@ _TORCHS = {ours.__name__: torchs for torchs, ours in _OURS.items()}
 
 
 def _function_swaps(name: str) -> list[Swap]:
-    ours = getattr(functional, name, None)
-    if ours is getattr(unpatched, name, None):
+    if not hasattr(unpatched, name):  # in torch 2.11, of linear_cross_entropy
         return []
-    return [Swap(vars(nn.functional), name, ours, f"torch.nn.functional.{name}")]
+    return [Swap(vars(nn.functional), name, getattr(functional, name), f"torch.nn.functional.{name}")]
 
 
 def _module_swaps(name: str) -> list[Swap]:
@@ -59,7 +58,7 @@ _SWAPS: dict[str, list[Swap]] = {
     function: swaps
     for function, module in (
         *((loss.name, loss.module) for loss in LOSSES.values()),
-        *((function, module) for module, function in TORCHS_OWN.items() if function),
+        *((function, module) for module, function in LINEAR.items()),
     )
     if (swaps := _function_swaps(function) + _module_swaps(module))
 }

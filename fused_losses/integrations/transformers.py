@@ -1,15 +1,15 @@
 """The losses of Hugging Face's transformers: without a float32 copy of the logits, or without logits at all.
 
-The functions have the signatures of those in `transformers.loss.loss_utils`, and their results, except that the
-loss of bfloat16 or float16 logits is float32 throughout, and that of float64 logits float64.
-`patch_transformers` puts them in their places.
+The functions have the signatures of those in `transformers.loss.loss_utils`, and their results, but
+the loss of bfloat16 or float16 logits is float32 throughout, and that of float64 logits float64.
+`patch_transformers` lets models use them.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -192,32 +192,62 @@ def causal_lm_linear_loss(
 
 
 def patch_transformers(*, backward: Backward = "fused") -> Patch:
-    """Puts the losses of this module in `LOSS_MAPPING`, where the models of transformers look theirs up.
+    """Lets the models of transformers look up the losses of this module in the place of transformers'.
 
     Models look when they compute their loss, so those that exist already are served, too; not those that were
     given a `loss_function` of their own. Like :func:`fused_losses.patch`, it is in effect at once for the
     whole process, until `undo` or the end of the `with` block. The other losses of transformers, and those
     that models compute themselves, are calls of torch.nn: see :func:`fused_losses.patch`.
 
+    The table `LOSS_MAPPING` itself stays as it is: the Trainer asks it whether a loss shifts its labels, and so
+    how many tokens there are.
+
     Args:
         backward: "fused", "recompute" or "inplace", for all of them. With "inplace", the logits that a model
             returns beside the loss are overwritten.
 
     Returns:
-        A handle, which is a context manager: `replaced` lists the entries, `undo()` puts transformers' back.
+        A handle, which is a context manager: `undo()` puts transformers' losses back.
 
     Raises:
         ImportError: transformers is not installed.
         ValueError: another `backward`.
     """
     check_backward(backward)
-    table = loss_utils().LOSS_MAPPING
-    ours = _replacements()
-    ours |= {function: function for function in ours.values()}
-    return Patch(
-        Swap(table, key, _with_backward(ours[function], backward), f"LOSS_MAPPING[{key!r}]")
-        for key, entry in table.items()
-        if (function := without_backward(entry)) in ours
+    models = importlib.import_module("transformers.modeling_utils")
+    name = "LOSS_MAPPING"
+    return Patch([Swap(vars(models), name, _losses(backward), f"{models.__name__}.{name}")])
+
+
+class _Losses(Mapping[str, Any]):
+    """Transformers' table of losses as it is when asked, with ours in the place of theirs."""
+
+    def __init__(self, theirs: Mapping[str, Any], ours: Mapping[Any, Any]) -> None:
+        self._theirs, self._ours = theirs, ours
+
+    def __getitem__(self, name: str) -> Any:
+        function = self._theirs[name]
+        return self._ours.get(function, function)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._theirs)
+
+    def __len__(self) -> int:
+        return len(self._theirs)
+
+
+@functools.cache  # the same object each time, by which nested patches know each other
+def _losses(backward: Backward) -> _Losses:
+    theirs = loss_utils()
+    ours: dict[Any, Callable[..., Tensor]] = {
+        theirs.ForCausalLMLoss: causal_lm_loss,
+        theirs.ForMaskedLMLoss: masked_lm_loss,
+        theirs.ForTokenClassification: token_classification_loss,
+        theirs.ForSequenceClassificationLoss: sequence_classification_loss,
+    }
+    return _Losses(
+        theirs.LOSS_MAPPING,
+        {their: functools.partial(mine, backward=backward) for their, mine in ours.items()},
     )
 
 
@@ -226,24 +256,9 @@ def loss_utils() -> Any:
     return importlib.import_module("transformers.loss.loss_utils")
 
 
-def _replacements() -> dict[Callable[..., Tensor], Callable[..., Tensor]]:
-    theirs = loss_utils()
-    return {
-        theirs.ForCausalLMLoss: causal_lm_loss,
-        theirs.ForMaskedLMLoss: masked_lm_loss,
-        theirs.ForTokenClassification: token_classification_loss,
-        theirs.ForSequenceClassificationLoss: sequence_classification_loss,
-    }
-
-
-@functools.cache  # the same object each time, by which nested patches know each other
-def _with_backward(function: Callable[..., Tensor], backward: Backward) -> Callable[..., Tensor]:
-    return function if backward == "fused" else functools.partial(function, backward=backward)
-
-
-def without_backward(entry: Any) -> Any:
-    """The loss that `patch_transformers` has put in the table, or another entry as it is."""
-    return entry.func if isinstance(entry, functools.partial) else entry
+def without_backward(loss: Any) -> Any:
+    """Whose loss this is, without what `patch_transformers` has bound to it."""
+    return loss.func if isinstance(loss, functools.partial) else loss
 
 
 def _next_tokens(labels: Tensor | None, ignore_index: int, shift_labels: Tensor | None) -> Tensor:
