@@ -199,8 +199,8 @@ def patch_transformers(*, backward: Backward = "fused") -> Patch:
     whole process, until `undo` or the end of the `with` block. The other losses of transformers, and those
     that models compute themselves, are calls of torch.nn: see :func:`fused_losses.patch`.
 
-    The table `LOSS_MAPPING` itself stays as it is: the Trainer asks it whether a loss shifts its labels, and so
-    how many tokens there are.
+    The table `LOSS_MAPPING` itself stays as it is: the Trainer asks it whether a loss shifts its labels, and
+    so how many tokens there are.
 
     Args:
         backward: "fused", "recompute" or "inplace", for all of them. With "inplace", the logits that a model
