@@ -18,7 +18,7 @@ KIB = 1024  # the kernel says "kB" and means KiB
 MIB = 2**20
 
 
-def _is_available() -> bool:
+def available() -> bool:
     """Say whether this system (Linux, as a rule) lets a process reset its own peak."""
     return STATUS.exists() and CLEAR_REFS.exists()
 
@@ -32,17 +32,17 @@ def _read(field: str) -> int:
     raise LookupError(f"{STATUS} has no field {field}")
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Memory held now."""
     return _read("VmRSS")
 
 
-def _peak_bytes() -> int:
-    """The most memory held since the last `_reset_peak`."""
+def peak_bytes() -> int:
+    """The most memory held since the last `reset_peak`."""
     return _read("VmHWM")
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
     """Start the peak again from the memory held now."""
     CLEAR_REFS.write_text("5")  # the value that proc(5) gives to resetting VmHWM
 
@@ -59,18 +59,18 @@ def _measure(name: str, vocabulary: int, batch: int, context: int, seed: int) ->
     tokens = torch.randint(vocabulary, (batch, context))
     targets = torch.randint(vocabulary, (batch * context,))
 
-    before_step = _resident_bytes()
-    _reset_peak()
+    before_step = resident_bytes()
+    reset_peak()
     logits = trainer.model(tokens)
-    forward_peak = _peak_bytes()
+    forward_peak = peak_bytes()
 
-    before_loss = _resident_bytes()
-    _reset_peak()
+    before_loss = resident_bytes()
+    reset_peak()
     _, gradient = trainer.loss_layer(logits, targets)
-    loss_peak = _peak_bytes()
+    loss_peak = peak_bytes()
 
     trainer.update(logits, gradient)
-    step_peak = max(forward_peak, _peak_bytes())
+    step_peak = max(forward_peak, peak_bytes())
     return loss_peak - before_loss, step_peak - before_step
 
 
@@ -81,7 +81,7 @@ def extra_memory(
 
     Each is measured in a fresh process, where there is no freed memory to reuse.
     """
-    if not _is_available():
+    if not available():
         return dict.fromkeys(LOSSES, (None, None))
     sizes = [str(number) for number in (vocabulary, batch, context, seed)]
     processes = {

@@ -9,7 +9,18 @@ from fused_losses.cache import cached_bytes, empty_cache, set_cache_limit
 from fused_losses.explain import explain
 from fused_losses.modules import *  # noqa: F403
 from fused_losses.modules import __all__ as _modules
+from fused_losses.patch import patch, replace
 
 __version__ = "0.1.0"
 
-__all__ = [*_modules, "backend", "cached_bytes", "empty_cache", "explain", "functional", "set_cache_limit"]
+__all__ = [
+    *_modules,
+    "backend",
+    "cached_bytes",
+    "empty_cache",
+    "explain",
+    "functional",
+    "patch",
+    "replace",
+    "set_cache_limit",
+]

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from fused_losses import unpatched as F
 
 Options = tuple[Any, ...]
 Reference = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Options, str], Tensor]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction as legacy
 
 from fused_losses import reference
+from fused_losses import unpatched as F
 from fused_losses.dispatch import REDUCTION_CODES, Backward, autocasts, by_torch, kernels_take, run
 from fused_losses.operands import (
     as_floating,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction as legacy
 
+from fused_losses import unpatched as F
 from fused_losses.dispatch import REDUCTION_CODES, Backward, autocasts, by_torch, kernels_take, run
 from fused_losses.operands import are_numbers, check_backward, is_index, promoted, takes_classes, takes_labels
 

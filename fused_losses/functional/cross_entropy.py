@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction as legacy
 
 from fused_losses import reference
+from fused_losses import unpatched as F
 from fused_losses.dispatch import (
     REDUCTION_CODES,
     Backward,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction as legacy
 
+from fused_losses import unpatched as F
 from fused_losses.dispatch import BATCH_MEAN, REDUCTION_CODES, Backward, by_torch, kernels_take, run
 from fused_losses.operands import (
     are_flags,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from fused_losses import unpatched as F
 from fused_losses.dispatch import autocasts, by_torch, kernels_take, outline
 from fused_losses.functional.cross_entropy import Asked, CrossEntropyOutput, divisor_of, output_of, terms_of
 from fused_losses.linear.autograd import Strategy

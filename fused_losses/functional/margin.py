@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction as legacy
 
+from fused_losses import unpatched as F
 from fused_losses.dispatch import REDUCTION_CODES, Backward, by_torch, kernels_take, run
 from fused_losses.operands import are_numbers, as_floating, check_backward, promoted, takes_elements
 from fused_losses.shapes import broadcast_shape

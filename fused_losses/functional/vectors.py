@@ -7,10 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction as legacy
 
+from fused_losses import unpatched as F
 from fused_losses.dispatch import REDUCTION_CODES, Backward, by_torch, kernels_take, run
 from fused_losses.operands import (
     FLOATING,

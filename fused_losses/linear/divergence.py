@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fused_losses import functional
+from fused_losses import unpatched as F
 from fused_losses.dispatch import autocasts
 from fused_losses.linear.autograd import Strategy
 from fused_losses.linear.chunks import rows_per_chunk

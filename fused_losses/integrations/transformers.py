@@ -1,0 +1,306 @@
+"""The losses of Hugging Face's transformers: without a float32 copy of the logits, or without logits at all.
+
+The functions have the signatures of those in `transformers.loss.loss_utils`, and their results, but
+the loss of bfloat16 or float16 logits is float32 throughout, and that of float64 logits float64.
+`patch_transformers` lets models use them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fused_losses import functional as F
+from fused_losses.dispatch import Backward
+from fused_losses.operands import check_backward
+from fused_losses.swaps import Patch, Swap
+
+Items = Tensor | float | None
+"""What a sum over a batch is divided by: a number, or a tensor on any device. None: the mean of this call."""
+
+
+def causal_lm_loss(
+    logits: Tensor,
+    labels: Tensor | None,
+    vocab_size: int,
+    num_items_in_batch: Items = None,
+    ignore_index: int = -100,
+    shift_labels: Tensor | None = None,
+    *,
+    backward: Backward = "fused",
+    **kwargs: Any,
+) -> Tensor:
+    """Cross-entropy of each token's logits and the next token; as transformers' `ForCausalLMLoss`.
+
+    Args:
+        logits: (batch, length, vocab_size).
+        labels: int64, (batch, length); not needed where shift_labels is given.
+        vocab_size: the number of classes.
+        num_items_in_batch: divides the sum; without it, the mean over tokens that are not ignored.
+        ignore_index: tokens with this label do not count.
+        shift_labels: labels that are shifted already.
+        backward: "fused", "recompute" or "inplace". The last overwrites the logits, which the model returns,
+            too.
+        kwargs: ignored, as by transformers.
+
+    Returns:
+        A scalar: float32, or float64 for float64 logits.
+    """
+    return _cross_entropy(
+        logits.reshape(-1, vocab_size),
+        _next_tokens(labels, ignore_index, shift_labels),
+        num_items_in_batch,
+        ignore_index,
+        backward,
+    )
+
+
+def masked_lm_loss(
+    logits: Tensor,
+    labels: Tensor,
+    vocab_size: int,
+    num_items_in_batch: Items = None,
+    ignore_index: int = -100,
+    *,
+    backward: Backward = "fused",
+    **kwargs: Any,
+) -> Tensor:
+    """Cross-entropy of each token; as transformers' `ForMaskedLMLoss`. See :func:`causal_lm_loss`."""
+    logits = logits.reshape(-1, vocab_size)
+    return _cross_entropy(logits, labels.reshape(-1), num_items_in_batch, ignore_index, backward)
+
+
+def token_classification_loss(
+    logits: Tensor,
+    labels: Tensor,
+    config: Any,
+    num_items_in_batch: Items = None,
+    ignore_index: int = -100,
+    *,
+    backward: Backward = "fused",
+    **kwargs: Any,
+) -> Tensor:
+    """Cross-entropy of each token; as transformers' `ForTokenClassification`. See :func:`causal_lm_loss`."""
+    return masked_lm_loss(
+        logits, labels, config.num_labels, num_items_in_batch, ignore_index, backward=backward
+    )
+
+
+def sequence_classification_loss(
+    labels: Tensor,
+    pooled_logits: Tensor,
+    config: Any,
+    num_items_in_batch: Items = None,
+    ignore_index: int = -100,
+    *,
+    backward: Backward = "fused",
+    **kwargs: Any,
+) -> Tensor:
+    """The loss of `config.problem_type`; as transformers' `ForSequenceClassificationLoss`.
+
+    Squared error for "regression", cross-entropy for "single_label_classification", binary cross-entropy for
+    "multi_label_classification". Where the config does not say, the number and the dtype of the labels do,
+    and the config is told, as by transformers.
+
+    Args:
+        labels: (batch), or (batch, config.num_labels) for several numbers or labels.
+        pooled_logits: (batch, config.num_labels).
+        config: the model's.
+        num_items_in_batch: as in :func:`causal_lm_loss`, for a single label.
+        ignore_index: as in :func:`causal_lm_loss`, for a single label.
+        backward: "fused", "recompute" or "inplace".
+        kwargs: ignored.
+
+    Raises:
+        RuntimeError: another problem type.
+    """
+    if config.problem_type is None:
+        if config.num_labels == 1:
+            config.problem_type = "regression"
+        elif labels.dtype in (torch.int64, torch.int32):
+            config.problem_type = "single_label_classification"
+        else:
+            config.problem_type = "multi_label_classification"
+    labels = labels.to(pooled_logits.device)
+    with _float32_losses(pooled_logits):
+        if config.problem_type == "regression":
+            if config.num_labels == 1:
+                return F.mse_loss(pooled_logits.squeeze(), labels.squeeze(), backward=backward)
+            return F.mse_loss(pooled_logits, labels, backward=backward)
+        if config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(pooled_logits, labels, backward=backward)
+    if config.problem_type == "single_label_classification":
+        logits = pooled_logits.reshape(-1, config.num_labels)
+        return _cross_entropy(logits, labels.reshape(-1), num_items_in_batch, ignore_index, backward)
+    raise RuntimeError(f"Invalid problem type: {config.problem_type}")
+
+
+def causal_lm_loss_func(outputs: Any, labels: Tensor, num_items_in_batch: Items = None) -> Tensor:
+    """:func:`causal_lm_loss`, as the Trainer's `compute_loss_func`.
+
+    Args:
+        outputs: the model's; its logits are (batch, length, vocabulary).
+        labels: int64, (batch, length).
+        num_items_in_batch: as in :func:`causal_lm_loss`.
+    """
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    return causal_lm_loss(logits, labels, logits.shape[-1], num_items_in_batch)
+
+
+def causal_lm_linear_loss(
+    hidden_states: Tensor,
+    lm_head_weight: Tensor,
+    labels: Tensor | None,
+    *,
+    lm_head_bias: Tensor | None = None,
+    num_items_in_batch: Items = None,
+    ignore_index: int = -100,
+    shift_labels: Tensor | None = None,
+) -> Tensor:
+    """:func:`causal_lm_loss` of the logits that a linear head would make of hidden states.
+
+    It is :func:`fused_losses.functional.linear_cross_entropy` of the shifted labels.
+
+    Args:
+        hidden_states: (batch, length, features), those that the head gets.
+        lm_head_weight: (vocabulary, features).
+        labels: as in :func:`causal_lm_loss`; so are the other arguments.
+        lm_head_bias: (vocabulary).
+        num_items_in_batch: divides the sum.
+        ignore_index: tokens with this label do not count.
+        shift_labels: labels that are shifted already.
+
+    Returns:
+        A scalar: float32, or float64 for float64 hidden states.
+    """
+    with _float32_losses(hidden_states):
+        loss = F.linear_cross_entropy(
+            hidden_states.reshape(-1, hidden_states.shape[-1]),
+            lm_head_weight,
+            _next_tokens(labels, ignore_index, shift_labels).to(hidden_states.device),
+            linear_bias=lm_head_bias,
+            reduction=_reduction(num_items_in_batch),
+            ignore_index=ignore_index,
+        )
+    return _divided(loss, num_items_in_batch)
+
+
+def patch_transformers(*, backward: Backward = "fused") -> Patch:
+    """Lets the models of transformers look up the losses of this module in the place of transformers'.
+
+    Models look when they compute their loss, so those that exist already are served, too; not those that were
+    given a `loss_function` of their own. Like :func:`fused_losses.patch`, it is in effect at once for the
+    whole process, until `undo` or the end of the `with` block. The other losses of transformers, and those
+    that models compute themselves, are calls of torch.nn: see :func:`fused_losses.patch`.
+
+    The table `LOSS_MAPPING` itself stays as it is: the Trainer asks it whether a loss shifts its labels, and
+    so how many tokens there are.
+
+    Args:
+        backward: "fused", "recompute" or "inplace", for all of them. With "inplace", the logits that a model
+            returns beside the loss are overwritten.
+
+    Returns:
+        A handle, which is a context manager: `undo()` puts transformers' losses back.
+
+    Raises:
+        ImportError: transformers is not installed.
+        ValueError: another `backward`.
+    """
+    check_backward(backward)
+    models = importlib.import_module("transformers.modeling_utils")
+    name = "LOSS_MAPPING"
+    return Patch([Swap(vars(models), name, _losses(backward), f"{models.__name__}.{name}")])
+
+
+class _Losses(Mapping[str, Any]):
+    """Transformers' table of losses as it is when asked, with ours in the place of theirs."""
+
+    def __init__(self, theirs: Mapping[str, Any], ours: Mapping[Any, Any]) -> None:
+        self._theirs, self._ours = theirs, ours
+
+    def __getitem__(self, name: str) -> Any:
+        function = self._theirs[name]
+        return self._ours.get(function, function)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._theirs)
+
+    def __len__(self) -> int:
+        return len(self._theirs)
+
+
+@functools.cache  # the same object each time, by which nested patches know each other
+def _losses(backward: Backward) -> _Losses:
+    theirs = loss_utils()
+    ours: dict[Any, Callable[..., Tensor]] = {
+        theirs.ForCausalLMLoss: causal_lm_loss,
+        theirs.ForMaskedLMLoss: masked_lm_loss,
+        theirs.ForTokenClassification: token_classification_loss,
+        theirs.ForSequenceClassificationLoss: sequence_classification_loss,
+    }
+    return _Losses(
+        theirs.LOSS_MAPPING,
+        {their: functools.partial(mine, backward=backward) for their, mine in ours.items()},
+    )
+
+
+def loss_utils() -> Any:
+    """The module of transformers."""
+    return importlib.import_module("transformers.loss.loss_utils")
+
+
+def without_backward(loss: Any) -> Any:
+    """Whose loss this is, without what `patch_transformers` has bound to it."""
+    return loss.func if isinstance(loss, functools.partial) else loss
+
+
+def _next_tokens(labels: Tensor | None, ignore_index: int, shift_labels: Tensor | None) -> Tensor:
+    """Each token's label, one dimension: that of the next; the last has none."""
+    if shift_labels is not None:
+        return shift_labels.reshape(-1)
+    assert labels is not None
+    return nn.functional.pad(labels[..., 1:], (0, 1), value=ignore_index).reshape(-1)
+
+
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, num_items_in_batch: Items, ignore_index: int, backward: Backward
+) -> Tensor:
+    if num_items_in_batch is not None and backward == "fused":
+        # The upstream gradient will not be 1: what the forward could write would be written again.
+        backward = "recompute"
+    with _float32_losses(logits):
+        loss = F.cross_entropy(
+            logits,
+            labels.to(logits.device),
+            ignore_index=ignore_index,
+            reduction=_reduction(num_items_in_batch),
+            backward=backward,
+        )
+    return _divided(loss, num_items_in_batch)
+
+
+def _float32_losses(input: Tensor) -> AbstractContextManager[Any]:
+    """As under autocast: 16 bits are read as they are, and losses are float32."""
+    if input.dtype is torch.bfloat16 or input.dtype is torch.float16:
+        return torch.autocast(input.device.type, dtype=input.dtype)
+    return nullcontext()
+
+
+def _reduction(num_items_in_batch: Items) -> str:
+    return "mean" if num_items_in_batch is None else "sum"
+
+
+def _divided(loss: Tensor, num_items_in_batch: Items) -> Tensor:
+    if num_items_in_batch is None:
+        return loss
+    if isinstance(num_items_in_batch, Tensor):
+        # From the CPU to a device, nothing waits; to the CPU, the number must have arrived.
+        num_items_in_batch = num_items_in_batch.to(loss.device, non_blocking=not loss.is_cpu)
+    return loss / num_items_in_batch

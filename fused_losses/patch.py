@@ -1,0 +1,136 @@
+"""Ours in the place of torch's: in torch.nn for everyone (`patch`), or within one model (`replace`)."""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import sys
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from fused_losses import functional, modules, unpatched
+from fused_losses.dispatch import Backward
+from fused_losses.operands import check_backward
+from fused_losses.registry import LINEAR, LOSSES
+from fused_losses.swaps import Patch, Swap, logger
+
+Model = TypeVar("Model", bound=nn.Module)
+
+# As it is now, before any patch: torch's classes, and the swaps of each loss by the name of its function.
+_OURS: dict[type[nn.Module], type[nn.Module]] = {
+    getattr(nn, name): getattr(modules, name)
+    for name in modules.__all__
+    if getattr(modules, name) is not getattr(nn, name)
+}
+_TORCHS = {ours.__name__: torchs for torchs, ours in _OURS.items()}
+
+
+def _function_swaps(name: str) -> list[Swap]:
+    if not hasattr(unpatched, name):  # in torch 2.11, of linear_cross_entropy
+        return []
+    return [Swap(vars(nn.functional), name, getattr(functional, name), f"torch.nn.functional.{name}")]
+
+
+def _module_swaps(name: str) -> list[Swap]:
+    torchs = _TORCHS.get(name)
+    if torchs is None:
+        return []
+    homes = (nn, nn.modules, sys.modules[torchs.__module__])
+    names = (f"torch.nn.{name}", None, None)
+    swaps = [Swap(vars(home), name, _OURS[torchs], label) for home, label in zip(homes, names, strict=True)]
+    # Pickle finds a class by its name, which is no longer this class's.
+    return [*swaps, Swap(copyreg.dispatch_table, torchs, _reduce)]
+
+
+def _reduce(module: nn.Module) -> tuple[Any, ...]:
+    """As `__reduce_ex__`, but without the class's name."""
+    return _blank, (type(module).__name__,), *module.__reduce_ex__(2)[2:]
+
+
+def _blank(name: str) -> nn.Module:
+    """One of torch's own modules, before its state is set."""
+    return _TORCHS[name].__new__(_TORCHS[name])
+
+
+_SWAPS: dict[str, list[Swap]] = {
+    function: swaps
+    for function, module in (
+        *((loss.name, loss.module) for loss in LOSSES.values()),
+        *((function, module) for module, function in LINEAR.items()),
+    )
+    if (swaps := _function_swaps(function) + _module_swaps(module))
+}
+
+
+def patch(losses: Iterable[str] | None = None) -> Patch:
+    """Puts the losses of this package in the place of those of torch.nn, for the whole process.
+
+    Functions are replaced in torch.nn.functional, and classes in torch.nn and torch.nn.modules. Modules that
+    exist already are served, too, since they look their function up when they are called. In effect at once,
+    until `undo` or the end of the `with` block::
+
+        with fused_losses.patch() as patched:
+            train()
+        patched = fused_losses.patch()
+        train()
+        patched.undo()
+
+    What holds torch's functions already is not reached: a name that was imported beforehand by
+    `from torch.nn.functional import cross_entropy`, and TorchScript.
+
+    A module that torch.nn made before the patch is no instance of what `torch.nn.CrossEntropyLoss` names
+    meanwhile; see :func:`replace`. The reverse holds: ours are instances of torch's class. Modules made under
+    the patch remain ours, and are pickled as ours. A `__torch_function__` is handed our function.
+
+    All threads see the change at once. Patch and undo where no other thread is computing a loss.
+
+    Args:
+        losses: names as in torch.nn.functional; each stands for its module, too. All if None.
+
+    Returns:
+        A handle, which is a context manager: `replaced` lists the qualified names, `undo()` puts torch's
+        back. The logger `fused_losses` tells both at level INFO.
+
+    Raises:
+        ValueError: a name that is none of the losses that this package has of its own.
+        RuntimeError: something else has been put in the place of what an earlier patch put there.
+    """
+    names = tuple(_SWAPS) if losses is None else (losses,) if isinstance(losses, str) else tuple(losses)
+    if unknown := [name for name in names if name not in _SWAPS]:
+        raise ValueError(f"no such loss: {', '.join(map(repr, unknown))}; there are {', '.join(_SWAPS)}")
+    # It lists torch's functions by looking them up at import, and would take ours for them. Every optimizer
+    # imports it.
+    importlib.import_module("torch._dynamo")
+    return Patch(swap for name in dict.fromkeys(names) for swap in _SWAPS[name])
+
+
+def replace(model: Model, *, backward: Backward | None = None) -> Model:
+    """Turns the loss modules within a model, or a loss itself, from torch's into ours.
+
+    A module stays the object that it is, with its buffers, hooks and attributes; its class becomes our
+    subclass of the one that it had. Only exact classes of torch.nn are replaced: a subclass may compute
+    anything.
+
+    Args:
+        model: changed in place.
+        backward: "fused", "recompute" or "inplace", for every module that is replaced.
+
+    Returns:
+        The model. The logger `fused_losses` tells the names of the modules at level INFO.
+
+    Raises:
+        ValueError: another `backward`.
+    """
+    if backward is not None:
+        check_backward(backward)
+    for name, module in model.named_modules():
+        ours: Any = _OURS.get(type(module))
+        if ours is None:
+            continue
+        module.__class__ = ours
+        if backward is not None:
+            module.backward = backward
+        logger.info("replaced %s (%s)", name or "the model itself", ours.__name__)
+    return model

@@ -1,0 +1,111 @@
+"""Entries of dictionaries (a module's names, a table of functions) that are replaced, and put back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+logger = logging.getLogger("fused_losses")
+
+
+@dataclass(frozen=True)
+class Swap:
+    """An entry of a dictionary, and what takes its place."""
+
+    place: dict[Any, Any]
+    key: Any
+    ours: Any
+    name: str | None = None
+    """What users know the entry by; None for one that only goes with another."""
+
+    @property
+    def _identity(self) -> tuple[int, Any, int]:
+        return id(self.place), self.key, id(self.ours)
+
+    @property
+    def _is_in_place(self) -> bool:
+        return self.place.get(self.key) is self.ours
+
+
+@dataclass
+class _Hold:
+    """What a swap has displaced, and how many patches want it to stay so."""
+
+    displaced: Any
+    patches: int = 0
+
+
+_ABSENT = object()
+_holds: dict[tuple[int, Any, int], _Hold] = {}
+_lock = threading.Lock()
+
+
+class Patch:
+    """Replacements that are in effect from construction until `undo`, or until the end of a `with` block.
+
+    Patches may be nested, and undone in any order: an entry comes back with the last patch that holds it.
+
+    Raises:
+        RuntimeError: something else has taken the place of what an earlier patch put there.
+    """
+
+    replaced: tuple[str, ...]
+    """What is replaced, by qualified names."""
+
+    def __init__(self, swaps: Iterable[Swap]) -> None:
+        self._swaps = tuple(swaps)
+        self.replaced = tuple(swap.name for swap in self._swaps if swap.name)
+        with _lock:
+            _check_in_place(swap for swap in self._swaps if swap._identity in _holds)
+            for swap in self._swaps:
+                displaced = swap.place.get(swap.key, _ABSENT)
+                _holds.setdefault(swap._identity, _Hold(displaced)).patches += 1
+                swap.place[swap.key] = swap.ours
+        logger.info("replaced %s", ", ".join(self.replaced))
+
+    def undo(self) -> None:
+        """Puts back what was there before, unless another patch still holds it; a second time does nothing.
+
+        Raises:
+            RuntimeError: something else has replaced what this patch put there. Nothing is changed then, so
+                this can be called again once that is undone.
+        """
+        with _lock:
+            _check_in_place(swap for swap in self._swaps if _holds[swap._identity].patches == 1)
+            for swap in self._swaps:
+                hold = _holds[swap._identity]
+                hold.patches -= 1
+                if hold.patches:
+                    continue
+                del _holds[swap._identity]
+                if hold.displaced is _ABSENT:
+                    del swap.place[swap.key]
+                else:
+                    swap.place[swap.key] = hold.displaced
+            was_active, self._swaps = bool(self._swaps), ()
+        if was_active:
+            logger.info("restored %s", ", ".join(self.replaced))
+
+    def __enter__(self) -> Patch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.undo()
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.replaced[:2]) + ", ..." * (len(self.replaced) > 2)
+        return f"<Patch of {len(self.replaced)} names ({names}), {'active' if self._swaps else 'undone'}>"
+
+
+def _check_in_place(swaps: Iterable[Swap]) -> None:
+    strays = [swap.name or str(swap.key) for swap in swaps if not swap._is_in_place]
+    if strays:
+        raise RuntimeError(
+            f"{', '.join(strays)} has been replaced again since a patch of fused_losses: undo that first."
+        )
