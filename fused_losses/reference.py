@@ -65,7 +65,7 @@ def cross_entropy(
     logits = map_logits(input, terms)
     losses = torchs(logits, "none")
     if z_loss:
-        losses = losses + z_loss * lse(input, target, options) ** 2
+        losses = losses + (z_loss * lse(input, target, options) ** 2).to(losses.dtype)
     if entropy:
         classes = min(1, input.dim() - 1)
         log_p = logits.log_softmax(classes)
@@ -98,9 +98,9 @@ def counted(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
 
 
 def lse(input: Tensor, target: Tensor, options: Options) -> Tensor:
-    """Each row's log-sum-exp; 0 where it is ignored."""
-    logits = map_logits(input, options[2])
-    rows = logits.logsumexp(min(1, input.dim() - 1))
+    """Each row's log-sum-exp, in float32 (float64 for float64); 0 where it is ignored."""
+    wide = input if input.dtype is torch.float64 else input.float()
+    rows = map_logits(wide, options[2]).logsumexp(min(1, input.dim() - 1))
     return torch.where(counted(input, target, options[0]), rows, 0.0)
 
 

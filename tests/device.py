@@ -1,7 +1,7 @@
 """Where the losses under test compute: with `pytest -m "gpu and not cpu"`, on a GPU.
 
 Tests make their tensors on the CPU and judge results there. What they call moves the tensors to the device as
-they lie, and the loss back; gradients come back by themselves.
+they lie, and what is returned back; gradients come back by themselves.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ class _Moved(torch.autograd.Function):
         return gradient.cpu()
 
 
-def there(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def there(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function of tensors on the CPU, computed on the device."""
 
     @functools.wraps(function)
-    def call(*arguments: Any, **keywords: Any) -> Tensor:
+    def call(*arguments: Any, **keywords: Any) -> Any:
         if device is None:
             return function(*arguments, **keywords)
 
         def move(x: Any) -> Any:
             return _Moved.apply(x) if isinstance(x, Tensor) else x
 
-        return function(*tree_map(move, arguments), **tree_map(move, keywords)).cpu()
+        results = function(*tree_map(move, arguments), **tree_map(move, keywords))
+        return tree_map(lambda x: x.cpu() if isinstance(x, Tensor) else x, results)
 
     return call

@@ -314,7 +314,9 @@ class SoftmaxTiles {
     for (int p = 0; p < count; ++p) {
       const bool valid = positions.valid[p] != 0;
       max[p] = valid ? s.max[p] : T(0);
-      sum[p] = valid ? s.sum[p] : T(1);
+      // Of nothing but -inf, the exponentials relative to that are NaN; relative to anything else, 0.
+      const bool masked = s.max[p] == -std::numeric_limits<T>::infinity();
+      sum[p] = valid ? (masked ? T(0) : s.sum[p]) : T(1);
       if (arguments_.moment) static_cast<T*>(arguments_.moment)[first + p] = valid ? s.moment[p] : T(0);
     }
   }

@@ -43,6 +43,7 @@ class Products:
         self._weight, self._bias, self._dtype = weight, bias, dtype
         self._wide = torch.float64 if dtype is torch.float64 else torch.float32
         self._of_input = of_input
+        self._converted: Tensor | None = None
         self.weight_gradient = weight.new_zeros(weight.shape, dtype=self._wide) if of_weight else None
         self.bias_gradient = weight.new_zeros(weight.shape[:1], dtype=self._wide) if of_bias else None
 
@@ -54,10 +55,19 @@ class Products:
         for begin in range(0, classes, block):
             yield slice(begin, min(begin + block, classes))
 
+    def _weight_of(self, block: slice) -> Tensor:
+        """In the logits' dtype; converted into memory that is there, since a heap may keep what is freed."""
+        weight = self._weight[block]
+        if weight.dtype is self._dtype or weight.device.type != "cpu":
+            return weight.to(self._dtype)
+        if self._converted is None:
+            self._converted = weight.new_empty(weight.shape, dtype=self._dtype)
+        return self._converted[: weight.shape[0]].copy_(weight)
+
     def logits(self, x: Tensor, out: Tensor) -> None:
         """Of rows x, in the logits' dtype."""
         for block in self._blocks():
-            weight = self._weight[block].to(self._dtype).t()
+            weight = self._weight_of(block).t()
             if self._bias is None:
                 torch.mm(x, weight, out=out[:, block])
             else:
@@ -73,7 +83,7 @@ class Products:
         for block in self._blocks():
             part = gradient[:, block]
             if of_x is not None:
-                weight = self._weight[block].to(self._dtype)
+                weight = self._weight_of(block)
                 # Products of 16 bits are rounded to 16 bits by a CPU, block by block.
                 of_x.addmm_(part, weight) if wide else of_x.add_(torch.mm(part, weight))
             elif self._of_input:

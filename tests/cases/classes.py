@@ -33,6 +33,7 @@ ROWS = tuple(shape for shape in SHAPES if len(shape) <= 2 and shape[0])
 def cases() -> Iterator[Case]:
     yield from shape_cases()
     yield from value_cases()
+    yield from term_cases()
     yield from margin_cases()
     yield from label_list_cases()
 
@@ -67,6 +68,34 @@ def shape_cases() -> Iterator[Case]:
             ("weight", "nll_loss", labels, {"weight": weight}),
         ):
             yield Case(f"{shape_name(shape)}-{label}", name, (logits, target), options)
+
+
+# Of cross_entropy, beyond torch.
+TERMS = {"z_loss": 0.03, "entropy": 0.2, "logit_scale": 0.7, "softcap": 6.0}
+
+
+def term_cases() -> Iterator[Case]:
+    """cross_entropy with terms: together over shapes and values, and each by itself."""
+    for shape in SHAPES:
+        axis = 1 if len(shape) > 1 else 0
+        logits, labels = normal(*shape) * 3, _labels(shape)
+        both = {"weight": uniform(shape[axis]) + 0.1, "label_smoothing": 0.1}
+        probabilities = normal(*shape, seed=3).softmax(axis)
+        for label, target, options in (
+            ("terms", labels, TERMS),
+            ("weight-smoothing-terms", labels, both | TERMS),
+            ("probabilities-weight-smoothing-terms", probabilities, both | TERMS),
+        ):
+            yield Case(f"{shape_name(shape)}-{label}", "cross_entropy", (logits, target), options)
+        if shape in ((33, 10), (9, 131), (2, 21, 9, 11)):
+            for name, value in TERMS.items():
+                label = shape_name(shape) + option_name({name: value})
+                yield Case(label, "cross_entropy", (logits, labels), {name: value})
+    uncapped = {name: value for name, value in TERMS.items() if name != "softcap"}
+    for case in list(value_cases()):
+        if not case.options:
+            yield Case(f"{case.label}-terms", case.name, case.operands, TERMS)
+            yield Case(f"{case.label}-uncapped-terms", case.name, case.operands, uncapped)
 
 
 def value_cases() -> Iterator[Case]:
