@@ -19,6 +19,9 @@ _INSTRUCTION_SETS = ("avx512", "avx2", "default")
 
 BACKENDS = ("compiled", "triton")
 
+CUDA = "CUDA C++"
+"""What `devices` says, to begin with, where the CUDA library serves."""
+
 devices: dict[str, str] = {}
 """Device types that have kernels, and whose they are; tensors elsewhere go to torch's own functions."""
 
@@ -88,7 +91,7 @@ def _load_cuda_library() -> None:
     except OSError as error:  # built for a torch with CUDA, and run with one without
         logger.warning("fused_losses: %s does not load (%s)", path.name, error)
         return
-    _compiled["cuda"] = f"CUDA C++ ({_cuda_architectures()})"
+    _compiled["cuda"] = f"{CUDA} ({_cuda_architectures()})"
 
 
 def _cuda_architectures() -> str:
@@ -125,6 +128,11 @@ def backend(name: str) -> Iterator[None]:
         yield
     finally:
         _prefer(before)
+
+
+def has_terms(device: str) -> bool:
+    """Whether kernels there know more of a softmax than torch's cross-entropy; CUDA's library does not."""
+    return not devices[device].startswith(CUDA)
 
 
 def has_triton() -> bool:

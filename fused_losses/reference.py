@@ -61,6 +61,8 @@ def cross_entropy(
 
     if plain:
         return torchs(input, reduction)
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
     z_loss, entropy, *_ = terms or (0.0, 0.0)
     logits = map_logits(input, terms)
     losses = torchs(logits, "none")

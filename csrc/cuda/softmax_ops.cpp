@@ -12,6 +12,8 @@ namespace {
 // Labels that a block reads in less time than a launch takes: some for each of its threads.
 constexpr int64_t kFewLabels = 16384;
 
+constexpr const char* kNoTerms = "fused_losses: CUDA's kernels have no terms of a softmax besides torch's";
+
 using Engine = void (*)(const CrossEntropyArguments&, const Scaling&, LabelDivisor, const Reduced&, const Queue&);
 
 template <Engine engine>
@@ -22,7 +24,11 @@ class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call
        const OptionalTensor& upstream)
       : CrossEntropyCall<engine == cross_entropy>(operands, ignore_index, label_smoothing, terms, normalizer,
                                                   lse_gradient, reduction, upstream),
-        OnGpu<Call<engine>>(operands.input) {}
+        OnGpu<Call<engine>>(operands.input) {
+    if (normalizer || lse_gradient || !terms.empty()) throw std::runtime_error(kNoTerms);
+  }
+
+  void write_argmax(const View&) { throw std::runtime_error(kNoTerms); }
 
   void forward(const View* loss) {
     this->arguments_.backward = false;
