@@ -96,6 +96,17 @@ def test_every_loss_compiles(name, target, dtype):
             assert launch.compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]
 
 
+@pytest.mark.parametrize(
+    ("target", "dtype"), TARGETS, ids=lambda x: name_of(x) if isinstance(x, GPUTarget) else str(x)
+)
+def test_terms_compile(target, dtype):
+    terms = {"z_loss": 1e-4, "entropy": 0.01, "logit_scale": 0.5, "softcap": 30.0}
+    for shape in SHAPES["classes"]:
+        operands = operands_of("cross_entropy", shape, dtype)
+        for launch in launches_of(target, L.cross_entropy, operands, terms):
+            assert launch.compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]
+
+
 def branches_of(name):
     """The first case of each set of options, flags and kinds of operands: what kernels are compiled for."""
     found = {}
@@ -185,6 +196,10 @@ NUMBERS = {
     "cross_entropy": [
         {"label_smoothing": (0.1, 0.5, 1.0, 1)},
         {"ignore_index": (-100, 0, 1, 16, 7)},
+        {"z_loss": (1e-4, 0.5, 1.0, 1, 16)},
+        {"entropy": (0.01, 0.5, 1, 16)},
+        {"logit_scale": (0.5, 2.0, 16)},
+        {"softcap": (30.0, 0.5, 1, 16)},
     ],
     "nll_loss": [{"ignore_index": (-100, 0, 1, 16, 7)}],
     "binary_cross_entropy": [{"ignore_index": (-1.0, 1, 16, 0.5)}],
