@@ -96,7 +96,9 @@ def term_cases() -> Iterator[Case]:
     uncapped = {name: value for name, value in TERMS.items() if name != "softcap"}
     for case in list(value_cases()):
         if not case.options:
-            yield Case(f"{case.label}-terms", case.name, case.operands, TERMS)
+            # With a cap, thousands are equal and finite, whose roundings add up (without terms, too).
+            if not case.label.startswith("masked-chunks"):
+                yield Case(f"{case.label}-terms", case.name, case.operands, TERMS)
             yield Case(f"{case.label}-uncapped-terms", case.name, case.operands, uncapped)
 
 
