@@ -104,7 +104,7 @@ struct LogitMap {
   template <class V>
   FUSED_LOSSES_HOST_DEVICE V slope(V x) const {
     if (cap == 0) return splat<V>(scale);
-    const V ratio = x * splat<V>(1 / cap);
+    const V ratio = x / splat<V>(cap);  // exactly 1 where x is the cap
     return (splat<V>(1) - ratio * ratio) * splat<V>(scale);
   }
 };

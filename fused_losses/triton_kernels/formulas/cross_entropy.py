@@ -78,7 +78,7 @@ def slope_of_logit(x, scale, cap):
     if cap is None:
         return splat(scale, x)
     else:
-        ratio = x * splat(1 / cap, x)
+        ratio = x / splat(cap, x)  # exactly 1 where x is the cap
         return (1 - ratio * ratio) * splat(scale, x)
 
 

@@ -67,8 +67,11 @@ def _expm1_of_negative(x):
 def tanh(x):
     """The hyperbolic tangent, exact for small x, too."""
     if INTERPRETED:
-        lost = _expm1_of_negative(-2 * tl.abs(x))
-        size = -lost / (2 + lost)
+        # As exact as a device's: float64 for both types, and far from 0 without what would cancel near it.
+        doubled = -2 * tl.abs(x.to(tl.float64))
+        lost = _expm1_of_negative(doubled)
+        u = tl.exp(doubled)
+        size = tl.where(doubled < -1, 1 - 2 * u / (1 + u), -lost / (2 + lost)).to(x.dtype)
         return tl.where(x < 0, -size, size)
     else:
         return libdevice.tanh(x)
