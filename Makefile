@@ -16,12 +16,14 @@ CPP := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name
 
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
-CUDA_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py tests/test_sizes.py
+CUDA_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_cross_entropy_terms.py tests/test_extensions.py \
+	tests/test_sizes.py
 CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*.*)
 
 # Triton's kernels, on the CPU.
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
-TRITON_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_extensions.py tests/test_triton.py
+TRITON_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_cross_entropy_terms.py tests/test_extensions.py \
+	tests/test_triton.py
 
 .PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-sanitize lint format bench bench-gpu gpu-report docs wheel wheel-test info clean
 

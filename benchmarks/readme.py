@@ -19,6 +19,7 @@ from fused_losses.bench import rows
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "cpu.csv"
+HEADS = RESULTS.with_name("cpu-linear.csv")
 ALL_RESULTS = RESULTS.parent / "README.md"
 
 
@@ -39,6 +40,7 @@ def generated() -> dict[Path, str]:
         return {README: readme}
     machine, measured = rows.read(RESULTS)
     readme = between_markers(readme, "results", results_tables.overview(machine, measured))
+    readme = between_markers(readme, "linear", results_tables.heads(*rows.read(HEADS)))
     return {README: readme, ALL_RESULTS: results_tables.everything(machine, measured)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fused_losses.bench.providers import COMPILE, EAGER
+from fused_losses.bench.providers import COMPILE, EAGER, PRODUCTS
 from fused_losses.bench.rows import OK, Machine, Row
 from fused_losses.bench.summary import HOW, Ratios, means
 
@@ -56,6 +56,38 @@ def everything(machine: Machine, measured: Sequence[Row]) -> str:
     ]
     parts.append("\n".join(refused) or "None.")
     return "\n\n".join(parts) + "\n"
+
+
+def heads(machine: Machine, measured: Sequence[Row]) -> str:
+    """Losses behind a linear layer: seconds of a step, and its memory beyond inputs and gradients."""
+    names = [
+        name
+        for name in (EAGER, COMPILE, "torch chunked", "linear")
+        if any(row.provider == name for row in measured)
+    ]
+    titles = {"linear": "ours"}
+    cells = ["", "N x D x V", "dtype", PRODUCTS, *(titles.get(name, name) for name in names)]
+    lines = [cells, ["---"] * len(cells)]
+    cases: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in measured:
+        cases.setdefault((row.loss, row.shape, row.dtype), {})[row.provider] = row
+    for (loss, shape, dtype), by_provider in cases.items():
+        known = [by_provider.get(name) for name in (PRODUCTS, *names)]
+        lines.append([f"`{loss}`", shape, dtype, *map(_seconds_and_memory, known)])
+    return (
+        f"A step in seconds, and the MiB that it takes beyond inputs and gradients, on {machine.threads} threads of "
+        f"{machine.machine} ({machine.isa}),\ntorch {machine.torch}, {machine.date[:10]}. `linear_loss` is that of "
+        "`binary_cross_entropy_with_logits`.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    )
+
+
+def _seconds_and_memory(row: Row | None) -> str:
+    if row is None or row.median_ms is None:
+        return NOTHING
+    seconds = f"{row.median_ms / 1e3:.3g} s"
+    if row.peak_mib is None or row.gradients_mib is None:
+        return seconds
+    return f"{seconds}, {row.peak_mib - row.gradients_mib:.0f} MiB"
 
 
 def _preface(machine: Machine) -> str:

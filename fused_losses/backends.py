@@ -130,11 +130,6 @@ def backend(name: str) -> Iterator[None]:
         _prefer(before)
 
 
-def has_terms(device: str) -> bool:
-    """Whether kernels there know more of a softmax than torch's cross-entropy; CUDA's library does not."""
-    return not devices[device].startswith(CUDA)
-
-
 def has_triton() -> bool:
     """Whether Triton is installed; nothing is imported."""
     return find_spec("triton") is not None

@@ -51,6 +51,9 @@ def test_class_out_of_range(name, label, shape, reduction):
     logits = torch.randn(shape)
     target = torch.zeros(shape[:1] + shape[2:], dtype=torch.long)
     target.view(-1)[-1] = label
+    more = {"z_loss": 1e-4, "softcap": 30.0, "return_argmax": True} if name == "cross_entropy" else {}
+    with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
+        getattr(L, name)(logits, target, reduction=reduction, **more)
     for backward in ("fused", "recompute"):
         with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
             getattr(L, name)(logits.clone().requires_grad_(), target, reduction=reduction, backward=backward)

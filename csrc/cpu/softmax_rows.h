@@ -399,7 +399,7 @@ class SoftmaxRows {
   const Targets<T> targets_;
   const bool soft_;
   const bool terms_;
-  const LogitMap map_;
+  const LogitMap<T> map_;
   const bool statistics_known_;
   const int64_t classes_;
   const int64_t stretches_;

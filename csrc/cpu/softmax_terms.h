@@ -13,10 +13,10 @@ namespace fused_losses {
 
 // The logits of a chunk, in cache.
 template <class S>
-const Compute<S>* map_logits(const LogitMap& map, const S* x, int64_t n, Compute<S>* buffer) {
+const Compute<S>* map_logits(const LogitMap<Compute<S>>& map, const S* x, int64_t n, Compute<S>* buffer) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(
-      n, [&](int64_t i, auto count) { store(buffer + i, map.value<V>(load(x + i, count, 0)), count); });
+      n, [&](int64_t i, auto count) { store(buffer + i, map.template value<V>(load(x + i, count, 0)), count); });
   return buffer;
 }
 
@@ -40,7 +40,7 @@ double moment_of(const T* x, int64_t n, T max) {
 
 // The gradient of a chunk, by what is added to a softmax's own.
 template <class S>
-void emit_with_terms(const LogitMap& map, const Compute<S>* x, Compute<S> max, Compute<S> of_numerator,
+void emit_with_terms(const LogitMap<Compute<S>>& map, const Compute<S>* x, Compute<S> max, Compute<S> of_numerator,
                      Compute<S> of_moment, const Compute<S>* q, Compute<S> of_soft, S* gradient, int64_t n,
                      bool streamed) {
   using V = Vector<Compute<S>>;
@@ -48,7 +48,7 @@ void emit_with_terms(const LogitMap& map, const Compute<S>* x, Compute<S> max, C
     const V logits = load(x + i, count, 0), difference = logits - max, e = exp_below_88(difference);
     V v = e * of_numerator + moment(e, difference) * of_moment;
     if (q) v += load(q + i, count, 0) * of_soft;
-    store(gradient + i, v * map.slope<V>(logits), count, streamed);
+    store(gradient + i, v * map.template slope<V>(logits), count, streamed);
   });
 }
 

@@ -419,7 +419,7 @@ class SoftmaxTiles {
   const Targets<T> targets_;
   const bool soft_;
   const bool terms_;
-  const LogitMap map_;
+  const LogitMap<T> map_;
 };
 
 }  // namespace fused_losses

@@ -3,20 +3,19 @@
 
 namespace fused_losses {
 
-template <class S, bool kSoft>
+template <class S, bool kSoft, bool kTerms>
 void run_softmax(SoftmaxKernel kernel, const Queue& queue);
 
 void cross_entropy(const CrossEntropyArguments& arguments, const Scaling& scaling, LabelDivisor divisor,
                    const Reduced& reduced, const Queue& queue) {
   const SoftmaxKernel kernel{arguments, scaling, divisor, reduced};
   const bool soft = arguments.probabilities.data || arguments.label_smoothing != 0;
+  const bool terms = arguments.terms.any() || arguments.lse_gradient.data || arguments.argmax;
   with_storage(arguments.input.dtype, [&](auto storage) {
     using S = decltype(storage);
-    if (soft) {
-      run_softmax<S, true>(kernel, queue);
-    } else {
-      run_softmax<S, false>(kernel, queue);
-    }
+    const auto run = soft ? (terms ? run_softmax<S, true, true> : run_softmax<S, true, false>)
+                          : (terms ? run_softmax<S, false, true> : run_softmax<S, false, false>);
+    run(kernel, queue);
   });
 }
 

@@ -25,7 +25,7 @@ inline void add_rows(Alignment& alignment, const CrossEntropyArguments& tensors,
 template <class S>
 bool has_packed_positions(const CrossEntropyArguments& tensors) {
   constexpr int64_t kElements = kPack<S>;
-  bool packed = tensors.inner % kElements == 0;
+  bool packed = tensors.inner % kElements == 0 && tensors.classes < INT32_MAX;
   for (const ClassTensor* tensor : {&tensors.input, &tensors.input_gradient}) {
     if (!tensor->data) continue;
     packed =
@@ -36,7 +36,7 @@ bool has_packed_positions(const CrossEntropyArguments& tensors) {
 }
 
 // Instantiated for a type of storage at a time.
-template <class S, bool kSoft>
+template <class S, bool kSoft, bool kTerms>
 void run_softmax(SoftmaxKernel kernel, const Queue& queue) {
   const CrossEntropyArguments& tensors = kernel.tensors;
   // Elements of rows are counted in 32 bits.
@@ -47,22 +47,27 @@ void run_softmax(SoftmaxKernel kernel, const Queue& queue) {
     add_rows(own, tensors, tensors.input);
     add_rows(own, tensors, tensors.input_gradient);
     kernel.shift = own.shift();
-    if (!own.is_packed()) return launch_softmax_rows<Apart<Compute<S>>, kSoft>(kernel, queue);
+    if (!own.is_packed()) return launch_softmax_rows<Apart<Compute<S>>, kSoft, kTerms>(kernel, queue);
     add_rows(own, tensors, tensors.probabilities);
     add_rows(own, tensors, tensors.probabilities_gradient);
     kernel.probabilities_packed = own.is_packed();
-    return launch_softmax_rows<Packed<S>, kSoft>(kernel, queue);
+    return launch_softmax_rows<Packed<S>, kSoft, kTerms>(kernel, queue);
   }
-  // Packs of positions for each thread, if that leaves enough threads.
-  const int64_t threads = tensors.outer * tensors.inner / kPack<S>;
-  if (has_packed_positions<S>(tensors) && threads >= static_cast<int64_t>(queue.processors) * kThreads) {
-    return launch_softmax_tiles<S, kSoft, kPack<S>>(kernel, queue);
+  // Packs of positions for each thread, if that leaves enough threads, and if all that is known of a pack fits in
+  // registers.
+  if constexpr (!(kSoft && kTerms)) {
+    const int64_t threads = tensors.outer * tensors.inner / kPack<S>;
+    if (has_packed_positions<S>(tensors) && threads >= static_cast<int64_t>(queue.processors) * kThreads) {
+      return launch_softmax_tiles<S, kSoft, kTerms, kPack<S>>(kernel, queue);
+    }
   }
-  launch_softmax_tiles<S, kSoft, 1>(kernel, queue);
+  launch_softmax_tiles<S, kSoft, kTerms, 1>(kernel, queue);
 }
 
-#define FUSED_LOSSES_INSTANTIATE_SOFTMAX(S)                         \
-  template void run_softmax<S, false>(SoftmaxKernel, const Queue&); \
-  template void run_softmax<S, true>(SoftmaxKernel, const Queue&);
+#define FUSED_LOSSES_INSTANTIATE_SOFTMAX(S)                                \
+  template void run_softmax<S, false, false>(SoftmaxKernel, const Queue&); \
+  template void run_softmax<S, false, true>(SoftmaxKernel, const Queue&);  \
+  template void run_softmax<S, true, false>(SoftmaxKernel, const Queue&);  \
+  template void run_softmax<S, true, true>(SoftmaxKernel, const Queue&);
 
 }  // namespace fused_losses

@@ -12,8 +12,6 @@ namespace {
 // Labels that a block reads in less time than a launch takes: some for each of its threads.
 constexpr int64_t kFewLabels = 16384;
 
-constexpr const char* kNoTerms = "fused_losses: CUDA's kernels have no terms of a softmax besides torch's";
-
 using Engine = void (*)(const CrossEntropyArguments&, const Scaling&, LabelDivisor, const Reduced&, const Queue&);
 
 template <Engine engine>
@@ -24,11 +22,7 @@ class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call
        const OptionalTensor& upstream)
       : CrossEntropyCall<engine == cross_entropy>(operands, ignore_index, label_smoothing, terms, normalizer,
                                                   lse_gradient, reduction, upstream),
-        OnGpu<Call<engine>>(operands.input) {
-    if (normalizer || lse_gradient || !terms.empty()) throw std::runtime_error(kNoTerms);
-  }
-
-  void write_argmax(const View&) { throw std::runtime_error(kNoTerms); }
+        OnGpu<Call<engine>>(operands.input) {}
 
   void forward(const View* loss) {
     this->arguments_.backward = false;
@@ -46,7 +40,9 @@ class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call
     if (arguments.backward && !arguments.labels.data) arguments.max = arguments.sum = nullptr;
     LabelDivisor labels;
     OptionalTensor divisor;
-    if (this->is_mean()) {
+    if (this->is_mean() && arguments.normalizer) {
+      scaling.divisor_on_device = arguments.normalizer;
+    } else if (this->is_mean()) {
       const int64_t positions = arguments.outer * arguments.inner;
       scaling.divisor = static_cast<double>(positions);
       labels.by_each_block = arguments.labels.data && positions <= kFewLabels;

@@ -7,7 +7,8 @@
 
 namespace fused_losses {
 
-// Of a block: 128 registers for each thread; more for soft targets and numbers of 64 bits, which need them.
+// Of a block: 128 registers for each thread; more for soft targets and numbers of 64 bits, which need them. Terms make
+// no difference: with and without them, a loss is the same bits.
 template <class T, bool kSoft>
 inline constexpr int kMostThreads = sizeof(T) == sizeof(float) && !kSoft ? 512 : 256;
 
@@ -18,16 +19,18 @@ inline constexpr int kHeldPacks = sizeof(T) == sizeof(float) ? (kSoft ? 4 : 8) :
 // Packs that a thread of a block has before another one takes part in the row: as many again in shared memory.
 inline constexpr int kPacksOfThread = 16;
 
-template <class Access, bool kSoft>
+template <class Access, bool kSoft, bool kTerms>
 class SoftmaxRow {
   using T = typename Access::T;
   using Held = typename Access::Held;
   static constexpr int kElements = Access::kElements;
   static constexpr int kHeld = kHeldPacks<T, kSoft>;
   static constexpr bool kRounded = Access::kRounded;
+  static constexpr int kNone = INT32_MAX;  // a class after all others
 
  public:
-  __device__ SoftmaxRow(const SoftmaxKernel& kernel, const Targets<T>& targets, const Group& group, Held* memory)
+  __device__ SoftmaxRow(const SoftmaxKernel& kernel, const Targets<T, kSoft, kTerms>& targets, const Group& group,
+                        Held* memory)
       : kernel_(kernel), tensors_(kernel.tensors), targets_(targets), group_(group), memory_(memory) {
     if (kSoft && !tensors_.probabilities.data) common_mass_ = targets.mass_of_smoothing();
   }
@@ -49,9 +52,10 @@ class SoftmaxRow {
       if (p < packs) held[h] = load(x, p);
     });
     SoftmaxState<T> state;
-    const bool given = tensors_.backward && tensors_.max;
+    largest_ = kNone;
+    const bool given = targets_.given();
     if (given) {
-      if (hot_.counts) state = {static_cast<const T*>(tensors_.max)[i], static_cast<const T*>(tensors_.sum)[i], 0, 0};
+      if (hot_.counts) state = targets_.read(i);
     } else {
       for_held([&](int h, int p) {
         if (p < packs) add(state, p, held[h]);
@@ -71,25 +75,24 @@ class SoftmaxRow {
     unrolled<kHeld>([&](int h) { held[h].forget(); });
     T others = 0;
     if (gradient.data || of_t_.data) {
-      const T reference = reference_of(state.max);
-      of_numerator_ = (hot_.hot + state.mass) * hot_.slope / state.sum;
+      slopes_ = targets_.slopes(state, hot_);
       log_sum_ = of_t_.data ? log(state.sum) : T(0);
       if (hot_.counts) {
         for (int slot = packs - beyond() - 1 - last_lane(packs); slot >= 0; slot -= group_.lanes()) {
           const bool on_chip = !given && slot < kernel_.held_packs;
           const Held pack = on_chip ? memory_[slot] : load(x, beyond() + slot);
-          emit(gradient, reference, beyond() + slot, pack, others);
+          emit(gradient, beyond() + slot, pack, others);
         }
         for_held([&](int h, int p) {
-          if (p < packs) emit(gradient, reference, p, held[h], others);
+          if (p < packs) emit(gradient, p, held[h], others);
         });
       } else if (live && gradient.data) {
         clear(gradient, {shift, classes});
       }
-      if (tensors_.labels.data) finish_label(gradient, reference, others);
+      if (tensors_.labels.data) finish_label(gradient, others);
     }
     if (!live || !group_.leads()) return T(0);
-    return finish_row(i);
+    return targets_.finish(i, hot_, state_, largest_ == kNone ? -1 : largest_);
   }
 
  private:
@@ -112,6 +115,17 @@ class SoftmaxRow {
 
   __device__ Held load(const Line& x, int p) const { return Access::load(x, span_, p, static_cast<T>(-INFINITY)); }
 
+  // Logits of a pack: -inf beyond the row.
+  __device__ void unpack(int p, const Held& pack, T* x) const {
+    Access::unpack(pack, x);
+    if constexpr (kTerms) {
+      const int first = p * kElements - span_.shift;
+      unrolled<kElements>([&](int j) {
+        if (span_.has(first + j)) x[j] = targets_.logit(x[j]);
+      });
+    }
+  }
+
   // Soft targets of a pack: 0 beyond the row.
   __device__ void load_soft(int p, T* q) const {
     const int first = p * kElements - span_.shift;
@@ -130,23 +144,31 @@ class SoftmaxRow {
     });
   }
 
-  __device__ void add(SoftmaxState<T>& state, int p, const Held& pack) const {
+  __device__ void add(SoftmaxState<T>& state, int p, const Held& pack) {
+    const int first = p * kElements - span_.shift;
     T x[kElements];
-    Access::unpack(pack, x);
+    unpack(p, pack, x);
     T larger = state.max;
     unrolled<kElements>([&](int j) { larger = larger_of(x[j], larger); });
-    const T reference = reference_of(larger);
-    // The same sums, relative to what is the largest now.
-    state.sum *= numerator<kRounded>(state.max - reference);
-    if (kSoft && state.mass != 0) state.cross += state.mass * (reference_of(state.max) - reference);
+    if constexpr (kTerms) {
+      if (tensors_.argmax && (larger > state.max || largest_ == kNone)) {
+        unrolled<kElements>([&](int j) {
+          const int c = first + kElements - 1 - j;
+          if (span_.has(c) && x[kElements - 1 - j] == larger) largest_ = c;
+        });
+      }
+    }
+    const T reference = raise<kRounded, kSoft, kTerms>(state, larger);
     T sum = 0;
-    unrolled<kElements>([&](int j) { sum += numerator<kRounded>(x[j] - reference); });
+    unrolled<kElements>([&](int j) {
+      const T e = numerator<kRounded>(x[j] - reference);
+      sum += e;
+      if constexpr (kTerms) state.moment += moment(e, x[j] - reference);
+    });
     state.sum += sum;
-    state.max = larger;
     if constexpr (kSoft) {
       T q[kElements];
       load_soft(p, q);
-      const int first = p * kElements - span_.shift;
       unrolled<kElements>([&](int j) {
         if (!span_.has(first + j)) return;
         state.mass += q[j];
@@ -155,51 +177,50 @@ class SoftmaxRow {
     }
   }
 
-  __device__ void merge(SoftmaxState<T>& state) const {
-    constexpr int kNumbers = kSoft ? 4 : 2;
-    T numbers[] = {state.max, state.sum, state.mass, state.cross};
-    group_.merge_all<kNumbers>(numbers, [](const T* other, T* own) {
-      SoftmaxState<T> a{own[0], own[1], kSoft ? own[2] : T(0), kSoft ? own[3] : T(0)};
-      a.merge({other[0], other[1], kSoft ? other[2] : T(0), kSoft ? other[3] : T(0)});
-      own[0] = a.max;
-      own[1] = a.sum;
-      if constexpr (kSoft) {
-        own[2] = a.mass;
-        own[3] = a.cross;
-      }
+  __device__ void merge(SoftmaxState<T>& state) {
+    constexpr int kNumbers = kStateNumbers<kSoft, kTerms>;
+    T numbers[kNumbers];
+    write_state<kSoft, kTerms>(state, numbers);
+    group_.template merge_all<kNumbers>(numbers, [](const T* other, T* own) {
+      SoftmaxState<T> merged = read_state<kSoft, kTerms>(own);
+      merged.merge(read_state<kSoft, kTerms>(other));
+      write_state<kSoft, kTerms>(merged, own);
     });
-    state = {numbers[0], numbers[1], numbers[2], numbers[3]};
+    const T own_max = state.max;
+    state = read_state<kSoft, kTerms>(numbers);
+    if constexpr (kTerms) {
+      if (!tensors_.argmax) return;
+      if (own_max != state.max) largest_ = kNone;
+      group_.template merge_all<1>(&largest_, [](const int* other, int* own) { *own = std::min(*own, *other); });
+    }
   }
 
-  __device__ void emit(const Line& gradient, T reference, int p, const Held& pack, T& others) const {
+  __device__ void emit(const Line& gradient, int p, const Held& pack, T& others) const {
     const int first = p * kElements - span_.shift;
-    T x[kElements];
-    Access::unpack(pack, x);
-    T q[kElements];
+    T x[kElements], q[kElements]{};
+    unpack(p, pack, x);
     if constexpr (kSoft) {
       load_soft(p, q);
-      if (of_t_.data) emit_probabilities(reference, p, x);
+      if (of_t_.data) emit_probabilities(p, x);
     }
     if (!gradient.data) return;
     T made[kElements];
     unrolled<kElements>([&](int j) {
-      const T e = numerator<kRounded>(x[j] - reference);
+      const T e = numerator<kRounded>(x[j] - slopes_.reference);
       if (!kRounded && first + j != hot_.y) others += e;
-      made[j] = e * of_numerator_;
-      if constexpr (kSoft) made[j] -= q[j] * hot_.slope;
+      made[j] = targets_.gradient(slopes_, hot_, e, x[j], q[j]);
     });
     Access::store(gradient, span_, p, made);
   }
 
-  __device__ void emit_probabilities(T reference, int p, const T* x) const {
+  __device__ void emit_probabilities(int p, const T* x) const {
     const int first = p * kElements - span_.shift;
     T made[kElements];
     unrolled<kElements>([&](int j) {
       const int c = first + j;
       made[j] = 0;
       if (!span_.has(c)) return;
-      made[j] = (reference - x[j] + log_sum_) * (targets_.keep() * hot_.slope);
-      made[j] *= targets_.weight(c);
+      made[j] = targets_.gradient_of_probability(slopes_, hot_, log_sum_, x[j], c);
       if (!kernel_.probabilities_packed) store_as(of_t_.data, of_t_.dtype, of_t_.offset + c * of_t_.stride, made[j]);
     });
     if (kernel_.probabilities_packed) Access::store(of_t_, span_, p, made);
@@ -212,36 +233,19 @@ class SoftmaxRow {
     }
   }
 
-  // p - 1 nearly cancels where p is nearly 1: minus the sum of the others, then.
-  __device__ void finish_label(const Line& gradient, T reference, T others) const {
-    const T e_y = numerator<kRounded>(hot_.x_y - reference);
+  __device__ void finish_label(const Line& gradient, T others) const {
+    const T e_y = numerator<kRounded>(hot_.x_y - slopes_.reference);
     others = kRounded ? state_.sum - e_y : group_.sum(others);
     if (!hot_.counts || !gradient.data) return;
     // By whoever has stored the rest of its pack.
     if (((static_cast<int>(hot_.y) + span_.shift) / kElements & (group_.lanes() - 1)) != group_.lane()) return;
-    const T q_y = kSoft ? targets_.soft(T(0), hot_.y) : T(0);
-    const T slope = gradient_at_hot(e_y, others, state_.sum, hot_.hot, state_.mass, q_y) * hot_.slope;
-    store_as(gradient.data, gradient.dtype, gradient.offset + hot_.y * gradient.stride, slope);
-  }
-
-  // By one thread of the group.
-  __device__ T finish_row(int64_t i) const {
-    if (tensors_.backward) return 0;
-    if (tensors_.max) {
-      static_cast<T*>(tensors_.max)[i] = hot_.counts ? reference_of(state_.max) : T(0);
-      static_cast<T*>(tensors_.sum)[i] = hot_.counts ? state_.sum : T(1);
-    }
-    SoftmaxState<T> state = state_;
-    state.max = reference_of(state.max);
-    const T value =
-        hot_.counts ? cross_entropy_value(state, tensors_.labels.data != nullptr, hot_.hot, hot_.x_y) : T(0);
-    if (tensors_.losses.data) store_as(tensors_.losses.data, tensors_.losses.dtype, i, value);
-    return value;
+    store_as(gradient.data, gradient.dtype, gradient.offset + hot_.y * gradient.stride,
+             targets_.gradient_at_label(slopes_, state_, hot_, e_y, others));
   }
 
   const SoftmaxKernel& kernel_;
   const CrossEntropyArguments& tensors_;
-  const Targets<T>& targets_;
+  const Targets<T, kSoft, kTerms>& targets_;
   const Group& group_;
   Held* const memory_;
   T common_mass_ = 0;
@@ -250,10 +254,12 @@ class SoftmaxRow {
   Hot<T> hot_;
   Span<int> span_{};
   SoftmaxState<T> state_;
-  T of_numerator_ = 0, log_sum_ = 0;
+  Slopes<T> slopes_;
+  T log_sum_ = 0;
+  int largest_ = kNone;  // the first class with the largest logit
 };
 
-template <class Access, bool kSoft>
+template <class Access, bool kSoft, bool kTerms>
 __global__ void __launch_bounds__(kMostThreads<typename Access::T, kSoft>, 1)
     softmax_rows_kernel(const __grid_constant__ SoftmaxKernel kernel) {
   using T = typename Access::T;
@@ -261,9 +267,9 @@ __global__ void __launch_bounds__(kMostThreads<typename Access::T, kSoft>, 1)
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;
   const double divisor = divisor_of(kernel);
-  const Targets<T> targets(kernel, upstream, divisor);
+  const Targets<T, kSoft, kTerms> targets(kernel, upstream, divisor);
   const Group group(kernel.lanes);
-  SoftmaxRow<Access, kSoft> row(kernel, targets, group, reinterpret_cast<typename Access::Held*>(memory));
+  SoftmaxRow<Access, kSoft, kTerms> row(kernel, targets, group, reinterpret_cast<typename Access::Held*>(memory));
   const int64_t step = static_cast<int64_t>(gridDim.x) * group.in_block();
   double sum = 0;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * group.in_block(); first < positions_of(kernel.tensors);
@@ -273,7 +279,7 @@ __global__ void __launch_bounds__(kMostThreads<typename Access::T, kSoft>, 1)
   if (kernel.reduced.loss) finish(sum, kernel.reduced, divisor);
 }
 
-template <class Access, bool kSoft>
+template <class Access, bool kSoft, bool kTerms>
 void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
   constexpr int kHeld = kHeldPacks<typename Access::T, kSoft>;
   const CrossEntropyArguments& tensors = kernel.tensors;
@@ -292,8 +298,8 @@ void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
     kernel.held_packs = std::min(beyond, queue.shared_bytes / kBytes);
     shared = kernel.held_packs * kBytes;
   }
-  launch(softmax_rows_kernel<Access, kSoft>, queue, blocks_for(queue, (rows + in_block - 1) / in_block, threads),
-         threads, kernel, shared);
+  launch(softmax_rows_kernel<Access, kSoft, kTerms>, queue,
+         blocks_for(queue, (rows + in_block - 1) / in_block, threads), threads, kernel, shared);
 }
 
 }  // namespace fused_losses

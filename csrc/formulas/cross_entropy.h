@@ -35,7 +35,7 @@ struct SoftmaxState {
   R sum = 0;          // of exp(x - m)
   R mass = 0;         // Q
   R cross = 0;        // X
-  R moment = 0;       // U; only where there is an entropy
+  R moment = 0;       // U; means nothing where there is no entropy
 
   // The same sums, relative to a larger maximum.
   FUSED_LOSSES_HOST_DEVICE void raise(R larger) {
@@ -43,7 +43,7 @@ struct SoftmaxState {
     const R step = max - larger;
     if (sum != 0) {
       const R shrunk = std::exp(step);
-      if (moment != 0) moment = shrunk != 0 ? (moment + sum * step) * shrunk : R(0);
+      moment = shrunk != 0 ? (moment + sum * step) * shrunk : R(0);
       sum *= shrunk;
     }
     if (mass != 0) cross += mass * step;
@@ -88,25 +88,31 @@ FUSED_LOSSES_HOST_DEVICE R gradient_at_hot(R e_y, R others, R sum, R hot, R mass
   return mass * (e_y / sum) - q_y - hot * (others / sum);
 }
 
-// From given logits v to those of the softmax, x, and the slope of that, from x.
-struct LogitMap {
-  double scale = 1, cap = 0;
-
+// From given logits v to those of the softmax, x, and the slope of that, from x; in numbers of type R.
+template <class R>
+class LogitMap {
+ public:
   FUSED_LOSSES_HOST_DEVICE explicit LogitMap(const SoftmaxTerms& terms)
-      : scale(terms.logit_scale), cap(terms.softcap) {}
+      : scale_(static_cast<R>(terms.logit_scale)),
+        cap_(static_cast<R>(terms.softcap)),
+        inner_(static_cast<R>(terms.softcap == 0 ? terms.logit_scale : terms.logit_scale / terms.softcap)) {}
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE V value(V v) const {
-    if (cap == 0) return v * splat<V>(scale);
-    return tanh(v * splat<V>(scale / cap)) * splat<V>(cap);
+    v = v * splat<V>(inner_);
+    if (cap_ == 0) return v;
+    return tanh(v) * splat<V>(cap_);
   }
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE V slope(V x) const {
-    if (cap == 0) return splat<V>(scale);
-    const V ratio = x / splat<V>(cap);  // exactly 1 where x is the cap
-    return (splat<V>(1) - ratio * ratio) * splat<V>(scale);
+    if (cap_ == 0) return splat<V>(scale_);
+    const V ratio = x / splat<V>(cap_);  // exactly 1 where x is the cap
+    return (splat<V>(1) - ratio * ratio) * splat<V>(scale_);
   }
+
+ private:
+  R scale_, cap_, inner_;
 };
 
 // The log-sum-exp and the entropy of a row.
@@ -132,8 +138,9 @@ FUSED_LOSSES_HOST_DEVICE R terms_value(const SoftmaxState<R>& state, R z_loss, R
 // gradient of the log-sum-exp itself.
 template <class R>
 struct SoftmaxTermsGradient {
-  R of_numerator, of_moment;
+  R of_numerator = 0, of_moment = 0;
 
+  SoftmaxTermsGradient() = default;
   FUSED_LOSSES_HOST_DEVICE SoftmaxTermsGradient(const SoftmaxState<R>& state, R z_loss, R entropy, R scale, R of_lse)
       : of_numerator((scale * (2 * z_loss * lse_of(state) - entropy * (state.moment / state.sum)) + of_lse) /
                      state.sum),

@@ -122,16 +122,20 @@ class Case:
 
 
 def select(
-    sizes: Iterable[Size], losses: Iterable[str], dtypes: Iterable[str], device: str = "cpu"
+    sizes: Iterable[Size],
+    losses: Iterable[str],
+    dtypes: Iterable[str],
+    device: str = "cpu",
+    shapes: Sequence[Shape] = (),
 ) -> list[Case]:
-    """The cases of a run, those of one size and dtype together."""
+    """The cases of a run, those of one size and dtype together; `shapes` instead of those that a size has."""
     chosen, kinds = list(losses), list(dtypes)
     return [
         Case(loss, size, shape, dtype, device)
         for size in sizes
         for dtype in kinds
         for loss in chosen
-        for shape in _shapes(loss, size)
+        for shape in shapes or _shapes(loss, size)
     ]
 
 

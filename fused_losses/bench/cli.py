@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fused_losses.bench import compare, errors, memory, plots, prediction, report, rows, session
 from fused_losses.bench.cases import DTYPES, SIZES, Case, Pass, Size, select
 from fused_losses.bench.heads import HEADS
-from fused_losses.bench.options import among, read
+from fused_losses.bench.options import among, read, shape
 from fused_losses.bench.providers import OF_HEADS, OF_LOSSES, OURS, PROVIDERS, UNAVAILABLE
 from fused_losses.bench.report import console
 from fused_losses.registry import LOSSES
@@ -54,6 +54,14 @@ def run(
             "--size",
             callback=among(SIZES),
             help="large: 8M elements; medium: 64k; small: 32 rows of 10. Repeatable; large if not given.",
+        ),
+    ] = None,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            help="Of the first input, as 64x1024; of a linear layer, rows x features x classes. "
+            "Repeatable; those of the size if not given.",
         ),
     ] = None,
     linear: Annotated[
@@ -126,9 +134,10 @@ def run(
         memory.limit_run(memory.HEADS_BYTES if has_heads else memory.RUN_BYTES)
     path = csv or Path("build/bench") / f"{date.today().isoformat()}.csv"
     console.print(f"Written to {path}, case by case")
+    cases = select(chosen, names, dtypes, device, [shape(text) for text in shapes or []])
     measured: list[rows.Row] = []
     with rows.writer(path, machine) as write:
-        for of_case in _measure(select(chosen, names, dtypes, device), plan):
+        for of_case in _measure(cases, plan):
             write(of_case)
             measured += of_case
 

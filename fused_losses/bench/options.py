@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from fused_losses.bench import rows
+from fused_losses.samples import Shape
 
 
 def among(known: Collection[str]) -> Callable[[list[str] | None], list[str] | None]:
@@ -18,6 +19,14 @@ def among(known: Collection[str]) -> Callable[[list[str] | None], list[str] | No
         return values
 
     return check
+
+
+def shape(text: str) -> Shape:
+    """From 64x1024, as a table shows it."""
+    sizes = text.split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise typer.BadParameter(f"{text!r} is not a shape like 64x1024")
+    return tuple(map(int, sizes))
 
 
 def read(file: Path) -> tuple[rows.Machine, list[rows.Row]]:

@@ -10,7 +10,6 @@ from torch.nn import _reduction as legacy
 
 from fused_losses import reference
 from fused_losses import unpatched as F
-from fused_losses.backends import has_terms
 from fused_losses.dispatch import (
     REDUCTION_CODES,
     Backward,
@@ -114,7 +113,6 @@ def cross_entropy(
     options = (ignore_index, label_smoothing, terms, divisor, None)
     if (
         kernels_take(input, target, weight)
-        and (not (terms or more or divisor is not None) or has_terms(input.device.type))
         and reduction in REDUCTION_CODES
         and takes_classes(input, target, weight)
         and is_index(ignore_index)
