@@ -74,10 +74,11 @@ def heads(machine: Machine, measured: Sequence[Row]) -> str:
     for (loss, shape, dtype), by_provider in cases.items():
         known = [by_provider.get(name) for name in (PRODUCTS, *names)]
         lines.append([f"`{loss}`", shape, dtype, *map(_seconds_and_memory, known)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        f"A step in seconds, and the MiB that it takes beyond inputs and gradients, on {machine.threads} threads of "
-        f"{machine.machine} ({machine.isa}),\ntorch {machine.torch}, {machine.date[:10]}. `linear_loss` is that of "
-        "`binary_cross_entropy_with_logits`.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        "A step in seconds, and the MiB that it takes beyond inputs and gradients, on "
+        f"{machine.threads} threads of {machine.machine} ({machine.isa}),\ntorch {machine.torch}, "
+        f"{machine.date[:10]}. `linear_loss` is that of `binary_cross_entropy_with_logits`.\n\n{table}"
     )
 
 
