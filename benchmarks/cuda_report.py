@@ -40,7 +40,7 @@ IN_PACKS = re.compile(
 """Kernels for tensors that lie ready in memory."""
 
 LARGER = {
-    r"softmax_rows_kernel<(\w+<double>|.*true)": 256,
+    r"softmax_rows_kernel<(\w+<double>|.*, true, )": 256,
     "softmax_rows_kernel": 512,
     "multi_margin_kernel": 512,
 }

@@ -185,10 +185,10 @@ def causal_lm_linear_loss(
             lm_head_weight,
             _next_tokens(labels, ignore_index, shift_labels).to(hidden_states.device),
             linear_bias=lm_head_bias,
-            reduction=_reduction(num_items_in_batch),
             ignore_index=ignore_index,
+            normalizer=num_items_in_batch,
         )
-    return _divided(loss, num_items_in_batch)
+    return _in_shape_of(num_items_in_batch, loss)
 
 
 def patch_transformers(*, backward: Backward = "fused") -> Patch:
@@ -272,18 +272,15 @@ def _next_tokens(labels: Tensor | None, ignore_index: int, shift_labels: Tensor 
 def _cross_entropy(
     logits: Tensor, labels: Tensor, num_items_in_batch: Items, ignore_index: int, backward: Backward
 ) -> Tensor:
-    if num_items_in_batch is not None and backward == "fused":
-        # The upstream gradient will not be 1: what the forward could write would be written again.
-        backward = "recompute"
     with _float32_losses(logits):
         loss = F.cross_entropy(
             logits,
             labels.to(logits.device),
             ignore_index=ignore_index,
-            reduction=_reduction(num_items_in_batch),
             backward=backward,
+            normalizer=num_items_in_batch,
         )
-    return _divided(loss, num_items_in_batch)
+    return _in_shape_of(num_items_in_batch, loss)
 
 
 def _float32_losses(input: Tensor) -> AbstractContextManager[Any]:
@@ -293,14 +290,6 @@ def _float32_losses(input: Tensor) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _reduction(num_items_in_batch: Items) -> str:
-    return "mean" if num_items_in_batch is None else "sum"
-
-
-def _divided(loss: Tensor, num_items_in_batch: Items) -> Tensor:
-    if num_items_in_batch is None:
-        return loss
-    if isinstance(num_items_in_batch, Tensor):
-        # From the CPU to a device, nothing waits; to the CPU, the number must have arrived.
-        num_items_in_batch = num_items_in_batch.to(loss.device, non_blocking=not loss.is_cpu)
-    return loss / num_items_in_batch
+def _in_shape_of(num_items_in_batch: Items, loss: Tensor) -> Tensor:
+    """As of a quotient: a divisor of one element in one dimension makes it a loss of one."""
+    return loss.reshape(num_items_in_batch.shape) if isinstance(num_items_in_batch, Tensor) else loss
