@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from fused_losses.bench import compare, errors, memory, model, prediction, providers
 from fused_losses.bench import rows as bench_rows
 from fused_losses.bench.accuracy import Judge, exact
-from fused_losses.bench.cases import Case
+from fused_losses.bench.cases import Case, select
 from fused_losses.bench.cli import app
 from fused_losses.bench.heads import HEADS
+from fused_losses.bench.options import shape
 from fused_losses.bench.timing import POOL
 
 ROOT = Path(__file__).parent.parent
@@ -125,6 +126,13 @@ def test_plots_of_a_linear_layer_have_files_of_their_own(tmp_path):
 
 
 @pytest.mark.slow
+def test_shapes_instead_of_those_of_a_size():
+    cases = select(["large"], ["l1_loss"], ["float32"], shapes=[shape("3x5"), shape("7")])
+    assert [(case.shape, case.numel) for case in cases] == [((3, 5), 15), ((7,), 7)]
+    for wrong in ("3x", "3x0", "-3", "3,5"):
+        assert "is not a shape like 64x1024" in invoke("run", f"--shape={wrong}", status=2)
+
+
 def test_run_of_losses_behind_a_linear_layer(tmp_path):
     path = tmp_path / "heads.csv"
     names = ("eager", "inplace", "linear", "torch chunked", "liger")

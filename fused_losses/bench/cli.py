@@ -113,6 +113,7 @@ def run(
     if wanted and not memory.available():
         console.print(f"No peak memory: this system has no {memory.CLEAR_REFS}.")
     names = losses or list(HEADS if linear else LOSSES)
+    cases = select(chosen, names, dtypes, device, [shape(text) for text in shapes or []])
     has_heads = any(name in HEADS for name in names)
     usual = OF_HEADS if has_heads else [name for name in OF_LOSSES if not all_ or name != NOT_IN_ALL]
     plan = session.Plan(
@@ -134,7 +135,6 @@ def run(
         memory.limit_run(memory.HEADS_BYTES if has_heads else memory.RUN_BYTES)
     path = csv or Path("build/bench") / f"{date.today().isoformat()}.csv"
     console.print(f"Written to {path}, case by case")
-    cases = select(chosen, names, dtypes, device, [shape(text) for text in shapes or []])
     measured: list[rows.Row] = []
     with rows.writer(path, machine) as write:
         for of_case in _measure(cases, plan):
