@@ -1,4 +1,4 @@
-// What a softmax does chunk by chunk besides the passes of softmax_rows.h, where rows have more terms than the
+// What a softmax does chunk by chunk besides the passes of softmax_chunks.h, where rows have more terms than the
 // cross-entropy, or logits that are made of others; and which logit is the largest.
 #pragma once
 

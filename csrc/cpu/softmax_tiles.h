@@ -1,7 +1,6 @@
 // Softmax where the classes of a row do not lie side by side, as in images (N, C, H, W), or are so few that a row
 // does not fill a register: many rows at once, one to a lane. A tile of positions x classes is read into cache
-// by the first pass and stays there for the other two. Where even the positions do not lie side by side, the
-// tile is gathered first, and its gradient scattered after.
+// by the first pass and stays there for the other two.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "parallel.h"
+#include "softmax_planes.h"
 #include "softmax_targets.h"
 #include "softmax_terms.h"
 
@@ -18,9 +18,6 @@ template <class S>
 class SoftmaxTiles {
   using T = Compute<S>;
   using V = Vector<T>;
-
-  // Positions of a tile: 256 bytes of float per class, so that memory is read in runs of four cache lines.
-  static constexpr int kPositions = 64;
   using Lanes = T[kPositions];
 
   static constexpr int64_t kClassBlock = 128;
@@ -59,61 +56,10 @@ class SoftmaxTiles {
     std::vector<T> input, probabilities, input_gradient, probabilities_gradient;
   };
 
-  // A tile as the passes see it: element [c][p] at data[c * stride + p].
-  template <class E>
-  struct Plane {
-    E* data;
-    int64_t stride;
-    E* row(int64_t c) const { return data + c * stride; }
-  };
-
-  // Where the rows of a tile begin: in runs of equal outer index.
-  template <class Body>
-  void for_each_run(int64_t first, int count, const Body& body) const {
-    for (int done = 0; done < count;) {
-      const int64_t outer = (first + done) / arguments_.inner, inner = (first + done) % arguments_.inner;
-      const int run = static_cast<int>(std::min<int64_t>(count - done, arguments_.inner - inner));
-      body(outer, inner, done, run);
-      done += run;
-    }
-  }
-
-  // Whether the tile can be worked on where it lies: whole, in one run, positions side by side.
-  bool lies_ready(const ClassTensor& tensor, int64_t first, int count) const {
-    return count == kPositions && tensor.strides.inner == 1 && tensor.dtype == kScalarType<S> &&
-           first % arguments_.inner + count <= arguments_.inner;
-  }
-
-  Plane<T> gather_tile(const ClassTensor& tensor, int64_t first, int count, std::vector<T>& buffer) const {
-    buffer.resize(arguments_.classes * kPositions);
-    with_storage(tensor.dtype, [&](auto storage) {
-      using E = decltype(storage);
-      for_each_run(first, count, [&](int64_t outer, int64_t inner, int done, int run) {
-        const E* const from = at<E>(arguments_, tensor, outer, inner);
-        for (int64_t c = 0; c < arguments_.classes; ++c) {
-          gather_run(&buffer[c * kPositions + done], from + c * tensor.strides.classes, tensor.strides.inner, run);
-        }
-      });
-    });
-    return {buffer.data(), kPositions};
-  }
-
-  void scatter_tile(const ClassTensor& tensor, int64_t first, int count, const std::vector<T>& buffer) const {
-    with_storage(tensor.dtype, [&](auto storage) {
-      using E = decltype(storage);
-      for_each_run(first, count, [&](int64_t outer, int64_t inner, int done, int run) {
-        E* const to = const_cast<E*>(at<E>(arguments_, tensor, outer, inner));
-        for (int64_t c = 0; c < arguments_.classes; ++c) {
-          scatter_run(to + c * tensor.strides.classes, tensor.strides.inner, &buffer[c * kPositions + done], run);
-        }
-      });
-    });
-  }
-
   double tile(int64_t first, int count, Scratch& scratch) {
     const ClassTensor& gradient = arguments_.input_gradient;
-    const bool in_place =
-        !terms_ && lies_ready(arguments_.input, first, count) && (!gradient.data || lies_ready(gradient, first, count));
+    const bool in_place = !terms_ && lies_ready<S>(arguments_, arguments_.input, first, count) &&
+                          (!gradient.data || lies_ready<S>(arguments_, gradient, first, count));
     if (in_place) {
       const auto start = [&](const ClassTensor& tensor) {
         return tensor.data
@@ -123,12 +69,12 @@ class SoftmaxTiles {
       const Plane<S> x{start(arguments_.input), arguments_.input.strides.classes};
       return passes(x, Plane<S>{start(gradient), gradient.strides.classes}, first, count, scratch);
     }
-    const Plane<T> x = gather_tile(arguments_.input, first, count, scratch.input);
+    const Plane<T> x = gather_tile(arguments_, arguments_.input, first, count, scratch.input);
     if (terms_) map_logits(map_, x.data, arguments_.classes * kPositions, x.data);
     if (!gradient.data) return passes(x, Plane<T>{nullptr, 0}, first, count, scratch);
     scratch.input_gradient.resize(arguments_.classes * kPositions);
     const double value = passes(x, Plane<T>{scratch.input_gradient.data(), kPositions}, first, count, scratch);
-    scatter_tile(gradient, first, count, scratch.input_gradient);
+    scatter_tile(arguments_, gradient, first, count, scratch.input_gradient);
     return value;
   }
 
@@ -151,7 +97,7 @@ class SoftmaxTiles {
   template <class E>
   Positions read_positions(Plane<E> x, int64_t first, int count) const {
     Positions positions;
-    for_each_run(first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+    for_each_run(arguments_, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
       std::fill_n(positions.scale + done, run, static_cast<T>(arguments_.scale));
       if (arguments_.upstream.data) {
         for (int i = 0; i < run; ++i) {
@@ -218,7 +164,7 @@ class SoftmaxTiles {
     const Positions positions = read_positions(x, first, count);
     Plane<T> probabilities{nullptr, 0};
     if (arguments_.probabilities.data) {
-      probabilities = gather_tile(arguments_.probabilities, first, count, scratch.probabilities);
+      probabilities = gather_tile(arguments_, arguments_.probabilities, first, count, scratch.probabilities);
     }
 
     Statistics s;
@@ -237,7 +183,7 @@ class SoftmaxTiles {
 
     if (arguments_.probabilities_gradient.data) {
       emit_probabilities_gradient(x, positions, s, scratch);
-      scatter_tile(arguments_.probabilities_gradient, first, count, scratch.probabilities_gradient);
+      scatter_tile(arguments_, arguments_.probabilities_gradient, first, count, scratch.probabilities_gradient);
     }
     if (gradient.data) {
       const Terms terms = terms_ ? terms_gradient(positions, s) : Terms();

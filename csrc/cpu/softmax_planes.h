@@ -1,0 +1,72 @@
+// The memory of a softmax in tiles: all classes of a few positions, where they lie if the positions lie side by
+// side, else gathered before the passes, and gradients scattered after them.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "gather.h"
+#include "softmax_targets.h"
+
+namespace fused_losses {
+
+// Positions of a tile: 256 bytes of float per class, so that memory is read in runs of four cache lines.
+inline constexpr int kPositions = 64;
+
+// A tile as the passes see it: element [c][p] at data[c * stride + p].
+template <class E>
+struct Plane {
+  E* data;
+  int64_t stride;
+  E* row(int64_t c) const { return data + c * stride; }
+};
+
+// Where the rows of a tile begin: in runs of equal outer index.
+template <class Body>
+void for_each_run(const CrossEntropyArguments& arguments, int64_t first, int count, const Body& body) {
+  for (int done = 0; done < count;) {
+    const int64_t outer = (first + done) / arguments.inner, inner = (first + done) % arguments.inner;
+    const int run = static_cast<int>(std::min<int64_t>(count - done, arguments.inner - inner));
+    body(outer, inner, done, run);
+    done += run;
+  }
+}
+
+// Whether the tile can be worked on where it lies: whole, in one run, positions side by side.
+template <class S>
+bool lies_ready(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t first, int count) {
+  return count == kPositions && tensor.strides.inner == 1 && tensor.dtype == kScalarType<S> &&
+         first % arguments.inner + count <= arguments.inner;
+}
+
+template <class T>
+Plane<T> gather_tile(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
+                     std::vector<T>& buffer) {
+  buffer.resize(arguments.classes * kPositions);
+  with_storage(tensor.dtype, [&](auto storage) {
+    using E = decltype(storage);
+    for_each_run(arguments, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+      const E* const from = at<E>(arguments, tensor, outer, inner);
+      for (int64_t c = 0; c < arguments.classes; ++c) {
+        gather_run(&buffer[c * kPositions + done], from + c * tensor.strides.classes, tensor.strides.inner, run);
+      }
+    });
+  });
+  return {buffer.data(), kPositions};
+}
+
+template <class T>
+void scatter_tile(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
+                  const std::vector<T>& buffer) {
+  with_storage(tensor.dtype, [&](auto storage) {
+    using E = decltype(storage);
+    for_each_run(arguments, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+      E* const to = const_cast<E*>(at<E>(arguments, tensor, outer, inner));
+      for (int64_t c = 0; c < arguments.classes; ++c) {
+        scatter_run(to + c * tensor.strides.classes, tensor.strides.inner, &buffer[c * kPositions + done], run);
+      }
+    });
+  });
+}
+
+}  // namespace fused_losses
