@@ -24,7 +24,7 @@ def run(rank, world, path):
     """On one process: all checks."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world, init_method=f"file://{path}")
-    for check in (options, extremes, uneven, tensors, heads, errors, sharded_modules):
+    for check in (options, terms, extremes, uneven, tensors, heads, errors, sharded_modules):
         torch.manual_seed(0)
         check(rank, world)
         dist.barrier()
@@ -53,9 +53,35 @@ def calls(labels, weight, probabilities):
             yield targets[kind], w, {"label_smoothing": e, "z_loss": z, "normalizer": 21.0}
 
 
-def gradient_of(loss, *tensors):
-    scaled = (loss * torch.linspace(0.5, 2, loss.numel()).view(loss.shape).to(loss)).sum()
+def calls_with_terms(labels, weight, probabilities):
+    """The same with each of the terms, and with all of them."""
+    some = {"entropy": 0.3}, {"logit_scale": 0.5}, {"softcap": 5.0}
+    every = {"entropy": -0.2, "logit_scale": 1.5, "softcap": 4.0, "z_loss": 0.01}
+    for target, w, e in itertools.product((labels, probabilities), (None, weight), (0.0, 0.1)):
+        for more in (*some, every):
+            yield target, w, {"label_smoothing": e, **more}
+        yield target, w, {"label_smoothing": e, "reduction": "none", **every}
+        yield target, w, {"label_smoothing": e, "normalizer": 21.0, **every}
+
+
+EVERYTHING = dict.fromkeys(("return_lse", "return_z_loss", "return_accuracy", "return_argmax"), True)
+
+
+def gradient_of(result, *tensors):
+    """Of a loss, or of all that can be differentiated of a CrossEntropyOutput."""
+    of = [result] if isinstance(result, torch.Tensor) else [x for x in result if x is not None]
+    scaled = sum(
+        (x * torch.linspace(0.5, 2, x.numel()).view(x.shape).to(x)).sum() for x in of if x.requires_grad
+    )
     return torch.autograd.grad(scaled, tensors)
+
+
+def assert_same(mine, theirs, rtol, atol):
+    """Of two losses, or two CrossEntropyOutput."""
+    if isinstance(mine, torch.Tensor):
+        mine, theirs = (mine,), (theirs,)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol, equal_nan=True)
 
 
 def compare(shard, logits, target, weight, keywords, atol, **more):
@@ -66,7 +92,7 @@ def compare(shard, logits, target, weight, keywords, atol, **more):
     own = parts(shard, 1, target) if target.is_floating_point() else target
     own_weight = None if weight is None else parts(shard, 0, weight)
     loss = cross_entropy(local * 1, own, own_weight, shard=shard, **keywords, **more)
-    torch.testing.assert_close(loss, expected, rtol=atol, atol=atol, equal_nan=True)
+    assert_same(loss, expected, atol, atol)
     (of_local,) = gradient_of(loss, local)
     torch.testing.assert_close(of_local, parts(shard, 1, of_whole), rtol=atol, atol=atol, equal_nan=True)
 
@@ -81,6 +107,23 @@ def options(rank, world):
                 compare(shard, logits, target, w, keywords, atol, backward=backward)
 
 
+def terms(rank, world):
+    """Entropy, scale, cap, and what rows have besides their loss."""
+    shard = Shard.of_rank(C)
+    for dtype, atol in ((torch.float64, 1e-13), (torch.float32, 4e-6)):
+        logits, labels, weight = made(dtype)
+        logits[:, 3::7] = logits[:, 2:3]  # ties, on several processes
+        probabilities = torch.randn(N, C, dtype=torch.float64).softmax(1).to(dtype)
+        for target, w, keywords in calls_with_terms(labels, weight, probabilities):
+            compare(shard, logits, target, w, keywords, atol)
+            compare(shard, logits, target, w, keywords | EVERYTHING, atol)
+        compare(shard, logits, labels, None, EVERYTHING, atol)
+    # Labels' weights are small beside those of other classes, one of which stands in for a class elsewhere.
+    weight = torch.full((C,), 1e6)
+    weight[labels.clamp_min(0)] = 1e-6
+    compare(shard, made(torch.float32)[0], labels, weight, {"entropy": 0.3, "reduction": "sum"}, 4e-6)
+
+
 def extremes(rank, world):
     """Infinities, huge logits, a process without any finite one, confident rows, rows that do not count."""
     shard = Shard.of_rank(C)
@@ -88,6 +131,7 @@ def extremes(rank, world):
     logits[:, : C // 4] = -torch.inf
     labels = torch.where(labels < C // 4, C - 1, labels).where(labels >= 0, labels)
     compare(shard, logits, labels, None, {"z_loss": 0.1}, 1e-13)
+    compare(shard, logits, labels, None, {"entropy": 0.1, "logit_scale": 0.5, **EVERYTHING}, 1e-13)
     compare(shard, logits * 1e4, labels, None, {}, 1e-10)
     confident = torch.zeros(N, C, dtype=torch.float64)
     confident[torch.arange(N), labels.clamp_min(0)] = 20
@@ -131,7 +175,10 @@ def heads(rank, world):
     for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 5e-6), (torch.bfloat16, 2**-5)):
         head = [t.to(dtype).requires_grad_() for t in (x, w, b)]
         local = [head[0], *(parts(shard, 0, t.detach()).clone().requires_grad_() for t in head[1:])]
-        for target, given, keywords in calls(labels, weight.to(dtype), probabilities.to(dtype)):
+        operands = labels, weight.to(dtype), probabilities.to(dtype)
+        with_terms = calls_with_terms(*operands) if dtype is not torch.bfloat16 else ()
+        further = ((t, w, k | EVERYTHING) for t, w, k in calls_with_terms(*operands) if with_terms)
+        for target, given, keywords in itertools.chain(calls(*operands), with_terms, further):
             expected = L.linear_cross_entropy(
                 *head[:2], target, linear_bias=head[2], weight=given, **keywords
             )
@@ -145,8 +192,9 @@ def heads(rank, world):
                 workspace=8 * 16 * C // world,
                 **keywords,
             )
-            scale = max(1.0, float(expected.detach().abs().max()))
-            torch.testing.assert_close(loss, expected, rtol=atol, atol=atol * scale)
+            results = expected if isinstance(expected, tuple) else (expected,)
+            scale = max(1.0, *(float(x.detach().abs().max()) for x in results))
+            assert_same(loss, expected, atol, atol * scale)
             one, other = gradient_of(loss, *local), gradient_of(expected, *head)
             for mine, theirs in zip(one, (other[0], *(parts(shard, 0, g) for g in other[1:])), strict=True):
                 limit = atol * max(1.0, float(theirs.abs().max()))
@@ -163,7 +211,8 @@ def errors(rank, world):
         except IndexError:
             continue
         raise AssertionError("a class out of range")
-    for keywords in ({"reduction": "median"}, {"backward": "fused"}, {"normalizer": 3, "reduction": "sum"}):
+    wrong = {"reduction": "median"}, {"backward": "fused"}, {"softcap": -1.0}
+    for keywords in (*wrong, {"normalizer": 3, "reduction": "sum"}):
         try:
             cross_entropy(local, labels, shard=shard, **keywords)
         except ValueError:

@@ -101,8 +101,9 @@ def _fused(layer: Layer) -> Phases:
 
 
 def _linear(layer: Layer) -> Phases:
-    itemsize = logits_dtype(DTYPES[layer.dtype], torch.device("cpu")).itemsize
-    at_once = min(layer.rows, rows_per_chunk(layer.classes, itemsize, None))
+    cpu = torch.device("cpu")
+    itemsize = logits_dtype(DTYPES[layer.dtype], cpu).itemsize
+    at_once = min(layer.rows, rows_per_chunk(layer.classes, itemsize, None, cpu))
     sums = [
         Term("hidden states' gradient", layer.rows * layer.features * 4, "in float32 until it is scaled"),
         Term("weight's gradient", layer.classes * layer.features * 4, "the sum over chunks, in float32"),

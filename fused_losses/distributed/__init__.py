@@ -6,7 +6,9 @@ process merges all in the same order: the loss is the same bits everywhere. The 
 but for the sum of a linear head's input gradients.
 
     shard.py          which classes a process has
+    target.py         what rows are compared with, as far as a process has it
     rows.py           the numbers of a row: local ones, merged ones, and the local gradient
+    results.py        what is made of these numbers for the caller
     cross_entropy.py  of logits
     linear.py         of a linear head, without its logits
 """

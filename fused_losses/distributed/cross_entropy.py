@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from fused_losses.distributed.rows import Merged, Options, Target, local_numbers, merge, write_gradient
-from fused_losses.distributed.shard import Shard, localized, whole
-from fused_losses.functional.cross_entropy import divisor_of
+from fused_losses.distributed.results import Rows, divided, output_of, slopes
+from fused_losses.distributed.rows import local_numbers, merge, write_gradient
+from fused_losses.distributed.shard import Shard, localized
+from fused_losses.distributed.target import Options, Target
+from fused_losses.functional.cross_entropy import Asked, divisor_of
 
 
 def cross_entropy(
@@ -25,15 +27,22 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    normalizer: Tensor | float | None = None,
     backward: Literal["recompute", "inplace"] = "recompute",
-) -> Tensor:
+    z_loss: float = 0.0,
+    entropy: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    normalizer: Tensor | float | None = None,
+    return_lse: bool = False,
+    return_z_loss: bool = False,
+    return_accuracy: bool = False,
+    return_argmax: bool = False,
+) -> Any:  # as fused_losses.functional has it
     """:func:`fused_losses.functional.cross_entropy` with classes spread over processes.
 
     Every process calls it, with the same rows and options. The forward reads the local logits once and
-    gathers 16 bytes for each row and process (24 with label smoothing or probabilities); the backward
-    communicates nothing.
+    gathers a few numbers of each row, 12 bytes for each process and more where more is asked for (see
+    `docs/distributed.md`); the backward communicates nothing.
 
     Args:
         input: the local logits (N, C_local), or a DTensor (N, C) with `Shard(1)`.
@@ -46,12 +55,20 @@ def cross_entropy(
         ignore_index: rows with this class count neither in the loss nor in the mean's divisor.
         reduction: "none", "mean" or "sum".
         label_smoothing: in [0, 1], over all classes.
-        z_loss: the factor of each row's squared log-sum-exp.
-        normalizer: what the mean divides by instead.
         backward: "recompute" makes the gradient in a buffer of its own, "inplace" over the input.
+        z_loss: the factor of each row's squared log-sum-exp.
+        entropy: the factor of each row's entropy, which lessens the loss.
+        logit_scale: what logits are multiplied by first.
+        softcap: what they are held within; None for no cap.
+        normalizer: what the mean divides by instead.
+        return_lse: each row's log-sum-exp, too.
+        return_z_loss: the z-loss itself, too.
+        return_accuracy: whether targets have the largest logit, too.
+        return_argmax: the classes of the largest logits, too.
 
     Returns:
-        The loss, a plain tensor, the same on every process.
+        The loss, a plain tensor, the same on every process; a
+        :class:`fused_losses.functional.CrossEntropyOutput` of such if any more is asked for.
 
     Raises:
         IndexError: a class out of range (on a GPU, it contributes to no process's hot class instead).
@@ -59,68 +76,45 @@ def cross_entropy(
     """
     if backward not in ("recompute", "inplace"):
         raise ValueError(f"backward must be 'recompute' or 'inplace', but it is {backward!r}")
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{reduction} is not a valid value for reduction")
     local, shard = localized(input, -1, shard, group)
-    if target.is_floating_point():
-        target, _ = localized(target, -1, shard, group)
-    if weight is not None:
-        weight, _ = localized(weight, 0, shard, group)
-    options = Options(shard, ignore_index, label_smoothing, z_loss)
+    options = Options(shard, ignore_index, label_smoothing, reduction, z_loss, entropy, logit_scale, softcap)
+    asked = Asked(return_lse, return_z_loss, return_accuracy, return_argmax)
     divisor = divisor_of(normalizer, reduction, local.device)
-    loss: Tensor = VocabParallel.apply(local, whole(target), weight, options, reduction, divisor, backward)
-    return loss
+    compared = Target.of(target, weight, options)
+    rows = VocabParallel.apply(local, compared, divisor, backward, asked.accuracy or asked.argmax)
+    return output_of(Rows(*rows), asked, compared)
 
 
 class VocabParallel(Function):
-    """The loss, and the gradient of the local logits."""
+    """The loss and what rows have besides; the gradient of the local logits."""
 
     @staticmethod
     def forward(
         ctx: Any,
         input: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        options: Options,
-        reduction: str,
+        target: Target,
         normalizer: Tensor | None,
         backward: str,
-    ) -> Tensor:
-        """The loss."""
-        compared = Target.of(target, weight, options)
-        merged = merge(options.shard.gather(local_numbers(input, compared)), compared)
-        losses = merged.losses(compared)
-        loss, factor = reduced(losses, merged, compared, reduction, normalizer)
-        ctx.compared, ctx.merged, ctx.factor, ctx.backward = compared, merged, factor, backward
+        largest: bool,
+    ) -> Rows:
+        """One collective."""
+        numbers = target.options.shard.gather(local_numbers(input, target, largest))
+        merged = merge(numbers, target, largest)
+        rows, ctx.factor = divided(merged, target, normalizer, input.dtype)
+        ctx.target, ctx.merged, ctx.backward = target, merged, backward
+        ctx.mark_non_differentiable(rows.argmax, rows.right, rows.divisor)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(input)
-        return loss.to(input.dtype)
+        return rows
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, of_lse: Tensor | None, *_: None) -> tuple[Any, ...]:
         """The gradient of the local logits."""
         (input,) = ctx.saved_tensors
-        slope = slopes(upstream, ctx.factor, ctx.compared)
+        slope = slopes(upstream, ctx.factor, ctx.target)
         into = input.detach() if ctx.backward == "inplace" else torch.empty_like(input)
-        write_gradient(input, ctx.compared, ctx.merged, slope, into)
+        write_gradient(input, ctx.target, ctx.merged, slope, of_lse, into)
         if ctx.backward == "inplace":
             torch.autograd.graph.increment_version(input)
-        return into, None, None, None, None, None, None
-
-
-def reduced(
-    losses: Tensor, merged: Merged, target: Target, reduction: str, normalizer: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The loss, and what the upstream gradient is multiplied by."""
-    one = losses.new_ones(())
-    if reduction == "none":
-        return losses, one
-    if reduction == "sum":
-        return losses.sum(), one
-    divisor = merged.divisor(target) if normalizer is None else normalizer
-    return losses.sum() / divisor, one / divisor
-
-
-def slopes(upstream: Tensor, factor: Tensor, target: Target) -> Tensor:
-    """Of each row that counts; 0 for the others."""
-    return torch.where(target.counts, upstream.double() * factor, 0.0)
+        return into, None, None, None, None

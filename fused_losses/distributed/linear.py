@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from fused_losses.distributed.cross_entropy import reduced, slopes
-from fused_losses.distributed.rows import Merged, Options, Target, local_numbers, merge, write_gradient
+from fused_losses.distributed.results import Rows, divided, output_of, slopes
+from fused_losses.distributed.rows import Merged, local_numbers, merge, write_gradient
 from fused_losses.distributed.shard import Shard, localized, whole
-from fused_losses.functional.cross_entropy import divisor_of
+from fused_losses.distributed.target import Options, Target
+from fused_losses.functional.cross_entropy import Asked, divisor_of
 from fused_losses.linear.chunks import rows_per_chunk
 from fused_losses.linear.products import Products, logits_dtype
 
@@ -30,10 +32,17 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    normalizer: Tensor | float | None = None,
     workspace: int | None = None,
-) -> Tensor:
+    z_loss: float = 0.0,
+    entropy: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    normalizer: Tensor | float | None = None,
+    return_lse: bool = False,
+    return_z_loss: bool = False,
+    return_accuracy: bool = False,
+    return_argmax: bool = False,
+) -> Any:  # as fused_losses.functional has it
     """:func:`fused_losses.functional.linear_cross_entropy` with classes spread over processes.
 
     Every process calls it, with the same input, target and options. A chunk of rows has local logits in a
@@ -52,32 +61,36 @@ def linear_cross_entropy(
         ignore_index: the same.
         reduction: the same.
         label_smoothing: the same.
-        z_loss: the same.
+        workspace: bytes of local logits at a time; 128 MiB at most if not given.
+        z_loss: as :func:`cross_entropy` has it, and all that follow.
+        entropy: the same.
+        logit_scale: the same.
+        softcap: the same.
         normalizer: the same.
-        workspace: bytes of local logits at a time; 96 MiB if not given.
+        return_lse: the same. For its gradient, the backward makes the logits again.
+        return_z_loss: the same; so does its gradient.
+        return_accuracy: the same.
+        return_argmax: the same.
 
     Returns:
-        The loss, a plain tensor, the same on every process.
+        The loss, a plain tensor, the same on every process; a
+        :class:`fused_losses.functional.CrossEntropyOutput` of such if any more is asked for.
 
     Raises:
         IndexError: a class out of range, on the CPU.
         ValueError: other placements; another reduction.
     """
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{reduction} is not a valid value for reduction")
     head, shard = localized(linear_weight, 0, shard, group)
     if linear_bias is not None:
         linear_bias, _ = localized(linear_bias, 0, shard, group)
-    if weight is not None:
-        weight, _ = localized(weight, 0, shard, group)
-    if target.is_floating_point():
-        target, _ = localized(target, -1, shard, group)
-    options = Options(shard, ignore_index, label_smoothing, z_loss)
+    options = Options(shard, ignore_index, label_smoothing, reduction, z_loss, entropy, logit_scale, softcap)
+    asked = Asked(return_lse, return_z_loss, return_accuracy, return_argmax)
     divisor = divisor_of(normalizer, reduction, input.device)
-    loss: Tensor = LinearVocabParallel.apply(
-        whole(input), head, linear_bias, whole(target), weight, options, reduction, divisor, workspace
-    )
-    return loss
+    compared = Target.of(target, weight, options)
+    largest = asked.accuracy or asked.argmax
+    operands = whole(input), head, linear_bias
+    rows = LinearVocabParallel.apply(*operands, compared, divisor, workspace, largest)
+    return output_of(Rows(*rows), asked, compared)
 
 
 class LinearVocabParallel(Function):
@@ -89,46 +102,46 @@ class LinearVocabParallel(Function):
         input: Tensor,
         linear_weight: Tensor,
         linear_bias: Tensor | None,
-        target: Tensor,
-        weight: Tensor | None,
-        options: Options,
-        reduction: str,
+        target: Target,
         normalizer: Tensor | None,
         workspace: int | None,
-    ) -> Tensor:
-        """The loss."""
+        largest: bool,
+    ) -> Rows:
+        """A collective for each chunk of rows."""
         wanted = ctx.needs_input_grad[:3]
-        compared = Target.of(target, weight, options)
-        loop = _Loop(input, linear_weight, linear_bias, compared, workspace)
-        at_once = reduction != "none" and any(wanted)
-        merged, gradients = loop.run(None, None, wanted if at_once else (False,) * 3)
-        losses = merged.losses(compared)
-        loss, factor = reduced(losses, merged, compared, reduction, normalizer)
-        ctx.loop, ctx.wanted = (input, linear_weight, linear_bias, compared, workspace), wanted
-        ctx.merged, ctx.factor = merged, factor
+        loop = _Loop(input, linear_weight, linear_bias, target, workspace)
+        at_once = target.options.reduction != "none" and any(wanted)
+        merged, gradients = loop.forward(wanted if at_once else (False,) * 3, largest)
+        rows, ctx.factor = divided(merged, target, normalizer, input.dtype)
+        ctx.target, ctx.merged, ctx.wanted, ctx.workspace = target, merged, wanted, workspace
         ctx.gradients = gradients if at_once else None
+        ctx.mark_non_differentiable(rows.argmax, rows.right, rows.divisor)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, linear_weight, linear_bias)
-        return loss.to(input.dtype)
+        return rows
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, of_lse: Tensor | None, *_: None) -> tuple[Any, ...]:
         """The gradients of the head; the input's, added up over processes."""
-        operands = ctx.saved_tensors
-        gradients, factor = ctx.gradients, upstream.double() * ctx.factor
-        ctx.gradients = None
-        if gradients is None:
-            compared = ctx.loop[3]
-            slope = slopes(upstream, ctx.factor, compared).expand(compared.counts.shape)
-            _, gradients = _Loop(*ctx.loop).run(slope, ctx.merged, ctx.wanted)
-            factor = torch.ones_like(ctx.factor)
+        (input, weight, bias), target = ctx.saved_tensors, ctx.target
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None or upstream is None or of_lse is not None:
+            loop = _Loop(input, weight, bias, target, ctx.workspace)
+            slope = slopes(upstream, ctx.factor, target)
+            gradients, factor = loop.backward(ctx.wanted, ctx.merged, slope, of_lse), None
+        else:
+            factor = upstream.double() * ctx.factor
         results = [
-            None if made is None else made.mul_(factor).to(operand.dtype)
-            for made, operand in zip(gradients, operands, strict=True)
+            None if made is None else (made if factor is None else made.mul_(factor)).to(operand.dtype)
+            for made, operand in zip(gradients, (input, weight, bias), strict=True)
         ]
         if results[0] is not None:
-            ctx.loop[3].options.shard.sum(results[0])
-        return *results, None, None, None, None, None, None
+            target.options.shard.sum(results[0])
+        return *results, None, None, None, None
+
+
+Gradients = tuple[Tensor | None, ...]
 
 
 class _Loop:
@@ -147,32 +160,47 @@ class _Loop:
         self.dtype = logits_dtype(input.dtype, input.device)
         # Not by the local shard's size: every process must have the same chunks.
         each = -(-target.options.shard.classes // dist.get_world_size(target.options.shard.group))
-        self.rows = rows_per_chunk(each, self.dtype.itemsize, workspace)
+        self.rows = rows_per_chunk(each, self.dtype.itemsize, workspace, input.device)
 
-    def run(
-        self, slope: Tensor | None, known: Merged | None, wanted: tuple[bool, ...]
-    ) -> tuple[Merged, tuple[Tensor | None, ...]]:
-        """What is known of all rows, and gradients of losses that are multiplied by `slope`, or 1."""
+    def forward(self, wanted: tuple[bool, ...], largest: bool) -> tuple[Merged, Gradients]:
+        """What is known of all rows, and if wanted, the gradients of the sum of their losses."""
+        parts: list[Merged] = []
+
+        def kernel(rows: slice, target: Target, logits: Tensor) -> None:
+            numbers = target.options.shard.gather(local_numbers(logits, target, largest))
+            parts.append(merge(numbers, target, largest))
+            if any(wanted):
+                write_gradient(logits, target, parts[-1], target.counts.double(), None, logits)
+
+        gradients = self._run(kernel, wanted)
+        return Merged.joined(parts), gradients
+
+    def backward(
+        self, wanted: tuple[bool, ...], merged: Merged, slope: Tensor, of_lse: Tensor | None
+    ) -> Gradients:
+        """The gradients of losses that are multiplied by `slope`, and of log-sum-exps by `of_lse`."""
+        slope = slope.expand(self.target.counts.shape)
+
+        def kernel(rows: slice, target: Target, logits: Tensor) -> None:
+            lse = None if of_lse is None else of_lse[rows]
+            write_gradient(logits, target, merged.of_rows(rows), slope[rows], lse, logits)
+
+        return self._run(kernel, wanted)
+
+    def _run(self, kernel: Callable[[slice, Target, Tensor], None], wanted: tuple[bool, ...]) -> Gradients:
+        """Calls kernel(rows, target, logits), which turns logits into their gradient if one is wanted."""
         products = Products(self.weight, self.bias, self.dtype, *wanted)
         wide = torch.float64 if self.dtype is torch.float64 else torch.float32
         of_input = self.input.new_zeros(self.input.shape, dtype=wide) if wanted[0] else None
         buffer = self.input.new_empty((self.rows, self.weight.shape[0]), dtype=self.dtype)
-        parts: list[Merged] = []
         for begin in range(0, max(1, self.input.shape[0]), self.rows):
             rows = slice(begin, begin + self.rows)
-            x, target = self.input[rows].to(self.dtype), self.target.of_rows(rows)
+            x = self.input[rows].to(self.dtype)
             logits = buffer[: x.shape[0]]
             products.logits(x, logits)
-            if known is None:
-                merged = merge(target.options.shard.gather(local_numbers(logits, target)), target)
-            else:
-                merged = known.of_rows(rows)
-            parts.append(merged)
+            kernel(rows, self.target.of_rows(rows), logits)
             if any(wanted):
-                one = target.counts.double()
-                write_gradient(logits, target, merged, one if slope is None else slope[rows], logits)
                 made = products.gradients(logits, x)
                 if of_input is not None and made is not None:
                     of_input[rows] = made
-        gradients = (of_input, products.weight_gradient, products.bias_gradient)
-        return known or Merged.joined(parts), gradients
+        return of_input, products.weight_gradient, products.bias_gradient

@@ -11,105 +11,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fused_losses.distributed.shard import Shard
+from fused_losses.distributed.target import Options, Target
 from fused_losses.ops import OPERATORS
-from fused_losses.registry import INPUT_GRADIENT, STATISTICS
+from fused_losses.registry import ARGMAX, INPUT_GRADIENT, STATISTICS
 
 _OPERATORS = OPERATORS["cross_entropy"]
 _NONE = 0
 """The operators' number of reduction="none"."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Of a call."""
-
-    shard: Shard
-    ignore_index: int
-    label_smoothing: float
-    z_loss: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """What rows are compared with, as far as this process has it.
-
-    Local kernels know only local classes. A row whose class is elsewhere has a stand-in, at which nothing
-    special happens: kernels are either given labels with a factor of 0, or smooth them away entirely.
-    """
-
-    options: Options
-    local: Tensor
-    """Of labels, the local ones, and stand-ins; or probabilities of local classes."""
-    owned: Tensor
-    """Whether this process has the row's class."""
-    counts: Tensor
-    weight: Tensor | None
-
-    @staticmethod
-    def of(target: Tensor, weight: Tensor | None, options: Options) -> Target:
-        """Rows of labels, or of probabilities of the local classes.
-
-        Raises:
-            IndexError: a class out of range, where that can be seen without waiting for a device.
-        """
-        if target.is_floating_point():
-            none = target.new_zeros(target.shape[0], dtype=torch.bool)
-            return Target(options, target, none, ~none, weight)
-        shard, ignored = options.shard, options.ignore_index
-        counts = target != ignored
-        if target.is_cpu and bool((counts & ((target < 0) | (target >= shard.classes))).any()):
-            raise IndexError(f"a class is out of range, which is [0, {shard.classes})")
-        own = target.long() - shard.first
-        owned = counts & (own >= 0) & (own < shard.size)
-        # A class of this process that has the number of the ignored one is none of it.
-        label = torch.where(counts, torch.where(owned, own, 0), -1)
-        return Target(options, label, owned, counts, weight)
-
-    def of_rows(self, rows: slice) -> Target:
-        """Of some of them."""
-        return Target(self.options, self.local[rows], self.owned[rows], self.counts[rows], self.weight)
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether rows have a class."""
-        return not self.local.is_floating_point()
-
-    @property
-    def share(self) -> float:
-        """What the kernel's soft targets are multiplied by: its smoothing is over local classes."""
-        e, shard = self.options.label_smoothing, self.options.shard
-        of_smoothing = e * shard.size / shard.classes
-        return of_smoothing if self.has_labels else 1 - e + of_smoothing
-
-    @property
-    def smoothing(self) -> float:
-        """The kernel's own: of labels, all of it or nothing."""
-        e, shard = self.options.label_smoothing, self.options.shard
-        if self.has_labels:
-            return 1.0 if e else 0.0
-        return e * shard.size / shard.classes / self.share if self.share else 0.0
-
-    def mass(self, dtype: torch.dtype) -> Tensor:
-        """The sum of each row's local soft targets."""
-        classes = self.options.shard.size
-        ones = self.local.new_ones(classes, dtype=dtype)
-        weight = ones if self.weight is None else self.weight.to(dtype)
-        if self.has_labels:
-            each = self.smoothing * weight.sum() / max(1, classes)
-            return (self.share * each).expand(self.local.shape[0])
-        wide = self.local if self.weight is None else self.local * self.weight
-        of_probabilities = wide.sum(1, dtype=dtype)
-        each = (1 - self.smoothing) * of_probabilities + self.smoothing * weight.sum() / max(1, classes)
-        return self.share * each
-
-    def weight_of_label(self, dtype: torch.dtype) -> Tensor:
-        """Where this process has the row's class; 0 elsewhere."""
-        if not self.has_labels:
-            return self.owned.to(dtype)
-        if self.weight is None:
-            return self.owned.to(dtype)
-        return torch.where(self.owned, self.weight.to(dtype)[self.local.clamp_min(0)], 0)
 
 
 @dataclass(frozen=True)
@@ -118,10 +26,13 @@ class Merged:
 
     reference: Tensor  # near the maximum
     sum: Tensor  # of exponentials, relative to it
+    moment: Tensor  # the mean of logits, relative to it, under the softmax; 0 where there is no entropy
     mass: Tensor
     cross: Tensor
-    x_y: Tensor
-    weight: Tensor  # of the row's class
+    x_y: Tensor  # the logit of the row's class
+    weight: Tensor  # of that class
+    largest: Tensor  # the class of the largest logit; -1 where the row does not count; if asked for
+    right: Tensor  # whether that is the target's largest class
 
     @staticmethod
     def joined(parts: list[Merged]) -> Merged:
@@ -140,11 +51,13 @@ class Merged:
 
     def losses(self, target: Target) -> Tensor:
         """Of each row; 0 where it does not count."""
-        log_sum, hot = self.sum.log(), self.hot(target)
+        log_sum, hot, options = self.sum.log(), self.hot(target), target.options
         losses = torch.where(hot != 0, hot * ((self.reference - self.x_y) + log_sum), 0)
         losses = losses + torch.where(self.mass != 0, self.mass * log_sum - self.cross, 0)
-        if target.options.z_loss:
-            losses = losses + target.options.z_loss * self.lse**2
+        if options.z_loss:
+            losses = losses + options.z_loss * self.lse**2
+        if options.entropy:
+            losses = losses - options.entropy * (log_sum - self.moment)
         return torch.where(target.counts, losses, 0)
 
     def hot(self, target: Target) -> Tensor:
@@ -156,97 +69,155 @@ class Merged:
         return self.weight.sum() if target.has_labels else target.counts.sum(dtype=torch.float64)
 
 
-def local_numbers(logits: Tensor, target: Target) -> Tensor:
-    """What other processes need to know of local logits (N, C): (numbers, N)."""
+def numbers_of(target: Target, largest: bool) -> list[str]:
+    """What a process tells the others of each row, by name."""
+    names = ["reference", "sum"]
+    names += ["moment"] if target.options.entropy else []
+    names += ["x_y"] if target.has_labels else []
+    names += ["weight"] if target.is_weighted else []
+    names += ["mass", "cross"] if target.is_soft else []
+    names += ["top", "top_class"] if largest else []
+    names += ["likeliest", "likeliest_class"] if largest and not target.has_labels else []
+    return names
+
+
+def local_numbers(logits: Tensor, target: Target, largest: bool = False) -> Tensor:
+    """Those of local logits (N, C): (numbers, N)."""
     wide = torch.float64 if logits.dtype is torch.float64 else torch.float32
-    rows = logits.shape[0]
-    if not target.options.shard.size:
-        empty = logits.new_zeros((6, rows), dtype=wide)
-        empty[0] = -torch.inf
-        return empty[: 6 if _is_soft(target) else 4]
-    losses, statistics = _OPERATORS.forward(
-        logits,
-        target.local,
-        target.weight,
-        None,
-        -1,
-        target.smoothing,
-        (),
-        None,
-        None,
-        _NONE,
-        wide,
-        STATISTICS,
+    names, options = numbers_of(target, largest), target.options
+    if not options.shard.size:
+        nothing = logits.new_zeros((len(names), logits.shape[0]), dtype=wide)
+        for name in {"reference", "top", "likeliest"}.intersection(names):
+            nothing[names.index(name)] = -torch.inf
+        return nothing
+    bits = STATISTICS | (ARGMAX if largest else 0)
+    arguments = target.kernel(options.entropy)
+    losses, statistics, *top = _OPERATORS.forward(
+        logits, *arguments[:2], None, *arguments[2:], None, None, _NONE, wide, bits
     )
-    numbers = [*statistics, _at_label(logits, target).to(wide), target.weight_of_label(wide)]
-    if _is_soft(target):
-        mass = target.mass(wide)
-        numbers += [mass, mass * statistics[1].log() - target.share * losses]
-    return torch.stack(numbers)
+    found = dict(zip(("reference", "sum", "moment"), statistics, strict=False))
+    if target.has_labels:
+        found["x_y"] = torch.where(target.owned, _mapped(target.at_labels(logits.detach()), options), 0)
+        found["weight"] = target.weight_of_label(wide)
+    if target.is_soft:
+        log_sum = statistics[1].log()
+        if options.entropy:
+            losses = losses + options.entropy * (log_sum - found["moment"])
+        found["mass"] = target.mass(wide)
+        found["cross"] = found["mass"] * log_sum - target.share * losses
+    if largest:
+        classes = top[0].clamp_min(0)
+        of_class = logits.detach().gather(1, classes.unsqueeze(1)).squeeze(1)
+        found["top"], found["top_class"] = (
+            _mapped(of_class, options),
+            _as_bits(classes + options.shard.first, wide),
+        )
+        if not target.has_labels:
+            likeliest, classes = target.local.max(1)
+            found["likeliest"], found["likeliest_class"] = (
+                likeliest.to(wide),
+                _as_bits(classes + options.shard.first, wide),
+            )
+    return torch.stack([found[name] for name in names])
 
 
-def merge(numbers: Tensor, target: Target) -> Merged:
+def merge(numbers: Tensor, target: Target, largest: bool = False) -> Merged:
     """Those of all processes (P, numbers, N), in the order of ranks."""
-    reference, sums, x_y, weight, *soft = numbers.double().unbind(1)
-    largest = reference.amax(0)
+    told = dict(zip(numbers_of(target, largest), numbers.unbind(1), strict=True))
+    reference, sums = told["reference"].double(), told["sum"].double()
+    top = reference.amax(0)
     # Of nothing but -inf, on one process or on all.
-    steps = torch.where(reference == largest, 0, reference - largest)
-    total = (sums * steps.exp()).sum(0)
-    zero = torch.zeros_like(largest)
-    mass = cross = zero
-    if soft:
-        mass = soft[0].sum(0)
-        cross = (soft[1] + torch.where(soft[0] != 0, soft[0] * steps, 0)).sum(0)
-    return Merged(largest, total, mass, cross, x_y.sum(0), weight.sum(0))
+    steps = torch.where(reference == top, 0, reference - top)
+    sums = sums * steps.exp()
+    total = sums.sum(0)
+    zero = torch.zeros_like(top)
+    moment = mass = cross = x_y = weight = zero
+    if "moment" in told:
+        moment = torch.where(sums != 0, sums * (told["moment"].double() + steps), 0).sum(0) / total
+    if "mass" in told:
+        masses = told["mass"].double()
+        mass = masses.sum(0)
+        cross = (told["cross"].double() + torch.where(masses != 0, masses * steps, 0)).sum(0)
+    if "x_y" in told:
+        x_y = told["x_y"].double().sum(0)
+        weight = told["weight"].double().sum(0) if "weight" in told else target.counts.double()
+    first, right = torch.full_like(top, -1, dtype=torch.int64), torch.zeros_like(target.counts)
+    if largest:
+        first = torch.where(target.counts, _first_largest(told["top"], told["top_class"]), -1)
+        labels = target.labels
+        if labels is None:
+            labels = _first_largest(told["likeliest"], told["likeliest_class"])
+        right = target.counts & (first == labels)
+    return Merged(top, total, moment, mass, cross, x_y, weight, first, right)
 
 
-def write_gradient(logits: Tensor, target: Target, merged: Merged, slope: Tensor, into: Tensor) -> None:
-    """The gradient of local logits, of losses that are multiplied by `slope`, of each row, in float64."""
+def write_gradient(
+    logits: Tensor, target: Target, merged: Merged, slope: Tensor, of_lse: Tensor | None, into: Tensor
+) -> None:
+    """The gradient of local logits, in float64 until it is written.
+
+    Losses are multiplied by `slope`, of each row, and `of_lse` is the gradient of log-sum-exps.
+    """
     if not logits.numel():
         return
     wide = torch.float64 if logits.dtype is torch.float64 else torch.float32
-    hot = merged.hot(target)
-    # What p is multiplied by; a kernel has some of it from its own soft targets.
-    of_p = hot + merged.mass + 2 * target.options.z_loss * merged.lse
-    soft = slope * target.share if _is_soft(target) else torch.zeros_like(slope)
-    own = target.mass(torch.float64) if _is_soft(target) else 0
-    of_lse = slope * (of_p - own)
-    at_label = _at_label(logits, target).double()
-    statistics = torch.stack([merged.reference, merged.sum]).to(wide)
+    options, share, hot = target.options, target.share, merged.hot(target)
+    # What p is multiplied by; a kernel has some of it from its own targets.
+    of_p = hot + merged.mass + 2 * options.z_loss * merged.lse
+    own = target.mass(torch.float64) if target.is_soft else share
+    added = slope * (of_p - own)
+    if of_lse is not None:
+        added = added + torch.where(target.counts, of_lse.double(), 0)
+    at_label = _mapped(target.at_labels(logits.detach()), options).double() if target.has_labels else None
+    statistics = [merged.reference, merged.sum, *([merged.moment] if options.entropy else [])]
+    kernel = target.kernel(options.entropy / share if share else 0.0)
     _OPERATORS.backward_into(
         [into],
         False,
-        soft.to(wide),
+        (slope * share).to(wide),
         logits,
-        target.local,
-        target.weight,
-        statistics,
-        -1,
-        target.smoothing,
-        (),
+        *kernel[:2],
+        torch.stack(statistics).to(wide),
+        *kernel[2:],
         None,
-        of_lse.to(wide),
+        added.to(wide),
         _NONE,
         INPUT_GRADIENT,
     )
-    if target.has_labels:
-        # p - 1 nearly cancels there: in double, and rounded once.
-        p = (at_label - merged.reference).exp() / merged.sum
-        e, weight = target.options.label_smoothing, merged.weight
-        value = slope * (of_p * p - hot - e / target.options.shard.classes * weight)
-        places = target.local.clamp_min(0).unsqueeze(1)
-        others = into.gather(1, places)
-        into.scatter_(
-            1, places, torch.where(target.owned.unsqueeze(1), value.unsqueeze(1).to(into.dtype), others)
-        )
+    if at_label is not None:
+        # p - 1 nearly cancels there: in double, and rounded once. So it is at a stand-in.
+        relative = at_label - merged.reference
+        p = relative.exp() / merged.sum
+        weight = target.at_labels(target.weight.double()) if target.weight is not None else 1
+        value = slope * (of_p * p - torch.where(target.owned, hot, 0))
+        value = value - slope * options.label_smoothing / options.shard.classes * weight
+        if options.entropy:
+            value = value + slope * options.entropy * torch.where(p != 0, p * (relative - merged.moment), 0)
+        if of_lse is not None:
+            value = value + of_lse.double() * p
+        value = torch.where(target.counts, value * options.slope(at_label), 0)
+        into.scatter_(1, target.local.clamp_min(0).unsqueeze(1), value.unsqueeze(1).to(into.dtype))
 
 
-def _is_soft(target: Target) -> bool:
-    return not target.has_labels or target.options.label_smoothing != 0
+def _mapped(logits: Tensor, options: Options) -> Tensor:
+    """Some logits (N), one of each row, as the softmax has them: by the kernel itself, to the bit."""
+    wide = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    if not options.maps:
+        return logits.to(wide)
+    labels = torch.zeros_like(logits, dtype=torch.int64)
+    call = labels, None, None, -1, 0.0, options.terms(0.0), None, None, _NONE, wide, STATISTICS
+    mapped: Tensor = _OPERATORS.forward(logits.unsqueeze(1), *call)[1][0]
+    return mapped
 
 
-def _at_label(logits: Tensor, target: Target) -> Tensor:
-    if not target.has_labels:
-        return logits.new_zeros(logits.shape[0])
-    found = logits.detach().gather(1, target.local.clamp_min(0).unsqueeze(1)).squeeze(1)
-    return torch.where(target.owned, found, 0)
+def _as_bits(classes: Tensor, wide: torch.dtype) -> Tensor:
+    """Numbers of classes among floats."""
+    return classes.view(wide) if wide is torch.float64 else classes.to(torch.int32).view(wide)
+
+
+def _first_largest(values: Tensor, classes: Tensor) -> Tensor:
+    """Of the largest elements that processes have of each row, (P, N), the first class; -1 if all are NaN."""
+    numbers = classes.contiguous().view(torch.int64 if classes.dtype is torch.float64 else torch.int32).long()
+    none = torch.iinfo(torch.int64).max
+    first = torch.where(values == values.amax(0), numbers, none).amin(0)
+    return torch.where(first == none, -1, first)

@@ -39,7 +39,9 @@ class Shard:
         """The same of all processes, stacked in the order of ranks."""
         count = dist.get_world_size(self.group)
         parts = rows.new_empty((count * rows.shape[0], *rows.shape[1:]))
-        dist.all_gather_into_tensor(parts, rows.contiguous(), group=self.group)
+        # As torch calls it from 2.14 on.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(parts, rows.contiguous(), group=self.group)
         return parts.view(count, *rows.shape)
 
     def sum(self, tensor: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ def output_of(
         divided_by = normalizer
         if divided_by is None and reduction == "mean":
             divided_by = reference.divisor_of_mean(input, target, weight, ignore_index)
-        z_part = _reduced(z_loss * lse**2, reduction, divided_by)
+        z_part = reduced(z_loss * lse**2, reduction, divided_by)
     accuracy = _accuracy(input, target, ignore_index, argmax, reduction) if asked.accuracy else None
     return CrossEntropyOutput(
         loss, lse if asked.lse else None, z_part, accuracy, argmax if asked.argmax else None
@@ -222,7 +222,8 @@ def _argmax(input: Tensor, target: Tensor, options: tuple[Any, ...]) -> Tensor:
     )
 
 
-def _reduced(rows: Tensor, reduction: str, divisor: Tensor | None) -> Tensor:
+def reduced(rows: Tensor, reduction: str, divisor: Tensor | None) -> Tensor:
+    """Numbers of rows, as losses are reduced; divided where there is something to divide by."""
     if reduction == "none":
         return rows
     total = rows.sum()
@@ -237,4 +238,4 @@ def _accuracy(
     right = (argmax == labels).float()  # an ignored row's argmax is -1, which is no class
     counts = reference.counted(input, target, ignore_index)
     right = torch.where(counts, right, 0.0)
-    return _reduced(right, reduction, counts.sum() if reduction == "mean" else None)
+    return reduced(right, reduction, counts.sum() if reduction == "mean" else None)

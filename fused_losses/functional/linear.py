@@ -61,7 +61,7 @@ def linear_cross_entropy(
         label_smoothing: in [0, 1].
         options: torch's; of these, `batch_chunk_size` is obeyed. The others choose between precision, memory
             and a second backward; this has all of them.
-        workspace: bytes of logits at a time; 96 MiB if not given.
+        workspace: bytes of logits at a time; 128 MiB at most if not given.
         backward: "fused": the forward makes the gradients, and holds them until the backward. "recompute":
             the backward makes the logits again, a fourth matrix product. So does every backward of
             reduction="none", of lse, and any but the first.
@@ -177,7 +177,7 @@ def linear_loss(
         loss: the name of a function in `fused_losses.functional`.
         linear_bias: (V).
         reduction: as the loss takes it.
-        workspace: bytes of logits at a time; 96 MiB if not given.
+        workspace: bytes of logits at a time; 128 MiB at most if not given.
         backward: "fused" or "recompute", as in :func:`linear_cross_entropy`.
         **options: the loss's other arguments, by name. Where a tensor among them, or target, requires grad,
             all logits are made.

@@ -37,7 +37,8 @@ def divergence(
     dtype = wide(head)
     keywords = {"target": probabilities}
     (cross,) = over_head(head, "cross_entropy", keywords, "sum", workspace, backward, dtype=dtype)
-    constant = _negative_entropy(probabilities, rows_per_chunk(target.shape[-1], dtype.itemsize, workspace))
+    rows = rows_per_chunk(target.shape[-1], dtype.itemsize, workspace, target.device)
+    constant = _negative_entropy(probabilities, rows)
     loss: Tensor = (cross + constant) / divisors[reduction]
     return loss if autocasts(head[0]) else loss.to(head[0].dtype)
 

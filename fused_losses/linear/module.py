@@ -16,7 +16,7 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
     Args:
         in_features: D.
         num_classes: C.
-        workspace: bytes of logits at a time; 96 MiB if not given.
+        workspace: bytes of logits at a time; 128 MiB at most if not given.
         backward: "fused" or "recompute".
         keywords: those of :class:`torch.nn.LinearCrossEntropyLoss`.
     """

@@ -72,7 +72,7 @@ def over_head(
     device = head[0].device
     products = logits_dtype(torch.promote_types(head[0].dtype, head[1].dtype), device)
     if rows is None:
-        rows = rows_per_chunk(head[1].shape[:-1].numel(), products.itemsize, workspace)
+        rows = rows_per_chunk(head[1].shape[:-1].numel(), products.itemsize, workspace, device)
     names = [name for name, value in keywords.items() if isinstance(value, Tensor)]
     tensors = [keywords[name] for name in names]
     options = [name for name in keywords if name not in names]
