@@ -75,8 +75,9 @@ gpu-report: $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES) ## the machine code of all
 	$(BIN)/python benchmarks/gpu_report.py --check
 	$(BIN)/python benchmarks/cuda_report.py --check
 
-docs: $(VENV)/.built ## the tables of the README, from the registry and benchmarks/results; the site in build/docs
+docs: $(VENV)/.built ## tables and pictures, from the registry and benchmarks/results; the site in build/docs
 	$(BIN)/python benchmarks/readme.py
+	for run in cpu cpu-linear; do $(BIN)/python -m fused_losses.bench plot benchmarks/results/$$run.csv --out benchmarks/results || exit 1; done
 	$(BIN)/python -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
 
 # The wheel is built from the source distribution: neither has anything that an earlier build has left.

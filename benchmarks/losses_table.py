@@ -104,8 +104,8 @@ def _torchs_own() -> list[tuple[str, ...]]:
 
 def _helpers() -> str:
     """What is no loss, and not torch's either."""
-    names = [name for name in ours.__all__ if not hasattr(torchs, name) and name != "linear_loss"]
+    distances = [name for name in ours.__all__ if name.endswith("_distance")]
     return (
-        f"{_code(names)} are distances for `triplet_margin_with_distance_loss`; with these and torch's "
-        "pairwise distance it is fused."
+        f"`triplet_margin_with_distance_loss` is fused with {_code(distances)} of "
+        "`fused_losses.functional`, and with torch's pairwise distance."
     )

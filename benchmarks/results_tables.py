@@ -10,9 +10,6 @@ from fused_losses.bench.summary import HOW, Ratios, means
 
 OURS = {"fused": "fused", "inplace": "in place"}
 
-# The loss of which the overview shows every shape.
-ALL_SHAPES = "cross_entropy"
-
 Cases = dict[tuple[str, str], dict[str, Row]]
 """Rows by loss and shape, then by provider."""
 
@@ -20,19 +17,26 @@ NOTHING = "-"
 
 
 def overview(machine: Machine, measured: Sequence[Row]) -> str:
-    """A table per dtype of large inputs: a line per loss, and the means over all shapes."""
-    parts = [_preface(machine)]
-    for dtype in _dtypes(measured):
-        cases = _cases(row for row in measured if (row.size, row.dtype) == ("large", dtype))
-        shown: Cases = {}
-        for (loss, shape), by_provider in cases.items():
-            if loss == ALL_SHAPES or loss not in (known for known, _ in shown):
-                shown[loss, shape] = by_provider
-        lines = [_line(case, by_provider) for case, by_provider in shown.items()]
-        lines.append(_mean_line(measured, dtype))
-        parts.append(_table(dtype, lines))
-    parts.append("Every size and every shape: [benchmarks/results](benchmarks/results/README.md).")
-    return "\n\n".join(parts)
+    """The means of large inputs: a line per dtype and strategy."""
+    titles = [
+        "large inputs",
+        f"times faster than {EAGER} torch",
+        f"than `torch.{COMPILE}`",
+        "time over the floor's",
+        "losses",
+    ]
+    lines = [titles, ["---"] * len(titles)]
+    for mean in means(measured):
+        if mean.provider in OURS:
+            ratios = mean.ratios
+            name = f'{mean.dtype}, `backward="{mean.provider}"`'
+            shown = map(_times, (ratios.vs_eager, ratios.vs_compile, ratios.vs_floor))
+            lines.append([name, *shown, str(mean.losses)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"Forward and backward on {machine.threads} threads of {machine.machine} ({machine.isa}), "
+        f"torch {machine.torch}, {machine.date[:10]}.\n{HOW}\n\n{table}"
+    )
 
 
 def everything(machine: Machine, measured: Sequence[Row]) -> str:

@@ -97,6 +97,9 @@ def run(
     csv: Annotated[
         Path | None, typer.Option(help="Where to write; build/bench/<date>.csv if not given.")
     ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to the file, which a run of this machine wrote.")
+    ] = False,
     peak_memory: Annotated[
         bool | None,
         typer.Option(
@@ -134,9 +137,14 @@ def run(
     if device == "cpu":
         memory.limit_run(memory.HEADS_BYTES if has_heads else memory.RUN_BYTES)
     path = csv or Path("build/bench") / f"{date.today().isoformat()}.csv"
+    append = append and path.exists()
+    if append:
+        unlike = compare.differences(read(path)[0], machine, (*compare.SAME_MACHINE, *compare.WARNED_OF))
+        if unlike:
+            raise typer.BadParameter(f"{path} is of another machine or version ({'; '.join(unlike)})")
     console.print(f"Written to {path}, case by case")
     measured: list[rows.Row] = []
-    with rows.writer(path, machine) as write:
+    with rows.writer(path, machine, append) as write:
         for of_case in _measure(cases, plan):
             write(of_case)
             measured += of_case

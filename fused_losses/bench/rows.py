@@ -113,12 +113,16 @@ def _columns(kind: type) -> list[str]:
 
 
 @contextmanager
-def writer(path: Path, machine: Machine) -> Iterator[Callable[[Iterable[Row]], None]]:
-    """A function that appends rows to a new file at once, so that a run cut short leaves what it has."""
+def writer(path: Path, machine: Machine, append: bool = False) -> Iterator[Callable[[Iterable[Row]], None]]:
+    """A function that adds rows to a file at once, so that a run cut short leaves what it has.
+
+    The file is a new one, or with `append` one that is there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("a" if append else "w", newline="") as file:
         output = csv.writer(file)
-        output.writerow([*_columns(Machine), *_columns(Row)])
+        if not append:
+            output.writerow([*_columns(Machine), *_columns(Row)])
 
         def write(rows: Iterable[Row]) -> None:
             for row in rows:
