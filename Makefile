@@ -14,16 +14,18 @@ WHEEL_CUDA := $(or $(FUSED_LOSSES_CUDA),0)
 export FUSED_LOSSES_CUDA ?= $(shell nvidia-smi -L > /dev/null 2>&1 && echo 1 || echo 0)
 CPP := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
+# Of every set of kernels.
+KERNEL_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_cross_entropy_terms.py \
+	tests/test_cross_entropy_edges.py tests/test_shards.py tests/test_extensions.py
+
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
-CUDA_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_cross_entropy_terms.py tests/test_extensions.py \
-	tests/test_sizes.py
+CUDA_TESTS = $(KERNEL_TESTS) tests/test_sizes.py
 CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*.*)
 
 # Triton's kernels, on the CPU.
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
-TRITON_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_cross_entropy_terms.py tests/test_extensions.py \
-	tests/test_triton.py
+TRITON_TESTS = $(KERNEL_TESTS) tests/test_triton.py
 
 .PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-sanitize lint format bench bench-gpu gpu-report docs wheel wheel-test info clean
 
@@ -77,7 +79,7 @@ gpu-report: $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES) ## the machine code of all
 
 docs: $(VENV)/.built ## tables and pictures, from the registry and benchmarks/results; the site in build/docs
 	$(BIN)/python benchmarks/readme.py
-	for run in cpu cpu-linear; do $(BIN)/python -m fused_losses.bench plot benchmarks/results/$$run.csv --out benchmarks/results || exit 1; done
+	$(BIN)/python -m fused_losses.bench plot benchmarks/results/cpu.csv --out benchmarks/results
 	$(BIN)/python -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
 
 # The wheel is built from the source distribution: neither has anything that an earlier build has left.

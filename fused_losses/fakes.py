@@ -76,7 +76,7 @@ def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
             kept.append(
                 input.new_empty((3 if terms and terms[1] else 2, _positions(input).numel()), dtype=wide)
             )
-        if gradients & ARGMAX:
+        if loss.has_statistics and gradients & ARGMAX:
             kept.append(input.new_empty(_positions(input), dtype=torch.int64))
         return [result, *kept, *_gradients(loss.family, operands, gradients)]
 

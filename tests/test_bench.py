@@ -125,7 +125,6 @@ def test_plots_of_a_linear_layer_have_files_of_their_own(tmp_path):
     }
 
 
-@pytest.mark.slow
 def test_shapes_instead_of_those_of_a_size():
     cases = select(["large"], ["l1_loss"], ["float32"], shapes=[shape("3x5"), shape("7")])
     assert [(case.shape, case.numel) for case in cases] == [((3, 5), 15), ((7,), 7)]
@@ -133,20 +132,21 @@ def test_shapes_instead_of_those_of_a_size():
         assert "is not a shape like 64x1024" in invoke("run", f"--shape={wrong}", status=2)
 
 
+def run_small_heads(path, *options, status=0):
+    """Of losses behind a linear layer; a process of its own, since a run limits its memory."""
+    command = [sys.executable, "-m", "fused_losses.bench", "run", "--linear", "--size=small", "--rounds=3"]
+    done = subprocess.run(
+        [*command, f"--csv={path}", *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
 def test_run_of_losses_behind_a_linear_layer(tmp_path):
     path = tmp_path / "heads.csv"
     names = ("eager", "inplace", "linear", "torch chunked", "liger")
-    options = ["--linear", "--size=small", "--dtype=float32", "--rounds=3", f"--csv={path}"]
-    command = [
-        sys.executable,
-        "-m",
-        "fused_losses.bench",
-        "run",
-        *options,
-        *(f"--provider={n}" for n in names),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_small_heads(path, "--dtype=float32", *(f"--provider={n}" for n in names))
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert {row["loss"] for row in rows} == set(HEADS)
@@ -159,6 +159,18 @@ def test_run_of_losses_behind_a_linear_layer(tmp_path):
         *names[:3],
         providers.PRODUCTS,
     }
+
+
+@pytest.mark.slow
+def test_a_run_adds_to_a_file_of_the_same_machine(tmp_path):
+    path = tmp_path / "heads.csv"
+    options = "--append", "--loss=linear_loss", "--provider=linear"
+    for dtype in ("float32", "bfloat16"):
+        run_small_heads(path, *options, f"--dtype={dtype}")
+    machine, rows = bench_rows.read(path)
+    assert [row.dtype for row in rows] == ["float32"] * 2 + ["bfloat16"] * 2
+    path.write_text(path.read_text().replace(machine.machine, "another"))
+    assert "another machine" in run_small_heads(path, *options, "--dtype=float32", status=2)
 
 
 @pytest.mark.parametrize("loss", HEADS)

@@ -103,8 +103,9 @@ def options(rank, world):
         logits, labels, weight = made(dtype)
         probabilities = torch.randn(N, C, dtype=torch.float64).softmax(1).to(dtype)
         for target, w, keywords in calls(labels, weight, probabilities):
-            for backward in ("recompute", "inplace"):
-                compare(shard, logits, target, w, keywords, atol, backward=backward)
+            compare(shard, logits, target, w, keywords, atol)
+            if dtype is torch.float32:
+                compare(shard, logits, target, w, keywords, atol, backward="inplace")
 
 
 def terms(rank, world):

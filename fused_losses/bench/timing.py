@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fused_losses.bench.cases import Pass
 from fused_losses.bench.providers import LossFn
+from fused_losses.linear.products import logits_dtype
 from fused_losses.samples import Inputs
 
 # A sample covers about a million elements, in at most 200 calls: a call on 320 elements lasts some
@@ -169,8 +170,13 @@ def copy_contender(bytes_moved: int, numel: int, device: str) -> Contender:
 
 
 def products_contender(inputs: Inputs) -> Contender:
-    """The floor of a loss behind a linear layer: its three matrix products, into memory that is there."""
+    """The floor of a loss behind a linear layer: its three matrix products, into memory that is there.
+
+    Of 16 bits, in float32 where a CPU has no instructions for them: torch emulates these, many times slower.
+    """
     hidden, weight = (tensor.detach() for tensor in inputs[:2])
+    dtype = logits_dtype(hidden.dtype, hidden.device)
+    hidden, weight = hidden.to(dtype), weight.to(dtype)
     logits_shape = hidden.shape[0], weight.shape[0]
     batch = batch_size(math.prod(logits_shape))
 

@@ -96,6 +96,8 @@ def local_numbers(logits: Tensor, target: Target, largest: bool = False) -> Tens
         logits, *arguments[:2], None, *arguments[2:], None, None, _NONE, wide, bits
     )
     found = dict(zip(("reference", "sum", "moment"), statistics, strict=False))
+    masked = statistics[1] == 0  # nothing but -inf, whatever a kernel refers that to
+    found["reference"] = torch.where(masked, -torch.inf, statistics[0])
     if target.has_labels:
         found["x_y"] = torch.where(target.owned, _mapped(target.at_labels(logits.detach()), options), 0)
         found["weight"] = target.weight_of_label(wide)
@@ -103,8 +105,10 @@ def local_numbers(logits: Tensor, target: Target, largest: bool = False) -> Tens
         log_sum = statistics[1].log()
         if options.entropy:
             losses = losses + options.entropy * (log_sum - found["moment"])
-        found["mass"] = target.mass(wide)
-        found["cross"] = found["mass"] * log_sum - target.share * losses
+        mass = target.mass(wide)
+        # Where soft targets meet nothing but -inf, the loss is infinite if another process has anything else.
+        cross = mass * log_sum - target.share * losses
+        found["mass"], found["cross"] = mass, torch.where(masked & (mass != 0), -torch.inf, cross)
     if largest:
         classes = top[0].clamp_min(0)
         of_class = logits.detach().gather(1, classes.unsqueeze(1)).squeeze(1)

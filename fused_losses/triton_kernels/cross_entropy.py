@@ -215,7 +215,7 @@ def cross_entropy(
     cap = scalar(softcap) if CAPPED else None
 
     chunks = tl.cdiv(classes, CHUNK)
-    if GIVEN and SMOOTHED:
+    if GIVEN and SMOOTHED and HOT:
         common_mass = _mass_of_smoothing(weight, smoothing, classes, chunks, CHUNK, T)
     total = tl.zeros((ROWS,), tl.float64)
     first, end, step = turns(positions, ROWS, INDEX)
@@ -254,6 +254,14 @@ def cross_entropy(
             s = tl.load(statistics_ptr + positions + position, mask=counts, other=1)
             if ENTROPY:
                 average = tl.load(statistics_ptr + 2 * positions + position, mask=counts, other=0)
+            if not HOT:
+                masses = tl.zeros((ROWS, CHUNK), T)
+                for k in range(0, chunks):
+                    at = k * CHUNK + c
+                    in_row = at < classes
+                    t = _load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
+                    masses += _soft(t, weight, smoothing, classes, at, in_row, masses, True, T)
+                mass = tl.sum(masses, axis=1)
         elif RESIDENT:
             in_row = c < classes
             mask = counts[:, None] & in_row[None, :]
@@ -334,7 +342,7 @@ def cross_entropy(
                 place = losses[0] + offset_of(position, sizes, losses[1])
                 tl.store(place, value.to(losses[0].dtype.element_ty), mask=live)
 
-        if GIVEN and SMOOTHED:
+        if GIVEN and SMOOTHED and HOT:
             mass += common_mass
         if of_input[0] is not None or of_probabilities[0] is not None:
             g_rows = _rows(of_input, sizes, position)

@@ -100,7 +100,7 @@ def _going_forward(loss: Loss, arguments: tuple[Any, ...], results: list[Tensor]
     operands, (*options, reduction, _, _) = arguments[:4], arguments[4:]
     value, *kept = results
     statistics = kept.pop(0) if loss.has_statistics and wanted & STATISTICS else None
-    argmax = kept.pop(0) if wanted & ARGMAX else None
+    argmax = kept.pop(0) if loss.has_statistics and wanted & ARGMAX else None
     return Call(
         loss,
         *operands,

@@ -60,9 +60,7 @@ def run(call: Call) -> None:
     weight = (None,) if call.weight is None else (call.weight, call.weight.stride(0))
 
     wide = input.dtype is torch.float64
-    given = call.upstream is not None and statistics is not None and has_labels
-    if call.upstream is not None and not given:
-        statistics = None
+    given = call.upstream is not None and statistics is not None
     in_rows = input.stride(axis) == 1 or count == 1
     cut, resident = plan.classes(
         classes,
