@@ -73,6 +73,7 @@ def cross_entropy(
     Raises:
         IndexError: a class out of range (on a GPU, it contributes to no process's hot class instead).
         ValueError: placements other than those above; another reduction or `backward`.
+        RuntimeError: probabilities, where the CUDA library serves: Triton's kernels take them.
     """
     if backward not in ("recompute", "inplace"):
         raise ValueError(f"backward must be 'recompute' or 'inplace', but it is {backward!r}")
