@@ -16,7 +16,7 @@ from softmax_terms import operands
 import fused_losses.functional as L
 from fused_losses import backends
 from fused_losses.distributed import Shard
-from fused_losses.distributed.rows import local_numbers, merge, write_gradient
+from fused_losses.distributed.rows import local_numbers, merge, numbers_of, write_gradient
 from fused_losses.distributed.target import Options, Target
 
 pytestmark = pytest.mark.gpu
@@ -89,3 +89,26 @@ def test_parts_are_the_whole(dtype, probabilities, terms):
             torch.testing.assert_close(mine, theirs.detach(), rtol=limit, atol=limit, equal_nan=True)
         assert torch.equal(largest, every.argmax)
         assert torch.equal(right.float(), every.accuracy)
+
+
+@pytest.mark.cpu
+def test_what_a_process_sends_for_a_token():
+    """The bytes of the table in docs/distributed.md, four for each number."""
+    settings = {"z_loss": 0.0, "logit_scale": 1.0, "softcap": None}
+    soft, labels, weight = torch.ones(2, 5), torch.tensor([0, 4]), torch.ones(5)
+    for target, w, e, entropy, largest, expected in (
+        (labels, None, 0.0, 0.0, False, 12),
+        (labels, weight, 0.0, 0.0, False, 16),
+        (labels, None, 0.1, 0.0, False, 20),
+        (soft, weight, 0.1, 0.0, False, 16),
+        (labels, None, 0.0, 0.1, False, 16),
+        (labels, None, 0.0, 0.0, True, 20),
+        (soft, None, 0.0, 0.0, True, 32),
+    ):
+        if target is soft and backends.devices["cpu"].startswith(backends.CUDA):
+            continue  # refused
+        options = Options(Shard(0, 5, 5), -100, e, "none", entropy=entropy, **settings)
+        compared = Target.of(target, w, options)
+        sent = local_numbers(torch.zeros(2, 5), compared, largest)
+        assert sent.shape == (len(numbers_of(compared, largest)), 2)
+        assert sent.nbytes == 2 * expected

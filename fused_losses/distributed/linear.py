@@ -79,6 +79,7 @@ def linear_cross_entropy(
     Raises:
         IndexError: a class out of range, on the CPU.
         ValueError: other placements; another reduction.
+        RuntimeError: probabilities, where the CUDA library serves: Triton's kernels take them.
     """
     head, shard = localized(linear_weight, 0, shard, group)
     if linear_bias is not None:

@@ -100,6 +100,7 @@ def local_numbers(logits: Tensor, target: Target, largest: bool = False) -> Tens
     found["reference"] = torch.where(masked, -torch.inf, statistics[0])
     if target.has_labels:
         found["x_y"] = torch.where(target.owned, _mapped(target.at_labels(logits.detach()), options), 0)
+    if target.is_weighted:
         found["weight"] = target.weight_of_label(wide)
     if target.is_soft:
         log_sum = statistics[1].log()

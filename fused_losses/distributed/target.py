@@ -159,9 +159,8 @@ class Target:
         return self.share * each
 
     def weight_of_label(self, dtype: torch.dtype) -> Tensor:
-        """Of labels: 1, or where this process has the row's class, its weight; 0 elsewhere."""
-        if self.weight is None:
-            return self.owned.to(dtype)
+        """Where this process has the row's class; 0 elsewhere."""
+        assert self.weight is not None
         return torch.where(self.owned, self.at_labels(self.weight.to(dtype)), 0)
 
     def at_labels(self, of_classes: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor
 from fused_losses.linear.planning import Plan
 
 WORKSPACE = 128 * 2**20
-"""Bytes of logits at a time, if no one says. Of 131072 classes in float32, 256 rows: measured, with 192 a
-step takes a fifth longer than the products of all rows at once, and with 256 a tenth."""
+"""Bytes of logits at a time, if no one says. Of 131072 classes in float32, 256 rows, with which a step takes
+1.07 times as long as the products of all rows at once (benchmarks/results/cpu-linear.csv)."""
 
 ENOUGH = 512
-"""Rows of a chunk with which a CPU is about as fast as with all rows: measured with 8192 and 32768 classes,
-where a step takes 1.05 and 1.02 times as long as the products of all rows at once."""
+"""Rows beyond which a CPU's products gain little: with 8192 and 32768 classes, a step takes 1.10 times as
+long as the products of all rows at once (benchmarks/results/cpu-linear.csv)."""
 
 ROWS = 64
 """What rows of a chunk are a multiple of: a tile of a matrix product."""
