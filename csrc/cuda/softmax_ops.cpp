@@ -36,8 +36,6 @@ class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call
   void run(Scaling scaling, const Reduced& reduced) {
     CrossEntropyArguments& arguments = this->arguments_;
     this->merge_positions();
-    // Statistics say nothing of probabilities.
-    if (arguments.backward && !arguments.labels.data) arguments.max = arguments.sum = nullptr;
     LabelDivisor labels;
     OptionalTensor divisor;
     if (this->is_mean() && arguments.normalizer) {

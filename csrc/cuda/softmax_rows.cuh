@@ -56,6 +56,7 @@ class SoftmaxRow {
     const bool given = targets_.given();
     if (given) {
       if (hot_.counts) state = targets_.read(i);
+      if (kSoft && t_.data) state.mass = mass(packs);
     } else {
       for_held([&](int h, int p) {
         if (p < packs) add(state, p, held[h]);
@@ -175,6 +176,17 @@ class SoftmaxRow {
         state.cross += q[j] * (x[j] - reference);
       });
     }
+  }
+
+  // The sum of the soft targets, of a row whose statistics are given.
+  __device__ T mass(int packs) const {
+    T sum = 0;
+    for (int p = group_.lane(); p < packs; p += group_.lanes()) {
+      T q[kElements];
+      load_soft(p, q);
+      unrolled<kElements>([&](int j) { sum += q[j]; });
+    }
+    return group_.sum(sum);
   }
 
   __device__ void merge(SoftmaxState<T>& state) {

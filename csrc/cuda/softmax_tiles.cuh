@@ -47,6 +47,7 @@ class SoftmaxTile {
       unrolled<P>([&](int j) {
         if (hot_[j].counts) states[j] = targets_.read(begin + j);
       });
+      if (kSoft && tensors_.probabilities.data) add_up_mass(states);
     } else {
       if (any) add_up(states);
       merge(states);
@@ -156,6 +157,32 @@ class SoftmaxTile {
     });
   }
 
+  // The sums of the soft targets, of positions whose statistics are given.
+  __device__ void add_up_mass(SoftmaxState<T>* states) const {
+    T mass[P]{};
+    for_classes([&](int64_t first) {
+      unrolled<kClassesAtOnce>([&](int k) {
+        if (first + k >= tensors_.classes) return;
+        T q[P];
+        load_soft(first + k, q);
+        unrolled<P>([&](int j) { mass[j] += q[j]; });
+      });
+    });
+    sum_of_parts(mass);
+    unrolled<P>([&](int j) { states[j].mass = mass[j]; });
+  }
+
+  // Adds up what the warps that share the tile have found. The block must come together before it does so again.
+  __device__ void sum_of_parts(T* values) const {
+    FUSED_LOSSES_SHARED(T, found, kThreads * P);
+    unrolled<P>([&](int j) { found[threadIdx.x * P + j] = values[j]; });
+    __syncthreads();
+    unrolled<P>([&](int j) {
+      values[j] = 0;
+      for (int part = 0; part < kernel_.parts; ++part) values[j] += found[thread_of(part) * P + j];
+    });
+  }
+
   // What the warps that share the tile have found, in their order.
   __device__ void merge(SoftmaxState<T>* states) {
     if (kernel_.parts == 1) return;
@@ -228,13 +255,8 @@ class SoftmaxTile {
     if constexpr (kRounded) {
       unrolled<P>([&](int j) { others[j] = states[j].sum - e_y[j]; });
     } else {
-      FUSED_LOSSES_SHARED(T, found, kThreads * P);
-      unrolled<P>([&](int j) { found[threadIdx.x * P + j] = others_[j]; });
-      __syncthreads();
-      unrolled<P>([&](int j) {
-        others[j] = 0;
-        for (int part = 0; part < kernel_.parts; ++part) others[j] += found[thread_of(part) * P + j];
-      });
+      unrolled<P>([&](int j) { others[j] = others_[j]; });
+      sum_of_parts(others);
     }
     // All elements are there before one of a column is written again; nobody reads the last sums any more.
     __syncthreads();
@@ -261,8 +283,12 @@ class SoftmaxTile {
   int64_t x_ = 0, t_ = 0;
 };
 
+// Packs of positions, and soft targets of 64 bits, need more registers than so many blocks at once leave.
+template <class S, bool kSoft, int P>
+inline constexpr int kTileBlocks = P == 1 && !(kSoft && sizeof(S) == sizeof(double)) ? kBlocks : kBlocks / 2;
+
 template <class S, bool kSoft, bool kTerms, int P>
-__global__ void __launch_bounds__(kThreads, P == 1 ? kBlocks : kBlocks / 2)
+__global__ void __launch_bounds__(kThreads, kTileBlocks<S, kSoft, P>)
     softmax_tiles_kernel(const __grid_constant__ SoftmaxKernel kernel) {
   using T = Compute<S>;
   const double upstream = upstream_of(kernel.scaling);

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_losses import backends
 from fused_losses.distributed.shard import Shard, localized, whole
 from fused_losses.functional.cross_entropy import terms_of
 
@@ -76,18 +75,11 @@ class Target:
 
         Raises:
             IndexError: a class out of range, where that can be seen without waiting for a device.
-            RuntimeError: probabilities, where the CUDA library serves.
         """
         shard, ignored = options.shard, options.ignore_index
         if weight is not None:
             weight, _ = localized(weight, 0, shard, shard.group)
         if target.is_floating_point():
-            if backends.devices.get(target.device.type, "").startswith(backends.CUDA):
-                # They make a row's statistics of the local logits anew, which are a part of the row.
-                raise RuntimeError(
-                    "vocab-parallel losses of probabilities have no kernels in the CUDA library: call them "
-                    "within fused_losses.backend('triton')"
-                )
             target, _ = localized(target, -1, shard, shard.group)
             none = target.new_zeros(target.shape[0], dtype=torch.bool)
             return Target(options, target, none, ~none, weight, None)
