@@ -12,11 +12,11 @@ from fused_losses.linear.planning import Plan
 
 WORKSPACE = 128 * 2**20
 """Bytes of logits at a time, if no one says. Of 131072 classes in float32, 256 rows, with which a step takes
-1.07 times as long as the products of all rows at once (benchmarks/results/cpu-linear.csv)."""
+1.10 times as long as the products of all rows at once (benchmarks/results/cpu-linear.csv)."""
 
 ENOUGH = 512
-"""Rows beyond which a CPU's products gain little: with 8192 and 32768 classes, a step takes 1.10 times as
-long as the products of all rows at once (benchmarks/results/cpu-linear.csv)."""
+"""Rows beyond which a CPU's products gain little: with 8192 and 32768 classes, a step takes 1.11 and
+1.07 times as long as the products of all rows at once (benchmarks/results/cpu-linear.csv)."""
 
 ROWS = 64
 """What rows of a chunk are a multiple of: a tile of a matrix product."""
