@@ -20,7 +20,7 @@ sanitized_pytest() {
     ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:abort_on_error=1 \
     PYTHONPATH="$PWD" "$python" -m pytest --tb=short "$@"
 }
-sanitized_pytest tests/test_bad_input.py tests/test_extensions.py tests/test_losses.py \
+sanitized_pytest tests/test_bad_input*.py tests/test_extensions.py tests/test_losses.py \
     -k "not threads and not float64 and not float16"
 
 library=$("$python" tests/cuda_on_cpu/build.py build/cuda_on_cpu address)

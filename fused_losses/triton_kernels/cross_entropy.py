@@ -3,12 +3,20 @@
 import triton
 import triton.language as tl
 
+from fused_losses.triton_kernels.chunks import (
+    load_chunk,
+    load_logits,
+    load_weight,
+    mass_of_smoothing,
+    rows_of,
+    soft_of_chunk,
+    store_chunk,
+)
 from fused_losses.triton_kernels.formulas.cross_entropy import (
     gradient_at_hot,
     moment,
     scaled_logit,
     slope_of_logit,
-    soft_target,
     terms_of_row,
     terms_slope,
     value_of_row,
@@ -17,41 +25,6 @@ from fused_losses.triton_kernels.formulas.math import exp_of_rounded, scalar
 from fused_losses.triton_kernels.iteration import offset_of, turns
 from fused_losses.triton_kernels.labels import LABELS_PER_STEP, load_labels, weight_of_all
 from fused_losses.triton_kernels.reduce import finish, upstream_of_reduced
-
-
-@triton.jit
-def _rows(tensor, sizes, position):
-    """Where the rows of some positions begin."""
-    if tensor[0] is None:
-        return None
-    else:
-        return tensor[0] + offset_of(position, sizes, tensor[2])
-
-
-@triton.jit
-def _load_chunk(tensor, rows, c, in_row, live, counts, other, T: tl.constexpr, IN_ROWS: tl.constexpr):
-    """Classes c of rows; of those that do not count, nothing but `other`."""
-    if tensor[0] is None:
-        return None
-    else:
-        places = rows[:, None] + (c.to(tl.int64) * tensor[1])[None, :]
-        if IN_ROWS:
-            return tl.load(places, mask=counts[:, None] & in_row[None, :], other=other).to(T)
-        else:
-            # Neighbours are of different rows, and read together, whether they count or not.
-            chunk = tl.load(places, mask=live[:, None] & in_row[None, :], other=other).to(T)
-            return tl.where(counts[:, None], chunk, other)
-
-
-@triton.jit
-def _load_logits(x, rows, c, in_row, live, counts, logit_scale, cap, T: tl.constexpr, IN_ROWS: tl.constexpr):
-    """-inf beyond the row's end, and in rows that do not count."""
-    logits = _load_chunk(x, rows, c, in_row, live, counts, float("-inf"), T, IN_ROWS)
-    if logit_scale is None:
-        return logits
-    else:
-        x_c = scaled_logit(logits, logit_scale, cap)
-        return tl.where(counts[:, None] & in_row[None, :], x_c, float("-inf"))
 
 
 @triton.jit
@@ -82,41 +55,6 @@ def _largest(logits, c, in_row):
     largest = tl.max(numbers, axis=1)
     is_largest = (numbers == largest[:, None]) & in_row[None, :]
     return largest, tl.min(tl.where(is_largest, c[None, :], 2**31 - 1), axis=1)
-
-
-@triton.jit
-def _store_chunk(tensor, rows, c, mask, value):
-    tl.store(
-        rows[:, None] + (c.to(tl.int64) * tensor[1])[None, :], value.to(tensor[0].dtype.element_ty), mask=mask
-    )
-
-
-@triton.jit
-def _load_weight(weight, c, in_row, T: tl.constexpr):
-    if weight[0] is None:
-        return None
-    else:
-        return tl.load(weight[0] + c.to(tl.int64) * weight[1], mask=in_row, other=0).to(T)[None, :]
-
-
-@triton.jit
-def _soft(t, weight, smoothing, classes, c, in_row, x, PROBABILITIES: tl.constexpr, T: tl.constexpr):
-    """Soft targets of a chunk, 0 beyond the row's end."""
-    q = soft_target(t, _load_weight(weight, c, in_row, T), smoothing, classes, x, PROBABILITIES)
-    return tl.where(in_row[None, :], q, 0.0)
-
-
-@triton.jit
-def _mass_of_smoothing(weight, smoothing, classes, chunks, CHUNK: tl.constexpr, T: tl.constexpr):
-    """What smoothing adds up to, without probabilities: the same for all rows."""
-    total = tl.zeros((CHUNK,), T)
-    if weight[0] is None:
-        return smoothing.to(T)
-    else:
-        for k in range(0, chunks):
-            c = k * CHUNK + tl.arange(0, CHUNK)
-            total += tl.load(weight[0] + c.to(tl.int64) * weight[1], mask=c < classes, other=0).to(T)
-        return tl.sum(total) * (smoothing / classes).to(T)
 
 
 @triton.jit
@@ -216,14 +154,14 @@ def cross_entropy(
 
     chunks = tl.cdiv(classes, CHUNK)
     if GIVEN and SMOOTHED and HOT:
-        common_mass = _mass_of_smoothing(weight, smoothing, classes, chunks, CHUNK, T)
+        common_mass = mass_of_smoothing(weight, smoothing, classes, chunks, CHUNK, T)
     total = tl.zeros((ROWS,), tl.float64)
     first, end, step = turns(positions, ROWS, INDEX)
     for begin in range(first, end, step):
         position = begin + tl.arange(0, ROWS)
         live = position < end
-        x_rows = _rows(x, sizes, position)
-        t_rows = _rows(probabilities, sizes, position)
+        x_rows = rows_of(x, sizes, position)
+        t_rows = rows_of(probabilities, sizes, position)
         counts = live
         hot = tl.zeros((ROWS,), T)
         x_y = hot
@@ -259,13 +197,13 @@ def cross_entropy(
                 for k in range(0, chunks):
                     at = k * CHUNK + c
                     in_row = at < classes
-                    t = _load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
-                    masses += _soft(t, weight, smoothing, classes, at, in_row, masses, True, T)
+                    t = load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
+                    masses += soft_of_chunk(t, weight, smoothing, classes, at, in_row, masses, True, T)
                 mass = tl.sum(masses, axis=1)
         elif RESIDENT:
             in_row = c < classes
             mask = counts[:, None] & in_row[None, :]
-            logits = _load_logits(x, x_rows, c, in_row, live, counts, factor, cap, T, IN_ROWS)
+            logits = load_logits(x, x_rows, c, in_row, live, counts, factor, cap, T, IN_ROWS)
             # Rows that do not count hold nothing but -inf: relative to 0, all that follows of them is 0.
             m = _finite(tl.max(logits, axis=1))
             relative = logits - m[:, None]
@@ -276,8 +214,8 @@ def cross_entropy(
             if argmax_ptr is not None:
                 _, largest = _largest(logits, c, in_row)
             if SOFT:
-                t = _load_chunk(probabilities, t_rows, c, in_row, live, counts, 0.0, T, IN_ROWS)
-                q = _soft(t, weight, smoothing, classes, c, in_row, e, not HOT, T)
+                t = load_chunk(probabilities, t_rows, c, in_row, live, counts, 0.0, T, IN_ROWS)
+                q = soft_of_chunk(t, weight, smoothing, classes, c, in_row, e, not HOT, T)
                 mass = tl.sum(q, axis=1)
                 cross = tl.sum(tl.where(mask, q * relative, 0.0), axis=1)
         else:
@@ -294,7 +232,7 @@ def cross_entropy(
                 at = k * CHUNK + c
                 in_row = at < classes
                 mask = counts[:, None] & in_row[None, :]
-                logits = _load_logits(x, x_rows, at, in_row, live, counts, factor, cap, T, IN_ROWS)
+                logits = load_logits(x, x_rows, at, in_row, live, counts, factor, cap, T, IN_ROWS)
                 if argmax_ptr is not None:
                     of_chunk, place = _largest(logits, at, in_row)
                     largest = tl.where(of_chunk > best, place, largest)
@@ -311,8 +249,8 @@ def cross_entropy(
                 sums = sums * shrunk
                 sums += exp_of_rounded(relative, ROUNDED)
                 if SOFT:
-                    t = _load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
-                    q = _soft(t, weight, smoothing, classes, at, in_row, sums, not HOT, T)
+                    t = load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
+                    q = soft_of_chunk(t, weight, smoothing, classes, at, in_row, sums, not HOT, T)
                     crosses += masses * (m - reference)[:, None] + tl.where(mask, q * relative, 0.0)
                     masses += q
                 running = larger
@@ -345,8 +283,8 @@ def cross_entropy(
         if GIVEN and SMOOTHED and HOT:
             mass += common_mass
         if of_input[0] is not None or of_probabilities[0] is not None:
-            g_rows = _rows(of_input, sizes, position)
-            gt_rows = _rows(of_probabilities, sizes, position)
+            g_rows = rows_of(of_input, sizes, position)
+            gt_rows = rows_of(of_probabilities, sizes, position)
             of_numerator = tl.where(counts, (hot + mass) * slope / s, 0.0)
             if TERMS:
                 of_terms = terms_slope(m, s, average, z_loss, entropy, ENTROPY) * slope
@@ -363,13 +301,13 @@ def cross_entropy(
                     if SOFT:
                         g -= q * slope[:, None]
                     g = _of_given(g, logits, mask, factor, cap)
-                    _store_chunk(of_input, g_rows, c, stored, g)
+                    store_chunk(of_input, g_rows, c, stored, g)
                 if of_probabilities[0] is not None:
                     of_t = (tl.log(s)[:, None] - relative) * (keep_soft * slope)[:, None]
-                    w = _load_weight(weight, c, in_row, T)
+                    w = load_weight(weight, c, in_row, T)
                     if w is not None:
                         of_t *= w
-                    _store_chunk(of_probabilities, gt_rows, c, stored, of_t)
+                    store_chunk(of_probabilities, gt_rows, c, stored, of_t)
                 if SUMS_OTHERS:
                     others = tl.sum(tl.where(c[None, :] == y[:, None], 0.0, e), axis=1)
             else:
@@ -380,18 +318,18 @@ def cross_entropy(
                     in_row = at < classes
                     mask = counts[:, None] & in_row[None, :]
                     stored = live[:, None] & in_row[None, :]
-                    logits = _load_logits(x, x_rows, at, in_row, live, counts, factor, cap, T, IN_ROWS)
+                    logits = load_logits(x, x_rows, at, in_row, live, counts, factor, cap, T, IN_ROWS)
                     relative = logits - m[:, None]
                     if of_probabilities[0] is not None:
                         of_t = (tl.log(s)[:, None] - relative) * (keep_soft * slope)[:, None]
-                        w = _load_weight(weight, at, in_row, T)
+                        w = load_weight(weight, at, in_row, T)
                         if w is not None:
                             of_t *= w
                     if SOFT:
-                        t = _load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
-                        q = _soft(t, weight, smoothing, classes, at, in_row, relative, not HOT, T)
+                        t = load_chunk(probabilities, t_rows, at, in_row, live, counts, 0.0, T, IN_ROWS)
+                        q = soft_of_chunk(t, weight, smoothing, classes, at, in_row, relative, not HOT, T)
                     if of_probabilities[0] is not None:
-                        _store_chunk(of_probabilities, gt_rows, at, stored, of_t)
+                        store_chunk(of_probabilities, gt_rows, at, stored, of_t)
                     if of_input[0] is not None:
                         e = exp_of_rounded(relative, ROUNDED)
                         if SUMS_OTHERS:
@@ -400,7 +338,7 @@ def cross_entropy(
                         if SOFT:
                             g -= q * slope[:, None]
                         g = _of_given(g, logits, mask, factor, cap)
-                        _store_chunk(of_input, g_rows, at, stored, g)
+                        store_chunk(of_input, g_rows, at, stored, g)
                 if SUMS_OTHERS:
                     others = tl.sum(sums, axis=1)
             if HOT:
