@@ -11,6 +11,7 @@ import pytest
 import torch
 from device import there
 from softmax_terms import operands
+from tolerance import roundings
 
 import fused_losses.functional as L
 from fused_losses.distributed import Shard
@@ -77,7 +78,7 @@ def test_parts_are_the_whole(dtype, probabilities, terms):
         upstream = [torch.ones_like(every.loss), of_lse]
         (gradient,) = torch.autograd.grad([every.loss, every.lse], leaf, upstream)
         losses, lse, largest, right, made = there(in_parts)(logits, target, w, of_lse, **options)
-        limit = {torch.float64: 1e-12, torch.float32: 4e-6, torch.bfloat16: 2**-7}[dtype]
+        limit = roundings(dtype)
         for mine, theirs in ((losses, every.loss), (lse, every.lse), (made.double(), gradient)):
             torch.testing.assert_close(mine, theirs.detach(), rtol=limit, atol=limit, equal_nan=True)
         assert torch.equal(largest, every.argmax)
