@@ -103,12 +103,10 @@ def _of(head: list[Tensor | None], wanted: int) -> list[Tensor]:
 
 
 def _scaled(gradients: list[Tensor], factor: Tensor, head: list[Tensor | None], wanted: int) -> list[Tensor]:
-    """In the operands' dtypes, rounded once; in place where nothing is rounded and no compiler looks."""
+    """In the operands' dtypes, rounded once; in place, in float32, where no compiler looks."""
     in_place = not torch.compiler.is_compiling()
     return [
-        gradient.mul_(factor)
-        if in_place and gradient.dtype is operand.dtype
-        else (gradient * factor.to(gradient.dtype)).to(operand.dtype)
+        (gradient.mul_(factor) if in_place else gradient * factor.to(gradient.dtype)).to(operand.dtype)
         for gradient, operand in zip(gradients, _of(head, wanted), strict=True)
     ]
 
