@@ -63,7 +63,10 @@ def everything(machine: Machine, measured: Sequence[Row]) -> str:
 
 
 def heads(machine: Machine, measured: Sequence[Row]) -> str:
-    """Losses behind a linear layer: seconds of a step, and its memory beyond inputs and gradients."""
+    """Losses behind a linear layer: seconds of a step, and its memory beyond inputs and gradients.
+
+    Of a provider that has run twice, the later.
+    """
     names = [
         name
         for name in (EAGER, COMPILE, "torch chunked", "linear")
