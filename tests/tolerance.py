@@ -88,7 +88,7 @@ def roundings(dtype: torch.dtype) -> float:
 
     Sums in other orders; 16 bits are rounded at the end only, to either side.
     """
-    return (2 if dtype.itemsize == 2 else 32) * torch.finfo(dtype).eps
+    return (1 if dtype.itemsize == 2 else 16) * torch.finfo(dtype).eps
 
 
 def fresh(tree):
