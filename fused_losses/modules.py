@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn import AdaptiveLogSoftmaxWithLoss, CTCLoss, NLLLoss2d
 
 from fused_losses import functional as F
 from fused_losses.dispatch import Backward
 from fused_losses.functional.vectors import DistanceFunction
+from fused_losses.fused_module import FusedModule
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
@@ -46,37 +42,7 @@ if hasattr(nn, "LinearCrossEntropyLoss"):  # torch 2.11 does not have it
     __all__ += ["LinearCrossEntropyLoss"]
 
 
-class _Fused(nn.Module):
-    """What all share: a forward that hands the module's attributes to the function of this package."""
-
-    # On the class, as are extensions: modules that torch.nn pickled do not have them.
-    backward: Backward = "fused"
-
-    def __init_subclass__(cls, function: Callable[..., Any] | None = None, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        if function is None:  # a user's subclass, which has its forward already
-            return
-        torchs: Any = cls.__mro__[2]
-        taken = inspect.signature(cls).parameters.keys() & inspect.signature(function).parameters.keys()
-        # The constructor has turned these two into `reduction`.
-        options = tuple(sorted(taken - {"size_average", "reduce"}))
-
-        names = tuple(inspect.signature(torchs.forward).parameters)[1:]
-
-        @functools.wraps(torchs.forward)
-        def forward(self: nn.Module, *operands: Tensor, **named: Any) -> Any:
-            # By position, since some functions have other names for their operands.
-            operands += tuple(named.pop(name) for name in names[len(operands) :] if name in named)
-            return function(*operands, **named, **{option: getattr(self, option) for option in options})
-
-        cls.forward = forward
-        cls.__doc__ = (
-            f"{cls.__doc__}\n\nOptions go to the constructor, tensors to the call. "
-            "Formula, shapes, dtypes and errors are the function's."
-        )
-
-
-class CrossEntropyLoss(_Fused, nn.CrossEntropyLoss, function=F.cross_entropy):
+class CrossEntropyLoss(FusedModule, nn.CrossEntropyLoss, function=F.cross_entropy):
     """:func:`fused_losses.functional.cross_entropy` as a module; `normalizer` is an argument of each call."""
 
     z_loss = 0.0
@@ -119,7 +85,7 @@ class CrossEntropyLoss(_Fused, nn.CrossEntropyLoss, function=F.cross_entropy):
         self.return_argmax = return_argmax
 
 
-class NLLLoss(_Fused, nn.NLLLoss, function=F.nll_loss):
+class NLLLoss(FusedModule, nn.NLLLoss, function=F.nll_loss):
     """:func:`fused_losses.functional.nll_loss` as a module."""
 
     def __init__(
@@ -136,7 +102,7 @@ class NLLLoss(_Fused, nn.NLLLoss, function=F.nll_loss):
         self.backward = backward
 
 
-class MultiMarginLoss(_Fused, nn.MultiMarginLoss, function=F.multi_margin_loss):
+class MultiMarginLoss(FusedModule, nn.MultiMarginLoss, function=F.multi_margin_loss):
     """:func:`fused_losses.functional.multi_margin_loss` as a module."""
 
     def __init__(
@@ -154,7 +120,7 @@ class MultiMarginLoss(_Fused, nn.MultiMarginLoss, function=F.multi_margin_loss):
         self.backward = backward
 
 
-class MultiLabelMarginLoss(_Fused, nn.MultiLabelMarginLoss, function=F.multilabel_margin_loss):
+class MultiLabelMarginLoss(FusedModule, nn.MultiLabelMarginLoss, function=F.multilabel_margin_loss):
     """:func:`fused_losses.functional.multilabel_margin_loss` as a module."""
 
     def __init__(
@@ -169,7 +135,7 @@ class MultiLabelMarginLoss(_Fused, nn.MultiLabelMarginLoss, function=F.multilabe
         self.backward = backward
 
 
-class BCELoss(_Fused, nn.BCELoss, function=F.binary_cross_entropy):
+class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy):
     """:func:`fused_losses.functional.binary_cross_entropy` as a module."""
 
     ignore_index: float | None = None
@@ -189,7 +155,7 @@ class BCELoss(_Fused, nn.BCELoss, function=F.binary_cross_entropy):
         self.backward = backward
 
 
-class BCEWithLogitsLoss(_Fused, nn.BCEWithLogitsLoss, function=F.binary_cross_entropy_with_logits):
+class BCEWithLogitsLoss(FusedModule, nn.BCEWithLogitsLoss, function=F.binary_cross_entropy_with_logits):
     """:func:`fused_losses.functional.binary_cross_entropy_with_logits` as a module."""
 
     ignore_index: float | None = None
@@ -210,7 +176,9 @@ class BCEWithLogitsLoss(_Fused, nn.BCEWithLogitsLoss, function=F.binary_cross_en
         self.backward = backward
 
 
-class MultiLabelSoftMarginLoss(_Fused, nn.MultiLabelSoftMarginLoss, function=F.multilabel_soft_margin_loss):
+class MultiLabelSoftMarginLoss(
+    FusedModule, nn.MultiLabelSoftMarginLoss, function=F.multilabel_soft_margin_loss
+):
     """:func:`fused_losses.functional.multilabel_soft_margin_loss` as a module."""
 
     def __init__(
@@ -226,7 +194,7 @@ class MultiLabelSoftMarginLoss(_Fused, nn.MultiLabelSoftMarginLoss, function=F.m
         self.backward = backward
 
 
-class SoftMarginLoss(_Fused, nn.SoftMarginLoss, function=F.soft_margin_loss):
+class SoftMarginLoss(FusedModule, nn.SoftMarginLoss, function=F.soft_margin_loss):
     """:func:`fused_losses.functional.soft_margin_loss` as a module."""
 
     def __init__(
@@ -241,7 +209,7 @@ class SoftMarginLoss(_Fused, nn.SoftMarginLoss, function=F.soft_margin_loss):
         self.backward = backward
 
 
-class L1Loss(_Fused, nn.L1Loss, function=F.l1_loss):
+class L1Loss(FusedModule, nn.L1Loss, function=F.l1_loss):
     """:func:`fused_losses.functional.l1_loss` as a module."""
 
     def __init__(
@@ -256,7 +224,7 @@ class L1Loss(_Fused, nn.L1Loss, function=F.l1_loss):
         self.backward = backward
 
 
-class MSELoss(_Fused, nn.MSELoss, function=F.mse_loss):
+class MSELoss(FusedModule, nn.MSELoss, function=F.mse_loss):
     """:func:`fused_losses.functional.mse_loss` as a module."""
 
     def __init__(
@@ -271,7 +239,7 @@ class MSELoss(_Fused, nn.MSELoss, function=F.mse_loss):
         self.backward = backward
 
 
-class SmoothL1Loss(_Fused, nn.SmoothL1Loss, function=F.smooth_l1_loss):
+class SmoothL1Loss(FusedModule, nn.SmoothL1Loss, function=F.smooth_l1_loss):
     """:func:`fused_losses.functional.smooth_l1_loss` as a module."""
 
     def __init__(
@@ -287,7 +255,7 @@ class SmoothL1Loss(_Fused, nn.SmoothL1Loss, function=F.smooth_l1_loss):
         self.backward = backward
 
 
-class HuberLoss(_Fused, nn.HuberLoss, function=F.huber_loss):
+class HuberLoss(FusedModule, nn.HuberLoss, function=F.huber_loss):
     """:func:`fused_losses.functional.huber_loss` as a module."""
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0, *, backward: Backward = "fused") -> None:
@@ -295,7 +263,7 @@ class HuberLoss(_Fused, nn.HuberLoss, function=F.huber_loss):
         self.backward = backward
 
 
-class PoissonNLLLoss(_Fused, nn.PoissonNLLLoss, function=F.poisson_nll_loss):
+class PoissonNLLLoss(FusedModule, nn.PoissonNLLLoss, function=F.poisson_nll_loss):
     """:func:`fused_losses.functional.poisson_nll_loss` as a module."""
 
     def __init__(
@@ -313,7 +281,7 @@ class PoissonNLLLoss(_Fused, nn.PoissonNLLLoss, function=F.poisson_nll_loss):
         self.backward = backward
 
 
-class GaussianNLLLoss(_Fused, nn.GaussianNLLLoss, function=F.gaussian_nll_loss):
+class GaussianNLLLoss(FusedModule, nn.GaussianNLLLoss, function=F.gaussian_nll_loss):
     """:func:`fused_losses.functional.gaussian_nll_loss` as a module."""
 
     def __init__(
@@ -323,7 +291,7 @@ class GaussianNLLLoss(_Fused, nn.GaussianNLLLoss, function=F.gaussian_nll_loss):
         self.backward = backward
 
 
-class KLDivLoss(_Fused, nn.KLDivLoss, function=F.kl_div):
+class KLDivLoss(FusedModule, nn.KLDivLoss, function=F.kl_div):
     """:func:`fused_losses.functional.kl_div` as a module."""
 
     def __init__(
@@ -339,7 +307,7 @@ class KLDivLoss(_Fused, nn.KLDivLoss, function=F.kl_div):
         self.backward = backward
 
 
-class HingeEmbeddingLoss(_Fused, nn.HingeEmbeddingLoss, function=F.hinge_embedding_loss):
+class HingeEmbeddingLoss(FusedModule, nn.HingeEmbeddingLoss, function=F.hinge_embedding_loss):
     """:func:`fused_losses.functional.hinge_embedding_loss` as a module."""
 
     def __init__(
@@ -355,7 +323,7 @@ class HingeEmbeddingLoss(_Fused, nn.HingeEmbeddingLoss, function=F.hinge_embeddi
         self.backward = backward
 
 
-class MarginRankingLoss(_Fused, nn.MarginRankingLoss, function=F.margin_ranking_loss):
+class MarginRankingLoss(FusedModule, nn.MarginRankingLoss, function=F.margin_ranking_loss):
     """:func:`fused_losses.functional.margin_ranking_loss` as a module."""
 
     def __init__(
@@ -371,7 +339,7 @@ class MarginRankingLoss(_Fused, nn.MarginRankingLoss, function=F.margin_ranking_
         self.backward = backward
 
 
-class TripletMarginLoss(_Fused, nn.TripletMarginLoss, function=F.triplet_margin_loss):
+class TripletMarginLoss(FusedModule, nn.TripletMarginLoss, function=F.triplet_margin_loss):
     """:func:`fused_losses.functional.triplet_margin_loss` as a module."""
 
     def __init__(
@@ -391,7 +359,7 @@ class TripletMarginLoss(_Fused, nn.TripletMarginLoss, function=F.triplet_margin_
 
 
 class TripletMarginWithDistanceLoss(
-    _Fused, nn.TripletMarginWithDistanceLoss, function=F.triplet_margin_with_distance_loss
+    FusedModule, nn.TripletMarginWithDistanceLoss, function=F.triplet_margin_with_distance_loss
 ):
     """:func:`fused_losses.functional.triplet_margin_with_distance_loss` as a module."""
 
@@ -408,7 +376,7 @@ class TripletMarginWithDistanceLoss(
         self.backward = backward
 
 
-class CosineEmbeddingLoss(_Fused, nn.CosineEmbeddingLoss, function=F.cosine_embedding_loss):
+class CosineEmbeddingLoss(FusedModule, nn.CosineEmbeddingLoss, function=F.cosine_embedding_loss):
     """:func:`fused_losses.functional.cosine_embedding_loss` as a module."""
 
     def __init__(

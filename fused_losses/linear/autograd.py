@@ -103,7 +103,7 @@ def _of(head: list[Tensor | None], wanted: int) -> list[Tensor]:
 
 
 def _scaled(gradients: list[Tensor], factor: Tensor, head: list[Tensor | None], wanted: int) -> list[Tensor]:
-    """In the operands' dtypes, rounded once; in place, in float32, where no compiler looks."""
+    """In the operands' dtypes, rounded once; in place first, where no compiler looks: a head is large."""
     in_place = not torch.compiler.is_compiling()
     return [
         (gradient.mul_(factor) if in_place else gradient * factor.to(gradient.dtype)).to(operand.dtype)

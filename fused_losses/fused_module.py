@@ -1,0 +1,42 @@
+"""What the loss modules share: how a function of this package becomes a module's forward."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from fused_losses.dispatch import Backward
+
+
+class FusedModule(nn.Module):
+    """Gives a subclass of a loss of torch.nn a forward that hands its attributes to `function`."""
+
+    # On the class, as are extensions: modules that torch.nn pickled do not have them.
+    backward: Backward = "fused"
+
+    def __init_subclass__(cls, function: Callable[..., Any] | None = None, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if function is None:  # a user's subclass, which has its forward already
+            return
+        torchs: Any = cls.__mro__[2]
+        taken = inspect.signature(cls).parameters.keys() & inspect.signature(function).parameters.keys()
+        # The constructor has turned these two into `reduction`.
+        options = tuple(sorted(taken - {"size_average", "reduce"}))
+
+        names = tuple(inspect.signature(torchs.forward).parameters)[1:]
+
+        @functools.wraps(torchs.forward)
+        def forward(self: nn.Module, *operands: Tensor, **named: Any) -> Any:
+            # By position, since some functions have other names for their operands.
+            operands += tuple(named.pop(name) for name in names[len(operands) :] if name in named)
+            return function(*operands, **named, **{option: getattr(self, option) for option in options})
+
+        cls.forward = forward
+        cls.__doc__ = (
+            f"{cls.__doc__}\n\nOptions go to the constructor, tensors to the call. "
+            "Formula, shapes, dtypes and errors are the function's."
+        )
