@@ -14,7 +14,28 @@ _SAMPLES: pytest.StashKey[Counter[str]] = pytest.StashKey()
 _COUNTS = "torch's own samples"  # as workers send them
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cpu-products",
+        choices=("16", "32"),
+        help="bits of the products of 16-bit linear heads on a CPU, whatever this one has instructions for",
+    )
+
+
+def multiply_16_bits(patch, natively):
+    """Makes linear heads believe that the CPU has instructions for products of 16 bits, or has none."""
+    patch.setattr("fused_losses.linear.products._cpu_multiplies", lambda dtype: natively)
+
+
+@pytest.fixture(params=(True, False), ids=("16-bit-products", "float32-products"))
+def cpu_products(request, monkeypatch):
+    """Both ways in which a CPU multiplies heads of 16 bits: torch emulates the one that it lacks, slowly."""
+    multiply_16_bits(monkeypatch, request.param)
+
+
 def pytest_configure(config):
+    if bits := config.option.cpu_products:
+        multiply_16_bits(pytest.MonkeyPatch(), bits == "16")
     config.stash[_SAMPLES] = Counter()
     if config.option.markexpr == "gpu and not cpu":
         device.device = os.environ.get("FUSED_LOSSES_TEST_DEVICE", "cuda")

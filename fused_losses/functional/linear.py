@@ -13,6 +13,7 @@ from fused_losses.linear.autograd import Strategy
 from fused_losses.linear.composition import composed
 from fused_losses.linear.divergence import divergence
 from fused_losses.linear.operators import LARGEST, LSE
+from fused_losses.linear.products import logits_dtype_of
 from fused_losses.linear.run import is_head, over_head
 from fused_losses.registry import LOSSES
 
@@ -59,8 +60,10 @@ def linear_cross_entropy(
         reduction: "none", "mean" or "sum", as :func:`cross_entropy` has them.
         ignore_index: a class that does not count; None is -100. Its rows are left out of the products.
         label_smoothing: in [0, 1].
-        options: torch's; of these, `batch_chunk_size` is obeyed. The others choose between precision, memory
-            and a second backward; this has all of them.
+        options: torch's. `batch_chunk_size` is the number of rows at a time. On a CPU, logits of 16-bit
+            operands are kept in `acc_dtype`, float32 if it is None, as torch keeps them where it is given
+            options; so they are not rounded to 16 bits there. The other options choose between memory and a
+            second backward; this has both.
         workspace: bytes of logits at a time; 128 MiB at most if not given.
         backward: "fused": the forward makes the gradients, and holds them until the backward. "recompute":
             the backward makes the logits again, a fourth matrix product. So does every backward of
@@ -138,6 +141,7 @@ def linear_cross_entropy(
         workspace if options is None else None,
         backward,
         rows=None if options is None else options.batch_chunk_size,
+        logits=None if options is None else logits_dtype_of(options, input),
         of_rows=(LSE if any(asked) else 0) | (LARGEST if largest else 0),
     )
     if not of_rows:

@@ -23,7 +23,7 @@ from torch._ops import OpOverload
 from fused_losses.dispatch import REDUCTION_CODES
 from fused_losses.linear import chunks
 from fused_losses.linear.planning import Operands, Plan, plan
-from fused_losses.linear.products import Products, logits_dtype
+from fused_losses.linear.products import Products
 from fused_losses.ops import OPERATORS
 from fused_losses.registry import ARGMAX, INPUT_GRADIENT, LOSSES, STATISTICS
 
@@ -34,7 +34,8 @@ GRADIENTS = OF_INPUT | OF_WEIGHT | OF_BIAS
 
 _CALL = (
     "Tensor input, Tensor linear_weight, Tensor? linear_bias, str loss, str[] tensor_names, "
-    "Tensor[] tensors, str[] option_names, Scalar[] options, str reduction, ScalarType dtype, int rows"
+    "Tensor[] tensors, str[] option_names, Scalar[] options, str reduction, ScalarType dtype, "
+    "ScalarType logits_dtype, int rows"
 )
 
 _library = torch.library.Library("fused_losses", "FRAGMENT")
@@ -55,14 +56,10 @@ class Call:
     reduction: str
     dtype: torch.dtype
     """The loss's."""
+    logits_dtype: torch.dtype
+    """The workspace's."""
     rows: int
     """At a time."""
-
-    @property
-    def logits_dtype(self) -> torch.dtype:
-        """Of the workspace."""
-        dtype = torch.promote_types(self.input.dtype, self.linear_weight.dtype)
-        return logits_dtype(dtype, self.input.device)
 
     def plan(self) -> Plan | None:
         """Which kernel runs; None where none takes such a call."""

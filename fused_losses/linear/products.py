@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # torch 2.11 does not have it
+    from torch.nn import LinearCrossEntropyOptions
 
 BLOCK = 4 * 2**20
 """Bytes of the head that a CPU multiplies at a time: they stay in cache for both gradients, and are what is
@@ -18,6 +22,13 @@ def logits_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     if dtype in (torch.float32, torch.float64) or device.type != "cpu":
         return dtype
     return dtype if _cpu_multiplies(dtype) else torch.float32
+
+
+def logits_dtype_of(options: LinearCrossEntropyOptions, input: Tensor) -> torch.dtype | None:
+    """The workspace's dtype that torch's options ask for; None where they leave it to `logits_dtype`."""
+    if input.dtype in (torch.float32, torch.float64) or input.device.type != "cpu":
+        return None
+    return options.acc_dtype or torch.float32
 
 
 def _cpu_multiplies(dtype: torch.dtype) -> bool:

@@ -48,6 +48,7 @@ def over_head(
     *,
     rows: int | None = None,
     dtype: torch.dtype | None = None,
+    logits: torch.dtype | None = None,
     of_rows: int = 0,
 ) -> tuple[Tensor, ...]:
     """Chunk by chunk if kernels take the loss, and nothing but the head requires grad.
@@ -61,6 +62,7 @@ def over_head(
         backward: the strategy that is asked for.
         rows: how many of them at a time, whatever that takes.
         dtype: the loss's, if not the input's.
+        logits: the logits' dtype, if it is not to be chosen by what the device multiplies well.
         of_rows: bits of `operators`: what rows of a softmax are to have.
 
     Returns:
@@ -70,14 +72,14 @@ def over_head(
     if autocasts(head[0]):
         head, dtype = _autocast(head), dtype or wide(head)
     device = head[0].device
-    products = logits_dtype(torch.promote_types(head[0].dtype, head[1].dtype), device)
+    logits = logits or logits_dtype(torch.promote_types(head[0].dtype, head[1].dtype), device)
     if rows is None:
-        rows = rows_per_chunk(head[1].shape[:-1].numel(), products.itemsize, workspace, device)
+        rows = rows_per_chunk(head[1].shape[:-1].numel(), logits.itemsize, workspace, device)
     names = [name for name, value in keywords.items() if isinstance(value, Tensor)]
     tensors = [keywords[name] for name in names]
     options = [name for name in keywords if name not in names]
     values = [keywords[name] for name in options]
-    call = (loss, names, options, values, reduction, dtype or head[0].dtype, rows)
+    call = (loss, names, options, values, reduction, dtype or head[0].dtype, logits, rows)
     differentiated = torch.is_grad_enabled()
     why = None
     if differentiated and any(tensor.requires_grad for tensor in tensors):
