@@ -45,6 +45,7 @@ def pytest_configure(config):
         import interpreter
 
         interpreter.patch_language_once()
+        interpreter.count_with_any_numpy()
         interpreter.assert_as_devices_do()
         interpreter.round_as_devices_do()
     if library := os.environ.get("FUSED_LOSSES_CUDA_ON_CPU"):

@@ -44,6 +44,17 @@ def patch_language_once():
     interpreter._patch_lang = patch_unless_done
 
 
+def count_with_any_numpy():
+    """Triton 3.6 keeps a scalar in an array of one element, which is no number to NumPy 2.5."""
+    patch = interpreter._patch_lang_tensor
+
+    def patch_and_count(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_and_count
+
+
 def assert_as_devices_do():
     """The interpreter knows nothing of kernels that are compiled with their assertions."""
     builder = interpreter.interpreter_builder
