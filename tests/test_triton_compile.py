@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from cases import all_cases, layouts
@@ -105,6 +108,36 @@ def test_terms_compile(target, dtype):
         operands = operands_of("cross_entropy", shape, dtype)
         for launch in launches_of(target, L.cross_entropy, operands, terms):
             assert launch.compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]
+
+
+def is_none(node):
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def none_beyond_triton_36(functions):
+    """Where jitted functions return None in words, or ask for the length of a tuple that may hold it."""
+    nodes = [node for function in functions for node in ast.walk(function)]
+    compared = [x.left for x in nodes if isinstance(x, ast.Compare) and is_none(x.comparators[0])]
+    # By name, as the same tuple has the same name in every function.
+    may_hold = {x.id for subscript in compared for x in ast.walk(subscript) if isinstance(x, ast.Name)}
+    for node in nodes:
+        returns_none = isinstance(node, ast.Return) and is_none(node.value)
+        is_length = isinstance(node, ast.Call) and ast.unparse(node.func) == "len"
+        if returns_none or (is_length and ast.unparse(node.args[0]) in may_hold):
+            yield node
+
+
+def test_none_is_used_as_triton_36_can():
+    found = []
+    for path in sorted(Path(triton_kernels.__file__).parent.rglob("*.py")):
+        found += [
+            node
+            for node in ast.walk(ast.parse(path.read_text(), str(path)))
+            if isinstance(node, ast.FunctionDef)
+            and any(ast.unparse(each).startswith("triton.jit") for each in node.decorator_list)
+        ]
+    assert len(found) > 50
+    assert not [f"line {node.lineno}: {ast.unparse(node)}" for node in none_beyond_triton_36(found)]
 
 
 def branches_of(name):

@@ -11,7 +11,7 @@ from fused_losses.triton_kernels.iteration import offset_of
 def rows_of(tensor, sizes, position):
     """Where the rows of some positions begin."""
     if tensor[0] is None:
-        return None
+        return
     else:
         return tensor[0] + offset_of(position, sizes, tensor[2])
 
@@ -20,7 +20,7 @@ def rows_of(tensor, sizes, position):
 def load_chunk(tensor, rows, c, in_row, live, counts, other, T: tl.constexpr, IN_ROWS: tl.constexpr):
     """Classes c of rows; of those that do not count, nothing but `other`."""
     if tensor[0] is None:
-        return None
+        return
     else:
         places = rows[:, None] + (c.to(tl.int64) * tensor[1])[None, :]
         if IN_ROWS:
@@ -54,7 +54,7 @@ def load_logits(x, rows, c, in_row, live, counts, logit_scale, cap, T: tl.conste
 def load_weight(weight, c, in_row, T: tl.constexpr):
     """Of classes c, for every row."""
     if weight[0] is None:
-        return None
+        return
     else:
         return tl.load(weight[0] + c.to(tl.int64) * weight[1], mask=in_row, other=0).to(T)[None, :]
 

@@ -40,9 +40,9 @@ def run(call: Call) -> None:
     if lists and not resident and of_input is not None and of_input.data_ptr() == input.data_ptr():
         # Its targets' scores are needed to the end.
         input = input.clone()
-    upstream = (None,) if of_each is None else (of_each, (_only_stride(of_each),))
+    upstream = (None, None) if of_each is None else (of_each, (_only_stride(of_each),))
     if call.upstream is not None and call.reduction:
-        upstream = (call.upstream,)
+        upstream = (call.upstream, None)
     programs = cut.programs(triton.cdiv(rows, cut.rows), input.device)
     partials, arrived = (None, None) if call.reduced is None else scratch(programs, input.device)
     results = (upstream, _bundle(of_input), call.losses, call.reduced, partials, arrived, rows, classes)

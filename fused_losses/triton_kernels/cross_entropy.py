@@ -118,6 +118,8 @@ def cross_entropy(
 ):
     """A tensor is a pointer (None: absent), its stride along classes, and its strides along positions.
 
+    What has one number per position lacks the first stride; an upstream gradient of the reduced loss has None
+    instead of strides.
     RESIDENT rows fit into a chunk: read once, they stay in registers. Others are read twice, the second time
     from their end, where the caches still hold them. GIVEN statistics, a row's maximum, sum of exponentials
     and, with an ENTROPY, average of x - m, make the first pass unnecessary; else they are written, if there
@@ -179,7 +181,7 @@ def cross_entropy(
                 # In place, no one may write what another one has yet to read.
                 tl.debug_barrier()
         slope = tl.where(counts, scale, 0.0)
-        if len(upstream) > 1:
+        if upstream[1] is not None:
             u = tl.load(upstream[0] + offset_of(position, sizes, upstream[1]), mask=counts, other=0)
             slope *= u.to(T)
 

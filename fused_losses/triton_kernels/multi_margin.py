@@ -34,7 +34,11 @@ def multi_margin(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """A tensor is a pointer (None: absent), its stride along classes, and (its stride along rows,)."""
+    """A tensor is a pointer (None: absent), its stride along classes, and (its stride along rows,).
+
+    What has one number per row lacks the first stride; an upstream gradient of the reduced loss has None
+    instead of strides.
+    """
     margin = scalar(margin).to(T)
     scale = upstream_of_reduced(upstream)
     if READY:
@@ -59,7 +63,7 @@ def multi_margin(
             share *= tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(T)
         share = tl.where(counts, share, 0.0)
         slope = share * scale
-        if len(upstream) > 1:
+        if upstream[1] is not None:
             slope *= tl.load(upstream[0] + row * upstream[1][0], mask=live, other=0).to(T)
         values = tl.zeros((ROWS, CHUNK), T)
         slopes = values

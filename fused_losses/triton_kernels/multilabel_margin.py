@@ -71,7 +71,7 @@ def multilabel_margin(
     for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0).to(tl.int64)):
         count = _count(labels, row, classes, CHUNK)
         slope = scale / classes
-        if len(upstream) > 1:
+        if upstream[1] is not None:
             slope *= tl.load(upstream[0] + row * upstream[1][0]).to(T)
         values = tl.zeros((CHUNK,), T)
         for chunk in range(0, classes, CHUNK):

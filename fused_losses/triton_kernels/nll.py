@@ -66,7 +66,7 @@ def nll(
                 tl.store(place, value.to(losses[0].dtype.element_ty), mask=live)
         if of_input[0] is not None:
             slope = tl.where(counts, -w_y * scale, 0.0)
-            if len(upstream) > 1:
+            if upstream[1] is not None:
                 u = tl.load(upstream[0] + offset_of(position, sizes, upstream[1]), mask=counts, other=0)
                 slope *= u.to(T)
             # In place, no one may write what another one has yet to read.

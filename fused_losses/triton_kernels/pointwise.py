@@ -30,7 +30,7 @@ MEAN, BATCH_MEAN = 1, 3
 def _load(pointer, index, mask, sizes, strides, T: tl.constexpr):
     """Elements of an operand, or None where there is none."""
     if pointer is None:
-        return None
+        return
     else:
         return tl.load(pointer + offset_of(index, sizes, strides), mask=mask).to(T)
 

@@ -15,8 +15,8 @@ PARTIALS = tl.constexpr(1024)
 
 @triton.jit
 def upstream_of_reduced(upstream):
-    """The gradient of the reduced loss, as float64: a pointer and no strides; 1 where there is none."""
-    if upstream[0] is not None and len(upstream) == 1:
+    """The gradient of the reduced loss, a pointer without strides, as float64; 1 where there is none."""
+    if upstream[0] is not None and upstream[1] is None:
         return tl.load(upstream[0]).to(tl.float64)
     else:
         return scalar(1.0)

@@ -44,7 +44,7 @@ def _store(place, value, mask):
 
 @triton.jit
 def _store_vectors(vectors, sizes, position, c, mask, values):
-    for k in tl.static_range(len(vectors)):
+    for k in tl.static_range(len(values)):
         if vectors[k][0] is not None:
             _store(_place(vectors[k], sizes, position, c), values[k], mask)
 
@@ -90,7 +90,8 @@ def rows(
 ):
     """A vector is a pointer (None: absent), its stride along its elements, and its strides along rows.
 
-    What has one number per row lacks the first stride; an upstream gradient of the reduced loss has none.
+    What has one number per row lacks the first stride; an upstream gradient of the reduced loss has None
+    instead of strides.
     RESIDENT rows fit into a chunk: read once, they stay in registers. Others are read again if anyone WANTS
     gradients, from their end, where the caches still hold them.
     """
@@ -125,7 +126,7 @@ def rows(
         if target[0] is not None:
             t = tl.load(target[0] + offset_of(position, sizes, target[1]), mask=live, other=0).to(T)
         slope = splat(scale, total)
-        if len(upstream) > 1:
+        if upstream[1] is not None:
             slope *= tl.load(upstream[0] + offset_of(position, sizes, upstream[1]), mask=live, other=0).to(T)
         value, slopes = FINISH(WHOLE(lanes, FLAGS), t, slope, parameters, FLAGS)
         total += tl.where(live, value, 0.0)
@@ -168,7 +169,7 @@ def run(call: Call) -> None:
     sizes, bundles = _bundles(shape, call.input, vectors, numbers)
     *targets, upstream, losses = bundles[len(vectors) :]
     if call.reduction and call.upstream is not None:
-        upstream = (call.upstream,)
+        upstream = (call.upstream, None)
 
     distance, swap, margin, p, eps = _parameters(*call.options[0])
     wide = any(x.dtype is torch.float64 for x in operands)
@@ -243,7 +244,7 @@ def _bundles(
     bundles: list[Any] = []
     for k, x in enumerate(tensors):
         if x is None:
-            bundles.append((None,))
+            bundles.append((None, None))
         elif k < len(vectors):
             bundles.append((x, x.stride(-1), next(remaining)))
         else:

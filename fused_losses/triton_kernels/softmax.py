@@ -56,7 +56,7 @@ def run(call: Call) -> None:
     sizes, bundles = _bundles(positions, axis, with_classes, without)
     x, of_input, of_probabilities, probabilities, labels, upstream, losses, of_lse = bundles
     if call.upstream is not None and call.reduction:
-        upstream = (call.upstream,)
+        upstream = (call.upstream, None)
     weight = (None,) if call.weight is None else (call.weight, call.weight.stride(0))
 
     wide = input.dtype is torch.float64
@@ -162,7 +162,7 @@ def _bundles(
     bundles: list[Any] = []
     for x, has_classes in tensors:
         if x is None:
-            bundles.append((None,))
+            bundles.append((None, None))
         elif has_classes:
             bundles.append((x, x.stride(axis), next(remaining)))
         else:
