@@ -69,8 +69,8 @@ format: $(VENV)/.tools
 bench: $(VENV)/.built ## every loss at every size
 	$(BIN)/python -m fused_losses.bench run --all
 
-bench-gpu: $(VENV)/.built ## every loss at every size, on a GPU
-	$(BIN)/python -m fused_losses.bench run --all --device cuda --csv benchmarks/results/gpu.csv
+bench-gpu: $(VENV)/.built ## the kernels of every loss on a GPU; GPU=NAME is part of the file's name
+	$(BIN)/python -m fused_losses.bench run --device cuda --csv benchmarks/results/gpu-$(or $(GPU),new).csv
 
 gpu-report: $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES) ## the machine code of all kernels for GPUs; none is needed, but nvcc
 	FUSED_LOSSES_CUDA=1 $(BIN)/pip install --quiet --no-build-isolation --no-deps -e .

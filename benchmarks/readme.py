@@ -2,7 +2,8 @@
 
 The table of losses comes from `fused_losses.registry` and the functions' signatures. The results come
 from `benchmarks/results/cpu.csv`, which `python -m fused_losses.bench run --all` wrote on a quiet
-machine, and go in full to `benchmarks/results/README.md`. Without that file, they stay as they are.
+machine, and go in full to `benchmarks/results/README.md`. Without that file, they stay as they are. Those
+of GPUs come from `benchmarks/results/gpu-*.csv`, one for each GPU, of `run --device cuda`.
 With `--check`, nothing is written: the exit status is 1 if anything would be.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import gpu_tables
 import losses_table
 import results_tables
 
@@ -20,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "cpu.csv"
 HEADS = RESULTS.with_name("cpu-linear.csv")
+# Machine code, not times.
+GPU_REPORT = RESULTS.with_name("gpu-report.csv")
 ALL_RESULTS = RESULTS.parent / "README.md"
 
 
@@ -35,13 +39,17 @@ def between_markers(text: str, name: str, content: str) -> str:
 
 def generated() -> dict[Path, str]:
     """Every file that this writes, with what should be in it."""
+    of_gpus = [rows.read(path) for path in sorted(RESULTS.parent.glob("gpu-*.csv")) if path != GPU_REPORT]
     readme = between_markers(README.read_text(), "losses", losses_table.table())
+    readme = between_markers(readme, "gpu", gpu_tables.overview(of_gpus))
     if not RESULTS.exists():
         return {README: readme}
     machine, measured = rows.read(RESULTS)
     readme = between_markers(readme, "results", results_tables.overview(machine, measured))
     readme = between_markers(readme, "linear", results_tables.heads(*rows.read(HEADS)))
-    return {README: readme, ALL_RESULTS: results_tables.everything(machine, measured)}
+    results = [results_tables.everything(machine, measured)]
+    results += [gpu_tables.everything(*run) + "\n" for run in of_gpus]
+    return {README: readme, ALL_RESULTS: "\n".join(results)}
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def overview(machine: Machine, measured: Sequence[Row]) -> str:
             lines.append([name, *shown, str(mean.losses)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        f"Forward and backward on {machine.threads} threads of {machine.machine} ({machine.isa}), "
+        f"Forward and backward on {machine.place}, "
         f"torch {machine.torch}, {machine.date[:10]}.\n{HOW}\n\n{table}"
     )
 
@@ -84,7 +84,7 @@ def heads(machine: Machine, measured: Sequence[Row]) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         "A step in seconds, and the MiB that it takes beyond inputs and gradients, on "
-        f"{machine.threads} threads of {machine.machine} ({machine.isa}),\ntorch {machine.torch}, "
+        f"{machine.place},\ntorch {machine.torch}, "
         f"{machine.date[:10]}. `linear_loss` is that of `binary_cross_entropy_with_logits`.\n\n{table}"
     )
 
@@ -100,8 +100,8 @@ def _seconds_and_memory(row: Row | None) -> str:
 
 def _preface(machine: Machine) -> str:
     return (
-        f"Forward and backward, in milliseconds, on {machine.threads} threads of {machine.machine} "
-        f"({machine.isa}), torch {machine.torch}, {machine.date[:10]}.\n"
+        f"Forward and backward, in milliseconds, on {machine.place}, "
+        f"torch {machine.torch}, {machine.date[:10]}.\n"
         "In brackets: times faster than eager torch and than `torch.compile`, medians of paired ratios.\n"
         "A dash: not timed, as torch has no such kernel or the benchmark's limit of memory was exceeded.\n"
         f"{HOW}"

@@ -22,7 +22,7 @@ from fused_losses.bench.cases import Case, select
 from fused_losses.bench.cli import app
 from fused_losses.bench.heads import HEADS
 from fused_losses.bench.options import shape
-from fused_losses.bench.report import MIB
+from fused_losses.bench.rows import MIB
 from fused_losses.bench.timing import POOL
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,8 @@ def machine(**changes):
 
 def row(loss, median, spread=0.01, provider="fused", **changes):
     """A row whose deciles are a part `spread` below and above the median."""
-    numbers = {field.name: 1.0 for field in dataclasses.fields(bench_rows.Row)}
+    fields = dataclasses.fields(bench_rows.Row)
+    numbers = {field.name: 1.0 for field in fields if field.default is dataclasses.MISSING}
     texts = {"loss": loss, "size": "large", "shape": "8x8", "dtype": "float32", "provider": provider}
     times = {"median_ms": median, "p10_ms": median * (1 - spread), "p90_ms": median * (1 + spread)}
     return bench_rows.Row(

@@ -1,7 +1,7 @@
 """Judges a result against float64 before anybody may time it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,13 +73,12 @@ def _as(dtype: torch.dtype, tensors: Sequence[Tensor]) -> Inputs:
     return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
 
 
-def _kind_mismatch(result: Result, expected: Result) -> str:
-    """What is wrong with dtype or shape, compared with eager's result; empty if nothing is."""
-    names = ["loss", *(f"gradient {index}" for index in range(len(expected.grads)))]
-    pairs = zip((result.loss, *result.grads), (expected.loss, *expected.grads), strict=True)
-    for name, (mine, theirs) in zip(names, pairs, strict=True):
-        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
-            return f"WRONG {name}: {mine.dtype} {tuple(mine.shape)}, eager has {theirs.dtype}"
+def _kind_mismatch(result: Result, expected: Sequence[tuple[torch.dtype, torch.Size]]) -> str:
+    """What is wrong with dtype or shape, compared with those of eager's result; empty if nothing is."""
+    names = ["loss", *(f"gradient {index}" for index in range(len(expected) - 1))]
+    for name, mine, (dtype, shape) in zip(names, (result.loss, *result.grads), expected, strict=True):
+        if (mine.dtype, mine.shape) != (dtype, shape):
+            return f"WRONG {name}: {mine.dtype} {tuple(mine.shape)}, eager has {dtype}"
     return ""
 
 
@@ -104,7 +103,10 @@ def in_kernels_dtype(function: LossFn, inputs: Inputs, pass_: Pass) -> Result:
 
 
 class Judge:
-    """Knows the float64 result of a case and how far eager torch is from it."""
+    """Knows the float64 result of a case and how far eager torch is from it.
+
+    Of a batch that repeats its rows, the float64 result is that of the part, and holds of each repetition.
+    """
 
     def __init__(self, case: Case, pass_: Pass, pool: Sequence[Inputs]) -> None:
         """Computes the reference on the first inputs of ``pool``."""
@@ -112,28 +114,52 @@ class Judge:
         self._dtype = case.dtype
         self._inputs, self._other_inputs = pool[:2]
         self._is_head = case.head is not None
-        self._exact = exact(case, self._inputs, pass_)
-        self._eager = in_kernels_dtype(eager(case), self._inputs, pass_)
+        self._parts = case.parts
+        self._is_sum = case.keywords.get("reduction") == "sum"
+        # p - eps / C may cancel for any class, so that units in the last place mean nothing.
+        self._others_cancel = "label_smoothing" in case.keywords
+        part = case.part(self._inputs)
+        self._target = part[1]
+        self._exact = exact(case, part, pass_)
+        theirs = in_kernels_dtype(eager(case), self._inputs, pass_)
+        self._kinds = [(x.dtype, x.shape) for x in (theirs.loss, *theirs.grads)]
         # An ulp at every gradient element, and the largest errors that are accepted.
         self._units = [
             self._unit(exact, theirs.dtype)
-            for exact, theirs in zip(self._exact.grads, self._eager.grads, strict=True)
+            for exact, theirs in zip(self._exact.grads, theirs.grads, strict=True)
         ]
-        self._allowed = self._allowance()
+        self._allowed = self._allowance(theirs)
 
     def _unit(self, exact: Tensor, dtype: torch.dtype) -> Tensor:
         """The unit of every element; of sums of products that nearly cancel, it is the largest element's."""
         return ulp(exact.abs().max() if self._is_head else exact, dtype)
 
-    def _allowance(self) -> Result:
+    def _errors(self, result: Result) -> Iterator[Result]:
+        """How far each repetition of the part is from the float64 result, of the part alone."""
+        # A mean divides by the whole batch: gradients are smaller, the loss is the same. `_parts` is a power
+        # of two, by which nothing is rounded.
+        loss = result.loss.double() / (self._parts if self._is_sum else 1)
+        factor = 1 if self._is_sum else self._parts
+        pieces = [x.tensor_split(self._parts) for x in result.grads]
+        for index in range(self._parts):
+            grads = [
+                piece[index].double().mul_(factor).sub_(exact).abs_()
+                for piece, exact in zip(pieces, self._exact.grads, strict=True)
+            ]
+            yield Result((loss - self._exact.loss).abs(), tuple(grads))
+
+    def _allowance(self, theirs: Result) -> Result:
         """The largest error that is accepted, of the loss and of each gradient element."""
-        error = (self._eager.loss.double() - self._exact.loss).abs()
-        loss = EAGER_FACTOR * error + SLACK_ULP * ulp(self._exact.loss, self._eager.loss.dtype)
-        grads = []
-        for theirs, exact, unit in zip(self._eager.grads, self._exact.grads, self._units, strict=True):
-            worst = self._worst_of_kind((theirs.double() - exact).abs(), unit)
-            grads.append(unit.mul(SLACK_ULP).add_(worst, alpha=EAGER_FACTOR))
-        return Result(loss, tuple(grads))
+        worst: list[Tensor] | None = None
+        for error in self._errors(theirs):
+            mine = [self._worst_of_kind(e, u) for e, u in zip(error.grads, self._units, strict=True)]
+            worst = mine if worst is None else list(map(torch.maximum, worst, mine))
+            loss = EAGER_FACTOR * error.loss
+        grads = [
+            unit.mul(SLACK_ULP).add_(each, alpha=EAGER_FACTOR)
+            for each, unit in zip(worst or [], self._units, strict=True)
+        ]
+        return Result(loss + SLACK_ULP * ulp(self._exact.loss, theirs.loss.dtype), tuple(grads))
 
     def _worst_of_kind(self, error: Tensor, unit: Tensor) -> Tensor:
         """What eager's largest error among the elements of the same kind means at every element.
@@ -144,11 +170,12 @@ class Judge:
         cancel: counted in units in the last place, the error of a likely class does not excuse that
         of the thousands of unlikely ones.
         """
-        target = self._inputs[1]
+        target = self._target
         if self._is_head or target.is_floating_point() or target.shape == error.shape:
             return error.max()
         is_target = torch.zeros_like(error, dtype=torch.bool)
         is_target.scatter_(1, target.unsqueeze(1), True)
+        unit = torch.ones_like(unit) if self._others_cancel else unit
         others = unit * (error / unit)[~is_target].max()
         return torch.where(is_target, error[is_target].max(), others)
 
@@ -168,22 +195,26 @@ class Judge:
             # A long run goes on with the other providers, and names the exception in its table.
             lacking = NO_KERNEL in str(error)
             return Verdict(f"torch has no {self._dtype} kernel" if lacking else one_line(error))
-        problem = _kind_mismatch(result, self._eager)
+        problem = _kind_mismatch(result, self._kinds)
         return Verdict(problem, seconds=seconds) if problem else self._compare(result, seconds)
 
     def _compare(self, result: Result, seconds: float) -> Verdict:
-        error = (result.loss.double() - self._exact.loss).abs()
-        relative = (error / self._exact.loss.abs()).item()
-        # `not <=` and never `>`: an error of NaN is a failure.
-        problems = [] if bool(error <= self._allowed.loss) else [f"loss off by {relative:.1e}"]
+        bad = [0] * len(result.grads)
         ulps = []
-        references = zip(self._exact.grads, self._allowed.grads, self._units, strict=True)
-        for mine, (exact, allowed, unit) in zip(result.grads, references, strict=True):
-            error = mine.double().sub_(exact).abs_()
-            bad = int((~(error <= allowed)).sum())
-            if bad:
-                problems.append(f"{bad} of {error.numel()} gradient elements off")
-            ulps.append(error.div_(unit).max())
+        for error in self._errors(result):
+            for index, (mine, allowed, unit) in enumerate(
+                zip(error.grads, self._allowed.grads, self._units, strict=True)
+            ):
+                # `not <=` and never `>`: an error of NaN is a failure.
+                bad[index] += int((~(mine <= allowed)).sum())
+                ulps.append(mine.div_(unit).max())
+        relative = (error.loss / self._exact.loss.abs()).item()
+        problems = [] if bool(error.loss <= self._allowed.loss) else [f"loss off by {relative:.1e}"]
+        problems += [
+            f"{count} of {gradient.numel()} gradient elements off"
+            for count, gradient in zip(bad, result.grads, strict=True)
+            if count
+        ]
         # Not Python's max, which loses a NaN.
         worst = torch.stack(ulps).max().item() if ulps else None
         return Verdict(f"WRONG: {', '.join(problems)}" if problems else "", worst, relative, seconds)

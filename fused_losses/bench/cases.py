@@ -8,19 +8,26 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Generator
 
 from fused_losses.bench.heads import HEADS, Head
+from fused_losses.bench.variants import USUAL, VARIANTS, Variant
 from fused_losses.registry import LOSSES, Loss
 from fused_losses.samples import Inputs, Shape
 
 Size = Literal["large", "medium", "small"]
-Pass = Literal["forward", "backward", "step"]
+Pass = Literal["forward", "training-forward", "backward", "step"]
 
 # float64 is absent: it is the reference that every result is judged against.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # large: 8M elements, beyond the private caches; medium: 64k, inside them; small: all overhead.
 SIZES: tuple[Size, ...] = ("large", "medium", "small")
+
+# Of a larger batch, a part of at most so many elements is made, and the batch is that part several times
+# over: what is right is known of the part, in float64, and must hold of each repetition. Some ten arrays of
+# float64 are needed for that, 1.3 GiB. Nothing that a CPU's run has is as large.
+PART_ELEMENTS = 2**24
 
 _FLAT: dict[Size, Sequence[Shape]] = {
     "large": [(8192, 1024)],
@@ -52,10 +59,11 @@ class Case:
     shape: Shape
     dtype: str
     device: str = "cpu"
+    variant: str = USUAL
 
     def __str__(self) -> str:
         """The case in one line, for the progress bar."""
-        return f"{self.loss} {self.shape_text} {self.dtype}"
+        return f"{self.loss} {self.shape_text} {self.dtype} {self.variant}".rstrip()
 
     @property
     def shape_text(self) -> str:
@@ -93,28 +101,62 @@ class Case:
         return LOSSES[self.loss] if self.head is None else self.head
 
     @property
+    def options(self) -> Variant:
+        """How the call differs from the usual one."""
+        return VARIANTS[self.variant]
+
+    @property
     def keywords(self) -> dict[str, Any]:
         """What the loss is called with besides its operands."""
-        return self.description.call
+        return {**self.description.call, **self.options.call}
+
+    @property
+    def parts(self) -> int:
+        """How many times the batch has the same rows: the least power of two that makes them few enough."""
+        parts = 1
+        if self.head is None:
+            while self.numel // parts > PART_ELEMENTS and self.shape[0] % (2 * parts) == 0:
+                parts *= 2
+        return parts
+
+    def part(self, inputs: Inputs) -> Inputs:
+        """The rows that the batch repeats, and whatever is not of rows."""
+        if self.parts == 1:
+            return inputs
+        batched = len(inputs) - len(self.options.per_class)
+        rows = self.shape[0] // self.parts
+        return tuple(x[:rows] if index < batched else x for index, x in enumerate(inputs))
 
     def inputs(self, seed: int) -> Inputs:
         """Inputs whose content depends on ``seed`` alone; those that are trained require grad."""
-        loss = self.description
-        made = loss.inputs(self.shape, torch.Generator().manual_seed(seed))
+        loss, options, parts = self.description, self.options, self.parts
+        generator = Generator(self.device).manual_seed(seed)
+        # On the device itself: a CPU would take seconds for what a GPU is given.
+        with torch.device(self.device):
+            made = loss.inputs((self.shape[0] // parts, *self.shape[1:]), generator)
+            made = options.change(made, generator)
+            # Around 1, so that a weighted loss is as large as the usual one.
+            factors = [torch.rand(self.shape[1], generator=generator) + 0.5 for _ in options.per_class]
         dtype = DTYPES[self.dtype]
-        inputs = tuple(t.to(self.device, dtype if t.is_floating_point() else t.dtype) for t in made)
+        inputs = [t.to(dtype) if t.is_floating_point() else t for t in made]
+        if options.keeps_float32:
+            inputs[1] = made[1]
+        if parts > 1:
+            inputs = [t.repeat(parts, *[1] * (t.dim() - 1)) for t in inputs]
+        inputs[0] = options.layout(inputs[0])
         for index in loss.trained:
             inputs[index].requires_grad_()
-        return inputs
+        return *inputs, *(t.to(dtype) for t in factors)
 
     def bytes_moved(self, pass_: Pass, inputs: Inputs) -> int | None:
         """Bytes that any implementation must move: inputs read once, gradients written once.
 
         Returns:
-            None for the backward pass: how much of the work is left to it is the strategy's choice. None for
-            a loss behind a linear layer, too, whose floor is the layer's matrix products.
+            None for the passes of a training step by themselves: how much of the work is left to which is the
+            strategy's choice. None for a loss behind a linear layer, too, whose floor is the layer's matrix
+            products.
         """
-        if pass_ == "backward" or self.head is not None:
+        if pass_ in ("backward", "training-forward") or self.head is not None:
             return None
         loss = LOSSES[self.loss]
         read = loss.reads(inputs)

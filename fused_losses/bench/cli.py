@@ -1,5 +1,6 @@
 """The command line of the benchmark."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -12,9 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fused_losses.bench import compare, errors, memory, plots, prediction, report, rows, session
 from fused_losses.bench.cases import DTYPES, SIZES, Case, Pass, Size, select
+from fused_losses.bench.gpu import cases as gpu_cases
+from fused_losses.bench.gpu import run as gpu_run
+from fused_losses.bench.gpu.supervisor import Supervisor
 from fused_losses.bench.heads import HEADS
-from fused_losses.bench.options import among, read, shape
-from fused_losses.bench.providers import OF_HEADS, OF_LOSSES, OURS, PROVIDERS, UNAVAILABLE
+from fused_losses.bench.options import among, part_of, read, shape
+from fused_losses.bench.providers import BY_DEVICE, OF_HEADS, OF_LOSSES, OURS, PROVIDERS, UNAVAILABLE
 from fused_losses.bench.report import console
 from fused_losses.registry import LOSSES
 
@@ -35,6 +39,17 @@ def _device(value: str) -> str:
     if value == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no GPU here")
     return value
+
+
+DeviceOption = Annotated[str, typer.Option("--device", callback=_device, help="cpu or cuda.")]
+TinyOption = Annotated[
+    bool,
+    typer.Option(
+        "--tiny",
+        help="The run of a GPU in small; with --device cpu a rehearsal without one, by the host's clock.",
+    ),
+]
+CsvOption = Annotated[Path | None, typer.Option(help="Where to write; build/bench/<date>.csv if not given.")]
 
 
 @app.callback()
@@ -86,17 +101,17 @@ def run(
         int | None, typer.Option(min=2, help="Samples per provider; as time allows if not given.")
     ] = None,
     seconds: Annotated[
-        float,
+        float | None,
         typer.Option(
             help=f"Time for a case's rounds, of which there are {session.LEAST_ROUNDS} to "
-            f"{session.MOST_ROUNDS}; behind a linear layer, at least {session.HEAD_ROUNDS}."
+            f"{session.MOST_ROUNDS}; behind a linear layer, at least {session.HEAD_ROUNDS}. {SECONDS:g} if "
+            "not given. On a GPU: for the whole run; without a limit if not given."
         ),
-    ] = SECONDS,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if not given.")] = None,
-    device: Annotated[str, typer.Option(callback=_device, help="cpu or cuda.")] = "cpu",
-    csv: Annotated[
-        Path | None, typer.Option(help="Where to write; build/bench/<date>.csv if not given.")
     ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if not given.")] = None,
+    device: DeviceOption = "cpu",
+    tiny: TinyOption = False,
+    csv: CsvOption = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add to the file, which a run of this machine wrote.")
     ] = False,
@@ -108,7 +123,27 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Verifies every provider against float64, then times the providers in turn."""
+    """Verifies every provider against float64, then times the providers in turn.
+
+    On a GPU: its list of cases, the most important first, or those of it that are chosen; each provider by
+    itself, in a process that another one takes the place of if it dies or hangs.
+    """
+    dimensions = [shape(text) for text in shapes or []]
+    if device == "cuda" or tiny:
+        of_cpu = {"--all": all_, "--size": sizes, "--pass": pass_ != "step", "--rounds": rounds}
+        of_cpu |= {"--threads": threads, "--memory": peak_memory is not None}
+        for name, value in of_cpu.items():
+            if value:
+                raise typer.BadParameter(f"{name} is of runs on a CPU")
+        known = losses or (HEADS if linear else [*LOSSES, *HEADS])
+        chosen_cases = [
+            case for case in gpu_cases.cases(device, tiny) if case.loss in known and case.dtype in dtypes
+        ]
+        if dimensions:
+            chosen_cases = select(["large"], known, dtypes, device, dimensions)
+        _run_on_gpu(chosen_cases, providers, seconds, device, _path(csv), append)
+        return
+    among(BY_DEVICE)(providers)
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = cast(list[Size], sizes or (SIZES if all_ else ["large"]))
@@ -116,14 +151,14 @@ def run(
     if wanted and not memory.available():
         console.print(f"No peak memory: this system has no {memory.CLEAR_REFS}.")
     names = losses or list(HEADS if linear else LOSSES)
-    cases = select(chosen, names, dtypes, device, [shape(text) for text in shapes or []])
+    cases = select(chosen, names, dtypes, device, dimensions)
     has_heads = any(name in HEADS for name in names)
     usual = OF_HEADS if has_heads else [name for name in OF_LOSSES if not all_ or name != NOT_IN_ALL]
     plan = session.Plan(
         providers=providers or usual,
         pass_=pass_,
         rounds=rounds,
-        seconds=seconds,
+        seconds=SECONDS if seconds is None else seconds,
         threads=torch.get_num_threads(),
         memory=wanted and memory.available(),
     )
@@ -134,15 +169,9 @@ def run(
             "waits for them makes any loss look slow. Do not trust the times.",
             style="yellow",
         )
-    if device == "cpu":
-        memory.limit_run(memory.HEADS_BYTES if has_heads else memory.RUN_BYTES)
-    path = csv or Path("build/bench") / f"{date.today().isoformat()}.csv"
-    append = append and path.exists()
-    if append:
-        unlike = compare.differences(read(path)[0], machine, (*compare.SAME_MACHINE, *compare.WARNED_OF))
-        if unlike:
-            raise typer.BadParameter(f"{path} is of another machine or version ({'; '.join(unlike)})")
-    console.print(f"Written to {path}, case by case")
+    memory.limit_run(memory.HEADS_BYTES if has_heads else memory.RUN_BYTES)
+    path = _path(csv)
+    append = _appends(path, machine, append)
     measured: list[rows.Row] = []
     with rows.writer(path, machine, append) as write:
         for of_case in _measure(cases, plan):
@@ -152,9 +181,69 @@ def run(
     if not all_:
         console.print(report.results_table(measured, machine))
     report.print_summary(measured, console)
+    _fail_if_refused(measured)
+
+
+def _run_on_gpu(
+    cases: list[Case],
+    providers: list[str] | None,
+    seconds: float | None,
+    device: str,
+    path: Path,
+    append: bool,
+) -> None:
+    machine = rows.Machine.this(device)
+    append = _appends(path, machine, append)
+    tasks = gpu_run.tasks_of(cases, providers)
+    if not tasks:
+        raise typer.BadParameter("no case of a run on a GPU has such a loss, dtype and provider")
+    supervisor = Supervisor(tasks, seconds=math.inf if seconds is None else seconds)
+    try:
+        measured = gpu_run.run(supervisor, path, machine, append, console)
+    except RuntimeError as error:
+        console.print(f"Stopped: {error}", style="bold red", markup=False)
+        raise typer.Exit(1) from error
+    gpu_run.print_unavailable(measured, console)
+    report.print_summary([row for row in measured if not row.status.startswith(UNAVAILABLE)], console)
+    _fail_if_refused(measured)
+
+
+def _path(csv: Path | None) -> Path:
+    return csv or Path("build/bench") / f"{date.today().isoformat()}.csv"
+
+
+def _appends(path: Path, machine: rows.Machine, append: bool) -> bool:
+    """Whether to add to a file, which must be there and of the same machine."""
+    append = append and path.exists()
+    if append:
+        unlike = compare.differences(read(path)[0], machine, (*compare.SAME_MACHINE, *compare.WARNED_OF))
+        if unlike:
+            raise typer.BadParameter(f"{path} is of another machine or version ({'; '.join(unlike)})")
+    console.print(f"Written to {path}, case by case")
+    return append
+
+
+def _fail_if_refused(measured: list[rows.Row]) -> None:
+    """With the exit status, if one of ours is not accurate or raises."""
     refused = (row for row in measured if row.status != rows.OK and row.provider in OURS)
     if any(not row.status.startswith(UNAVAILABLE) for row in refused):
         raise typer.Exit(1)
+
+
+@app.command()
+def warm(
+    device: DeviceOption = "cuda",
+    part: Annotated[
+        str,
+        typer.Option(help="K/N: every Nth case from the Kth (from 0) on, for N processes at once."),
+    ] = "0/1",
+    tiny: TinyOption = False,
+) -> None:
+    """Compiles what a run on a GPU needs, for torch.compile and Triton, into their caches on disk."""
+    first, step = part_of(part)
+    tasks = gpu_run.tasks_of(gpu_cases.cases(device, tiny)[first::step], None, is_warming=True)
+    failed = gpu_run.warm(Supervisor(tasks), console)
+    console.print(f"Compiled {len(tasks) - failed} of {len(tasks)}")
 
 
 @app.command()

@@ -21,7 +21,7 @@ Verdict = Literal["slower", "faster", "same"]
 
 # What two runs must agree in for their times to be comparable; the others may differ, with a warning.
 SAME_MACHINE = ("machine", "cores", "isa", "threads")
-WARNED_OF = ("torch",)
+WARNED_OF = ("torch", "triton", "driver")
 
 HOW = (
     "head/base: ratio of the medians, above 1 where head is slower. least, most: between the deciles, head's "

@@ -19,6 +19,7 @@ from fused_losses.bench.cases import DTYPES, Case, select
 from fused_losses.bench.heads import HEADS
 from fused_losses.bench.options import among
 from fused_losses.bench.providers import (
+    BY_DEVICE,
     COMPILE,
     EAGER,
     OF_HEADS,
@@ -175,7 +176,7 @@ def command(
     ),
     providers: Annotated[
         list[str] | None,
-        typer.Option("--provider", callback=among(PROVIDERS), help="Repeatable; all but peers if not given."),
+        typer.Option("--provider", callback=among(BY_DEVICE), help="Repeatable; all but peers if not given."),
     ] = None,
     size: Annotated[str, typer.Option(help="large, medium or small, as in `run`.")] = "medium",
     path: Annotated[Path, typer.Option("--csv", help="Where to write.")] = Path("build/bench/accuracy.csv"),

@@ -18,7 +18,7 @@ import torch
 import fused_losses
 from fused_losses.bench.cases import Case
 from fused_losses.bench.providers import PROVIDERS
-from fused_losses.bench.timing import Work, fresh, prepare
+from fused_losses.bench.timing import fresh, prepare
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -87,23 +87,11 @@ def measure(case: Case, provider: str) -> int:
     inputs = case.inputs(seed=0)
     prepare("step", function, [fresh(inputs)])()
     step = prepare("step", function, [fresh(inputs)])
-    if case.device == "cuda":
-        return _peak_on_gpu(step)
     _release_free_memory()
     before = _status("VmRSS")
     CLEAR_REFS.write_text(RESET_PEAK)
     step()
     return max(0, _status("VmHWM") - before)
-
-
-def _peak_on_gpu(step: Work) -> int:
-    """As torch's allocator counts it."""
-    gc.collect()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 if __name__ == "__main__":

@@ -29,6 +29,14 @@ def shape(text: str) -> Shape:
     return tuple(map(int, sizes))
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """From 0/4, the first of four parts."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise typer.BadParameter(f"{text!r} is not a part like 0/4")
+    return int(index), int(count)
+
+
 def read(file: Path) -> tuple[rows.Machine, list[rows.Row]]:
     """What a run wrote, or a message that it did not."""
     try:

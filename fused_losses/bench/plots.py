@@ -1,168 +1,20 @@
-"""``plot``: pictures of a run: times faster than torch, bandwidth against a copy's, peak memory."""
+"""``plot``: pictures of a run, drawn by `figures`, which alone needs matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from fused_losses.bench.heads import HEADS
 from fused_losses.bench.options import read
-from fused_losses.bench.providers import COMPILE, EAGER, PRODUCTS
 from fused_losses.bench.report import console
-from fused_losses.bench.rows import Machine, Row
+from fused_losses.bench.rows import Row, steps
 
-# Okabe and Ito's palette, which no common colour blindness merges; providers also differ in shape.
-STYLES = {
-    EAGER: ("#000000", "s"),
-    COMPILE: ("#E69F00", "D"),
-    "fused": ("#0072B2", "o"),
-    "inplace": ("#009E73", "^"),
-    "recompute": ("#CC79A7", "v"),
-    "linear": ("#0072B2", "o"),
-    "torch reference": ("#56B4E9", "P"),
-    "torch chunked": ("#D55E00", "X"),
-    "liger": ("#CC79A7", "v"),
-    "cut-cross-entropy": ("#F0E442", "h"),
-}
-
-# Inches: of a page of text, and of a line of it in small print.
-WIDTH, LINE, MARGIN = 8.0, 0.2, 1.6
-DPI = 90
-
-# Between providers of a case, in lines.
-DODGE = 0.1
-
-Value = Callable[[Row], float | None]
-
-
-def speed(machine: Machine, rows: Sequence[Row], dtype: str) -> Figure | None:
-    """Times faster than eager torch and than torch.compile, medians of paired ratios; None without any."""
-    chosen = [row for row in rows if row.dtype == dtype and row.median_ms is not None]
-    ours = [name for name in _providers(chosen) if name not in (EAGER, COMPILE, PRODUCTS)]
-    comparisons: list[tuple[str, Value]] = [
-        (f"times faster than {EAGER}", lambda row: row.vs_eager),
-        (f"times faster than torch.{COMPILE}", lambda row: row.vs_compile),
-    ]
-    return _figure(machine, chosen, f"Speed, {dtype}", comparisons, ours, is_log=True)
-
-
-def bandwidth(machine: Machine, rows: Sequence[Row], dtype: str) -> Figure | None:
-    """Bytes that must move over time, beside what a copy reaches, and times the floor; None without any."""
-    chosen = [row for row in rows if row.dtype == dtype and row.median_ms is not None]
-    comparisons: list[tuple[str, Value]] = [
-        ("GB/s; bar: a copy", lambda row: row.gbps),
-        ("times the floor", lambda row: row.vs_floor),
-    ]
-    providers = [name for name in _providers(chosen) if name != PRODUCTS]
-    return _figure(machine, chosen, f"Bandwidth, {dtype}", comparisons, providers, is_log=True)
-
-
-def peak_memory(machine: Machine, rows: Sequence[Row], dtype: str) -> Figure | None:
-    """Peak of a step beyond its inputs, over the size of the logits; None without any."""
-    chosen = [row for row in rows if row.dtype == dtype and row.peak_mib is not None]
-    comparisons: list[tuple[str, Value]] = [
-        ("peak beyond inputs and gradients / size of the logits", _extra)
-        if any(row.loss in HEADS for row in chosen)
-        else ("peak beyond the inputs / size of the logits", lambda row: (row.peak_mib or 0) / row.logits_mib)
-    ]
-    return _figure(machine, chosen, f"Peak memory, {dtype}", comparisons, _providers(chosen), is_log=False)
-
-
-def _extra(row: Row) -> float | None:
-    return ((row.peak_mib or 0) - (row.gradients_mib or 0)) / row.logits_mib
-
-
-def _providers(rows: Iterable[Row]) -> list[str]:
-    present = {row.provider for row in rows}
-    return [name for name in STYLES if name in present]
-
-
-def _figure(
-    machine: Machine,
-    rows: Sequence[Row],
-    what: str,
-    comparisons: Sequence[tuple[str, Value]],
-    providers: Sequence[str],
-    is_log: bool,
-) -> Figure | None:
-    """A panel per comparison, a line per case, a point per provider, on a log scale or not."""
-    shown = [(label, value) for label, value in comparisons if any(value(r) for r in rows)]
-    cases = list(dict.fromkeys((row.loss, row.shape) for row in rows))
-    if not shown or not providers:
-        return None
-    figure = Figure(figsize=(WIDTH, MARGIN + LINE * len(cases)), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, (label, value) in zip(panels, shown, strict=True):
-        _draw(axes, rows, cases, value, providers)
-        if is_log:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        if label.startswith("GB/s"):
-            _draw_copies(axes, rows, cases)
-        elif is_log:
-            axes.axvline(1, color="0.5", linewidth=0.8)
-        axes.set_xlabel(label, fontsize=8)
-    panels[0].set_yticks(range(len(cases)), [f"{loss} {shape}" for loss, shape in cases])
-    panels[0].invert_yaxis()
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
-    figure.suptitle(_title(machine, rows, what), fontsize=9)
-    return figure
-
-
-def _draw(
-    axes: Axes, rows: Sequence[Row], cases: Sequence[tuple[str, str]], value: Value, providers: Sequence[str]
-) -> None:
-    lines = {case: line for line, case in enumerate(cases)}
-    for index, name in enumerate(providers):
-        # Side by side, so that equal numbers do not hide each other.
-        shift = DODGE * (index - (len(providers) - 1) / 2)
-        found = {
-            lines[row.loss, row.shape] + shift: number
-            for row in rows
-            if row.provider == name and (number := value(row)) is not None
-        }
-        color, marker = STYLES[name]
-        # The edge parts what overlaps nevertheless.
-        axes.scatter(
-            list(found.values()),
-            list(found),
-            s=22,
-            c=color,
-            marker=marker,
-            edgecolors="white",
-            linewidths=0.4,
-            label=name,
-            zorder=3,
-        )
-    axes.grid(axis="both", color="0.9", linewidth=0.5)
-    axes.tick_params(labelsize=7, length=2)
-    axes.set_axisbelow(True)
-
-
-def _draw_copies(axes: Axes, rows: Sequence[Row], cases: Sequence[tuple[str, str]]) -> None:
-    """What a copy reached in the same run: a bar across each case's line."""
-    for line, case in enumerate(cases):
-        copies = {row.copy_gbps for row in rows if (row.loss, row.shape) == case and row.copy_gbps}
-        axes.vlines(sorted(copies), line - 0.4, line + 0.4, color="0.3", linewidth=1.5)
-
-
-def _title(machine: Machine, rows: Sequence[Row], what: str) -> str:
-    passes = ", ".join(sorted({row.pass_ for row in rows}))
-    sizes = ", ".join(dict.fromkeys(row.size or "large" for row in rows))
-    return (
-        f"{what}: {passes}, {sizes} inputs\n"
-        f"{machine.machine}, {machine.threads} threads, {machine.isa}; torch {machine.torch}, "
-        f"fused_losses {machine.fused_losses}; {machine.date[:10]}"
-    )
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def _write(figure: Figure | None, path: Path) -> None:
@@ -188,22 +40,24 @@ def command(
     size: Annotated[str, typer.Option(help="large, medium or small.")] = "large",
 ) -> None:
     """PNG pictures of speed, bandwidth and peak memory, per dtype, from a CSV file."""
+    from fused_losses.bench import figures
+
     machine, everything = read(file)
-    rows = [row for row in everything if row.size in (size, "")]
+    rows = steps([row for row in everything if row.size in (size, "")])
     if not rows:
         raise typer.BadParameter(f"{file} has no inputs of size {size}")
     for family, of_family in _families(rows):
         for dtype in dict.fromkeys(row.dtype for row in of_family):
             name = f"{file.stem}{family}-{{}}-{dtype}.png"
-            _write(speed(machine, of_family, dtype), out / name.format("speed"))
-            _write(bandwidth(machine, of_family, dtype), out / name.format("bandwidth"))
+            _write(figures.speed(machine, of_family, dtype), out / name.format("speed"))
+            _write(figures.bandwidth(machine, of_family, dtype), out / name.format("bandwidth"))
     beside = file.with_name(f"{file.stem}-memory.csv")
     weighed = memory or (beside if beside.exists() else file)
     machine, measured = read(weighed)
     for family, of_family in _families(measured):
         for dtype in dict.fromkeys(row.dtype for row in of_family):
             path = out / f"{file.stem}{family}-memory-{dtype}.png"
-            _write(peak_memory(machine, of_family, dtype), path)
+            _write(figures.peak_memory(machine, steps(of_family), dtype), path)
 
 
 def _families(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

@@ -14,7 +14,8 @@ from fused_losses.bench.cases import DTYPES, Case
 from fused_losses.bench.model import Layer
 from fused_losses.bench.options import among
 from fused_losses.bench.providers import PROVIDERS, Unavailable
-from fused_losses.bench.report import MIB, console
+from fused_losses.bench.report import console
+from fused_losses.bench.rows import MIB
 
 LOSS = "linear_cross_entropy"
 

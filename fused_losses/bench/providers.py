@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as torchs
 
+from fused_losses import backends
 from fused_losses import functional as ours
 from fused_losses.bench.cases import Case
 from fused_losses.bench.heads import HEADS
@@ -41,19 +43,56 @@ class Provider:
         make: returns the function, or raises `Unavailable`.
         losses: those that it has.
         is_ours: whether it must be accurate to be timed; what others get wrong is what their users have.
+        backend: which kernels of ours, as in `fused_losses.backend`; None: those that serve by themselves.
+        backward: of ours, which strategy; None: what is the usual one.
     """
 
     make: Callable[[Case], LossFn]
     losses: frozenset[str]
     is_ours: bool = False
+    backend: str | None = None
+    backward: str | None = None
+
+    @contextmanager
+    def kernels(self, device: str) -> Iterator[str]:
+        """Within it, the provider's kernels serve a device; what they are called, or nothing if not ours.
+
+        Raises:
+            Unavailable: others serve it, or none.
+        """
+        if self.backend is None:
+            yield backends.devices.get(device, "torch") if self.is_ours else ""
+            return
+        if self.backend == "triton" and not backends.has_triton():
+            raise Unavailable("Triton is not installed")
+        with backends.backend(self.backend):
+            serving = backends.devices.get(device, "torch")
+            # The CPU's compiled kernels stand for CUDA's where a run on a GPU is rehearsed without one.
+            wanted = ("Triton",) if self.backend == "triton" else (backends.CUDA, "C++")
+            if not serving.startswith(wanted):
+                raise Unavailable(f"{device} is served by {serving}")
+            yield serving
 
 
 def eager(case: Case) -> LossFn:
     """Torch's own function, of the inputs alone."""
     if case.head is not None:
         return case.head.unfused
-    function: LossFn = getattr(torchs, case.loss)
-    return functools.partial(function, **case.keywords) if case.keywords else function
+    return _of_inputs(case, case.options.composed or getattr(torchs, case.loss))
+
+
+def _of_inputs(case: Case, function: LossFn, **keywords: Any) -> LossFn:
+    """The function with all else that it is called with; the last of the inputs may be keywords, too."""
+    keywords = {**case.keywords, **keywords}
+    names = case.options.per_class
+    if not names:
+        return functools.partial(function, **keywords) if keywords else function
+
+    def call(*inputs: Tensor) -> Tensor:
+        operands, factors = inputs[: -len(names)], inputs[-len(names) :]
+        return function(*operands, **dict(zip(names, factors, strict=True)), **keywords)
+
+    return call
 
 
 def _compiled(case: Case) -> LossFn:
@@ -74,8 +113,7 @@ def _compiled(case: Case) -> LossFn:
 def _strategy(backward: str, case: Case) -> LossFn:
     """Ours; behind a linear layer, the layer is torch's."""
     if case.head is None:
-        function: LossFn = getattr(ours, case.loss)
-        return functools.partial(function, backward=backward, **case.keywords)
+        return _of_inputs(case, getattr(ours, case.loss), backward=backward)
     loss: LossFn = functools.partial(getattr(ours, case.head.loss), backward=backward)
 
     def call(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
@@ -147,18 +185,42 @@ _ALL = frozenset({*LOSSES, *HEADS})
 _HEADS = frozenset(HEADS)
 _CROSS_ENTROPY = frozenset({"linear_cross_entropy"})
 
+# What is put before a strategy to name the kernels: all three over CUDA C++, and all three over Triton.
+BACKENDS = {"cuda": "compiled", "triton": "triton"}
+STRATEGIES = ("fused", "recompute", "inplace")
+
+
+def _over_backends() -> dict[str, Provider]:
+    """Every strategy, and layer and loss in one, over each set of kernels for GPUs."""
+    return {
+        f"{name} {strategy}": Provider(
+            functools.partial(_strategy, strategy), _ALL, is_ours=True, backend=backend, backward=strategy
+        )
+        for name, backend in BACKENDS.items()
+        for strategy in STRATEGIES
+    } | {
+        f"{name} linear": Provider(_linear, _HEADS, is_ours=True, backend=backend)
+        for name, backend in BACKENDS.items()
+    }
+
+
 PROVIDERS = {
     EAGER: Provider(eager, _ALL),
     COMPILE: Provider(_compiled, _ALL),
-    "fused": Provider(functools.partial(_strategy, "fused"), _ALL, is_ours=True),
-    "recompute": Provider(functools.partial(_strategy, "recompute"), _ALL, is_ours=True),
-    "inplace": Provider(functools.partial(_strategy, "inplace"), _ALL, is_ours=True),
+    **{
+        strategy: Provider(functools.partial(_strategy, strategy), _ALL, is_ours=True, backward=strategy)
+        for strategy in STRATEGIES
+    },
     "linear": Provider(_linear, _HEADS, is_ours=True),
     "torch reference": Provider(functools.partial(_torchs_linear, False), _CROSS_ENTROPY),
     "torch chunked": Provider(functools.partial(_torchs_linear, True), _CROSS_ENTROPY),
     "liger": Provider(_liger, _CROSS_ENTROPY | {"cross_entropy"}),
     "cut-cross-entropy": Provider(_cut, _CROSS_ENTROPY),
+    **_over_backends(),
 }
+
+BY_DEVICE = [name for name, provider in PROVIDERS.items() if provider.backend is None]
+"""Those that run with whatever kernels serve a device; the others are of runs on a GPU."""
 
 OURS = [name for name, provider in PROVIDERS.items() if provider.is_ours]
 BASELINES = [name for name in PROVIDERS if name not in OURS]
@@ -166,8 +228,11 @@ BASELINES = [name for name in PROVIDERS if name not in OURS]
 OF_LOSSES = [EAGER, COMPILE, "fused", "recompute", "inplace"]
 """Those that a run of the registry's losses measures if not told otherwise."""
 
-OF_HEADS = [name for name in PROVIDERS if name not in ("fused", "recompute")]
+OF_HEADS = [name for name in BY_DEVICE if name not in ("fused", "recompute")]
 """The same of losses behind a linear layer; of ours with torch's layer, the one with the least memory."""
+
+PEERS = ["liger", "cut-cross-entropy"]
+"""Other packages; most need a GPU."""
 
 
 def serving(case: Case, names: list[str]) -> list[str]:

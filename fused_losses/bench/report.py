@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fused_losses.bench.heads import HEADS
-from fused_losses.bench.providers import EAGER, OURS, PRODUCTS, UNAVAILABLE
+from fused_losses.bench.providers import EAGER, OURS, PRODUCTS, PROVIDERS, UNAVAILABLE
 from fused_losses.bench.rows import OK, Machine, Row
 from fused_losses.bench.summary import (
     HOW,
@@ -19,8 +19,6 @@ from fused_losses.bench.summary import (
     slower_than_compile,
     slower_than_eager,
 )
-
-MIB = 2**20
 
 # Columns of a table that is not written to a terminal: all of it, nothing folded.
 FILE_WIDTH = 160
@@ -109,7 +107,9 @@ def _means_table(reached: Sequence[Mean]) -> Table:
     for mean in reached:
         if mean.provider in (EAGER, PRODUCTS):
             continue
-        target = TARGETS.get(mean.dtype) if mean.is_of_losses and mean.provider in OURS else None
+        # The targets are a CPU's.
+        has_targets = mean.is_of_losses and mean.provider in OURS and not PROVIDERS[mean.provider].backend
+        target = TARGETS.get(mean.dtype) if has_targets else None
         of = "losses" if mean.is_of_losses else "linear and loss"
         cells = [of, mean.dtype, mean.provider, str(mean.losses)]
         for name, sign in (("vs_eager", 1), ("vs_compile", 1), ("vs_floor", -1)):

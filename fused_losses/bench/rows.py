@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -16,13 +17,18 @@ from typing import Any, TypeVar, get_type_hints
 import torch
 
 OK = "ok"
+MIB = 2**20
+
+# git and nvidia-smi answer within one; a driver that hangs must not hold up a run.
+PROGRAM_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Machine:
     """Where and when a run took place: the first columns of the CSV.
 
-    ``load`` is the load average of the last minute before the run, where the system knows it.
+    ``load`` is the load average of the last minute before the run, where the system knows it. ``driver`` and
+    ``triton`` are of runs on a GPU; ``commit`` is that of the package's sources, where they are in git.
     """
 
     machine: str
@@ -33,24 +39,39 @@ class Machine:
     isa: str
     threads: int
     load: float | None
+    driver: str = ""
+    triton: str = ""
+    commit: str = ""
 
     @classmethod
     def this(cls, device: str = "cpu") -> Machine:
         """This machine, now; its GPU, if that is what computes."""
-        try:
-            version = metadata.version("fused_losses")
-        except metadata.PackageNotFoundError:
-            version = "not installed"
+        on_gpu = device != "cpu"
         return cls(
-            machine=_cpu_model() if device == "cpu" else torch.cuda.get_device_name(),
+            machine=torch.cuda.get_device_name() if on_gpu else _cpu_model(),
             cores=os.cpu_count() or 0,
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             torch=torch.__version__,
-            fused_losses=version,
-            isa=torch.backends.cpu.get_cpu_capability() if device == "cpu" else _gpu_architecture(),
+            fused_losses=_version("fused_losses") or "not installed",
+            isa=_gpu_architecture() if on_gpu else torch.backends.cpu.get_cpu_capability(),
             threads=torch.get_num_threads(),
             load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+            driver=_gpu_driver() if on_gpu else "",
+            triton=_version("triton") if on_gpu else "",
+            commit=_commit(),
         )
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether the times are a GPU's: of one, the architecture is no instruction set of a CPU."""
+        return self.isa.startswith(("sm_", "gfx"))
+
+    @property
+    def place(self) -> str:
+        """What computed, in words."""
+        if self.is_gpu:
+            return f"{self.machine} ({self.isa})"
+        return f"{self.threads} threads of {self.machine} ({self.isa})"
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,10 @@ class Row:
     products), ``vs_floor`` how many times longer this takes; ``gbps`` is in 1e9 bytes per second;
     ``peak_mib`` is the peak of a step beyond its inputs, of which ``gradients_mib`` are its results;
     ``status`` is "ok" or the reason why nothing was timed.
+
+    ``variant`` is how the call differs from the loss's usual one, ``kernels`` whose kernels served it. On a
+    GPU, the times are those of the kernels, and ``host_ms`` is how long the call took the host;
+    ``percent_of_copy`` is ``gbps`` of ``copy_gbps``; ``note`` is what to know of the numbers.
     """
 
     loss: str
@@ -86,11 +111,56 @@ class Row:
     logits_mib: float
     grad_max_ulp: float | None
     loss_rel_err: float | None
+    variant: str = ""
+    kernels: str = ""
+    host_ms: float | None = None
+    percent_of_copy: float | None = None
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """Loss, shape and variant."""
+        return f"{self.loss} {self.shape} {self.variant}".rstrip()
 
     @property
     def case(self) -> str:
         """What was measured, in one line."""
-        return f"{self.loss} {self.shape} {self.dtype}"
+        return f"{self.loss} {self.shape} {self.dtype} {self.variant}".rstrip()
+
+
+def steps(rows: Sequence[Row]) -> list[Row]:
+    """The rows of whole steps; all of them where there are none."""
+    return [row for row in rows if row.pass_ == "step"] or list(rows)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    """Of a program, which may be missing or fail: then nothing."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PROGRAM_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _gpu_driver() -> str:
+    lines = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return lines.partition("\n")[0]
+
+
+def _commit() -> str:
+    """Of the package's sources; where they were copied without git, what FUSED_LOSSES_COMMIT says."""
+    folder = str(Path(__file__).parent)
+    # An installed package may lie in the repository of something else.
+    if not _output("git", "-C", folder, "ls-files", "rows.py"):
+        return os.environ.get("FUSED_LOSSES_COMMIT", "")
+    return _output("git", "-C", folder, "describe", "--always", "--dirty", "--exclude=*")
 
 
 def _gpu_architecture() -> str:
@@ -117,12 +187,20 @@ def writer(path: Path, machine: Machine, append: bool = False) -> Iterator[Calla
     """A function that adds rows to a file at once, so that a run cut short leaves what it has.
 
     The file is a new one, or with `append` one that is there.
+
+    Raises:
+        ValueError: that has other columns.
     """
+    columns = [*_columns(Machine), *_columns(Row)]
     path.parent.mkdir(parents=True, exist_ok=True)
+    if append:
+        with path.open(newline="") as file:
+            if next(csv.reader(file), None) != columns:
+                raise ValueError(f"{path} has other columns: another version of the benchmark wrote it")
     with path.open("a" if append else "w", newline="") as file:
         output = csv.writer(file)
         if not append:
-            output.writerow([*_columns(Machine), *_columns(Row)])
+            output.writerow(columns)
 
         def write(rows: Iterable[Row]) -> None:
             for row in rows:
@@ -165,8 +243,11 @@ def _parse(kind: type[_Record], records: Sequence[dict[str, str]]) -> list[_Reco
 def _required(kind: type) -> list[str]:
     """Columns that no file may lack: older ones have no sizes, and fewer numbers."""
     types = get_type_hints(kind)
-    columns = zip(types, _columns(kind), strict=True)
-    return [column for name, column in columns if types[name] in (str, int, float) and name != "size"]
+    return [
+        field.name.rstrip("_")
+        for field in fields(kind)
+        if types[field.name] in (str, int, float) and field.default is MISSING and field.name != "size"
+    ]
 
 
 def _value(kind: Any, text: str) -> Any:

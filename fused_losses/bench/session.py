@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fused_losses.bench import memory
 from fused_losses.bench.accuracy import Judge, Verdict
 from fused_losses.bench.cases import Case, Pass
+from fused_losses.bench.measured import row_of
 from fused_losses.bench.providers import (
     COMPILE,
     EAGER,
@@ -15,13 +16,14 @@ from fused_losses.bench.providers import (
     Unavailable,
     serving,
 )
-from fused_losses.bench.report import MIB
-from fused_losses.bench.rows import OK, Row
+from fused_losses.bench.rows import Row
+from fused_losses.bench.summary import Ratios
 from fused_losses.bench.timing import (
     POOL,
     WARM_UP_ROUNDS,
     Pace,
     Samples,
+    batch_size,
     copy_contender,
     interleave,
     loss_contender,
@@ -115,12 +117,14 @@ def _measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
 
     announce(f"time {case}")
     contenders = {
-        name: loss_contender(plan.pass_, functions[name], pool, case.numel, verdicts[name].seconds)
+        name: loss_contender(
+            plan.pass_, functions[name], pool, batch_size(case.numel, verdicts[name].seconds)
+        )
         for name in timed
     }
     bytes_moved = case.bytes_moved(plan.pass_, pool[0])
     if bytes_moved is not None:
-        contenders[COPY] = copy_contender(bytes_moved, case.numel, case.device)
+        contenders[COPY] = copy_contender(bytes_moved, batch_size(case.numel), case.device)
     if case.head is not None and plan.pass_ == "step":
         contenders[PRODUCTS] = products_contender(pool[0])
         names.append(PRODUCTS)
@@ -137,43 +141,27 @@ def _measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
 
 
 def _row(case: Case, plan: Plan, provider: str, verdict: Verdict, findings: _Findings) -> Row:
-    samples, bytes_moved = findings.samples, findings.bytes_moved
+    samples = findings.samples
     mine, copy = samples.get(provider), samples.get(COPY)
     floor = samples.get(PRODUCTS, copy)
-    seconds = (None, None, None) if mine is None else (mine.median, *mine.p10_p90)
-    median_ms, p10_ms, p90_ms = (None if value is None else value * 1e3 for value in seconds)
-    peak = findings.peaks.get(provider)
 
     def speedup(other: Samples | None) -> float | None:
         return None if mine is None or other is None else mine.speedup_over(other)
 
-    def gbps(timed: Samples | None) -> float | None:
-        if timed is None or bytes_moved is None:
-            return None
-        return bytes_moved / timed.median * 1e-9
-
-    vs_floor = speedup(floor)
-    return Row(
-        loss=case.loss,
-        size=case.size,
-        shape=case.shape_text,
-        dtype=case.dtype,
-        provider=provider,
-        pass_=plan.pass_,
-        rounds=0 if mine is None else len(mine.seconds),
-        status=verdict.problem or OK,
-        median_ms=median_ms,
-        p10_ms=p10_ms,
-        p90_ms=p90_ms,
-        vs_eager=speedup(samples.get(EAGER)),
-        vs_compile=speedup(samples.get(COMPILE)),
-        gbps=gbps(mine),
-        copy_gbps=gbps(copy),
-        floor_ms=None if floor is None else floor.median * 1e3,
-        vs_floor=None if vs_floor is None else 1 / vs_floor,
-        peak_mib=None if peak is None else peak / MIB,
-        gradients_mib=case.gradient_bytes / MIB,
-        logits_mib=case.input_bytes / MIB,
-        grad_max_ulp=verdict.grad_max_ulp,
-        loss_rel_err=verdict.loss_rel_err,
+    over_floor = speedup(floor)
+    return row_of(
+        case,
+        provider,
+        plan.pass_,
+        verdict,
+        mine,
+        ratios=Ratios(
+            speedup(samples.get(EAGER)),
+            speedup(samples.get(COMPILE)),
+            None if over_floor is None else 1 / over_floor,
+        ),
+        bytes_moved=findings.bytes_moved,
+        copy=copy,
+        floor=floor,
+        peak=findings.peaks.get(provider),
     )

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fused_losses.bench.heads import HEADS
-from fused_losses.bench.rows import Row
+from fused_losses.bench.rows import Row, steps
+from fused_losses.bench.variants import USUAL
 
 HOW = (
     "Geometric means, of each loss over its shapes first, then over the losses. "
@@ -50,10 +51,10 @@ class Mean:
 
 
 def means(rows: Sequence[Row], size: str = "large") -> list[Mean]:
-    """Per dtype and provider, the geometric means over the losses that were timed."""
+    """Per dtype and provider, the geometric means over the losses that were timed, called as usual."""
     groups: dict[tuple[str, str, bool], list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.size == size and row.median_ms is not None:
+    for row in steps(rows):
+        if row.size == size and row.median_ms is not None and row.variant == USUAL:
             groups[row.dtype, row.provider, row.loss not in HEADS].append(row)
     return [
         Mean(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fused_losses.bench.cases import Pass
 from fused_losses.bench.providers import LossFn
+from fused_losses.bench.variants import strided_copy
 from fused_losses.linear.products import logits_dtype
 from fused_losses.samples import Inputs
 
@@ -95,9 +96,14 @@ def one_line(error: Exception) -> str:
 def fresh(inputs: Inputs) -> Inputs:
     """The inputs with a non-leaf copy of the first, as logits that a layer has just computed.
 
-    The in-place strategy overwrites it and may not do that to a leaf; everybody gets the same.
+    The in-place strategy overwrites it and may not do that to a leaf; everybody gets the same. A slice, which
+    `clone` would make dense, stays one, as a leaf.
     """
-    return inputs[0].clone(), *inputs[1:]
+    first = inputs[0]
+    if first.is_contiguous():
+        return first.clone(), *inputs[1:]
+    size = first.untyped_storage().nbytes() // first.element_size()
+    return strided_copy(first, first.stride(), int(first.storage_offset()), size), *inputs[1:]
 
 
 def gradients(loss: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -109,6 +115,7 @@ def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
     """The work to time: every call of a batch, its results freed as soon as they are there.
 
     * forward: the loss alone, as in evaluation, under no_grad.
+    * training-forward: the same where a backward is to follow, of which it may do as much as it likes.
     * backward: the gradients alone; the forward has run before the clock starts.
     * step: both, as in training.
     """
@@ -118,12 +125,18 @@ def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
             for inputs in batch:
                 function(*inputs)
 
+    def training_forward() -> None:
+        for inputs in batch:
+            function(*inputs)
+
     def step() -> None:
         for inputs in batch:
             gradients(function(*inputs), inputs)
 
     if pass_ == "forward":
         return forward
+    if pass_ == "training-forward":
+        return training_forward
     if pass_ == "step":
         return step
     losses = [function(*inputs) for inputs in batch]
@@ -135,11 +148,8 @@ def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
     return backward
 
 
-def loss_contender(
-    pass_: Pass, function: LossFn, pool: Sequence[Inputs], numel: int, seconds: float | None
-) -> Contender:
-    """A provider, one call of which has so many logits and lasts about so many seconds."""
-    batch = batch_size(numel, seconds)
+def loss_contender(pass_: Pass, function: LossFn, pool: Sequence[Inputs], batch: int) -> Contender:
+    """A provider, so many calls at a time."""
 
     def contend(round_: int) -> Work:
         first = round_ * batch
@@ -149,11 +159,10 @@ def loss_contender(
     return Contender(contend, batch)
 
 
-def copy_contender(bytes_moved: int, numel: int, device: str) -> Contender:
+def copy_contender(bytes_moved: int, batch: int, device: str) -> Contender:
     """The yardstick: torch's copy of as many bytes, half read and half written, in warm memory."""
     source = torch.zeros(bytes_moved // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    batch = batch_size(numel)
 
     def contend(_: int) -> Work:
         # The inputs of the losses have been written just before the clock starts: so is this.
@@ -222,7 +231,7 @@ def interleave(
                 if name in failures:
                     continue
                 try:
-                    seconds = _seconds_per_call(contenders[name], round_)
+                    seconds = seconds_per_call(contenders[name], round_)
                 except Exception as error:
                     failures[name] = error
                     continue
@@ -231,19 +240,12 @@ def interleave(
     return {name: Samples(samples[name]) for name in names if name not in failures}, failures
 
 
-def _seconds_per_call(contender: Contender, round_: int) -> float:
+def seconds_per_call(contender: Contender, round_: int) -> float:
+    """By the host's clock, preparation not counted."""
     work = contender.prepare(round_)
-    _wait_for_gpu()
     start = time.perf_counter_ns()
     work()
-    _wait_for_gpu()
     return (time.perf_counter_ns() - start) * 1e-9 / contender.batch
-
-
-def _wait_for_gpu() -> None:
-    """If one is used: its work goes on after a call has returned."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 @contextmanager

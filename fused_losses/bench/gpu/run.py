@@ -1,0 +1,105 @@
+"""Runs on a GPU: which tasks there are, what their rows are compared with, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+
+from fused_losses.bench import rows as bench_rows
+from fused_losses.bench.cases import Case
+from fused_losses.bench.gpu.cases import providers_of
+from fused_losses.bench.gpu.measure import compiles
+from fused_losses.bench.gpu.supervisor import Supervisor
+from fused_losses.bench.gpu.worker import Task
+from fused_losses.bench.providers import COMPILE, EAGER, UNAVAILABLE
+from fused_losses.bench.rows import OK, Machine, Row
+
+# Of a reason why nothing was timed, in a line that has other providers, too.
+REASON_WIDTH = 60
+
+
+def tasks_of(
+    cases: Iterable[Case], providers: Collection[str] | None, is_warming: bool = False
+) -> list[Task]:
+    """Each provider on each case, as long as it is among the chosen ones."""
+    return [
+        Task(case, name, is_warming)
+        for case in cases
+        for name in providers_of(case)
+        if (not providers or name in providers) and (not is_warming or compiles(name))
+    ]
+
+
+def run(supervisor: Supervisor, path: Path, machine: Machine, append: bool, console: Console) -> list[Row]:
+    """Writes each row as it comes, and prints a line for each case; then what there was no time for."""
+    measured: list[Row] = []
+    with bench_rows.writer(path, machine, append) as write:
+        for _, of_case in groupby(_compared(supervisor.rows()), key=lambda row: row.case):
+            found = []
+            for row in of_case:
+                write([row])
+                found.append(row)
+            console.print(line(found), markup=False, highlight=False, soft_wrap=True)
+            measured += found
+    if supervisor.left_out:
+        console.print(f"Out of time, not measured: {len(supervisor.left_out)}")
+        for case, left in groupby(supervisor.left_out, key=lambda task: task.case):
+            names = ", ".join(task.provider for task in left)
+            console.print(f"  {case}: {names}", markup=False, highlight=False, soft_wrap=True)
+    return measured
+
+
+def print_unavailable(rows: Sequence[Row], console: Console) -> None:
+    """A line for each provider that could not run, however many cases it has."""
+    for provider, status in dict.fromkeys((row.provider, row.status) for row in rows):
+        if status.startswith(UNAVAILABLE):
+            console.print(f"{provider}: {status}", markup=False, highlight=False)
+
+
+def _compared(rows: Iterator[Row]) -> Iterator[Row]:
+    """With the speed beside that of eager and compiled torch, which come first."""
+    baselines: dict[tuple[str, str, str], float] = {}
+    for row in rows:
+        if row.median_ms is not None:
+            baselines[row.case, row.pass_, row.provider] = row.median_ms
+            eager, compiled = (baselines.get((row.case, row.pass_, name)) for name in (EAGER, COMPILE))
+            row = replace(
+                row,
+                vs_eager=None if eager is None else eager / row.median_ms,
+                vs_compile=None if compiled is None else compiled / row.median_ms,
+            )
+        yield row
+
+
+def line(rows: Sequence[Row]) -> str:
+    """A case in one line: milliseconds, and in brackets the per cent of the speed of a copy."""
+    floor = next((row.floor_ms for row in rows if row.floor_ms is not None), None)
+    parts = [] if floor is None else [f"floor {floor:.3g}"]
+    for row in rows:
+        if row.status.startswith(UNAVAILABLE):
+            continue
+        name = row.provider if row.pass_ == "step" else f"its {row.pass_}"
+        if row.median_ms is None:
+            parts.append(f"{name}: {row.status[:REASON_WIDTH]}")
+            continue
+        share = "" if row.percent_of_copy is None else f" ({row.percent_of_copy:.0f} %)"
+        host = f", host {row.host_ms:.3g}" if row.size == "small" else ""
+        mark = "" if row.status == OK else " WRONG"
+        parts.append(f"{name} {row.median_ms:.3g}{share}{host}{mark}")
+    return f"{rows[0].case}, ms: {'; '.join(parts) or 'no provider can run here'}"
+
+
+def warm(supervisor: Supervisor, console: Console) -> int:
+    """Compiles what the run will need; the number of those that failed."""
+    failed = []
+    for row in supervisor.rows():
+        failed.append(row)
+        if not row.status.startswith(UNAVAILABLE):
+            text = f"{row.case} {row.provider}: {row.status}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_unavailable(failed, console)
+    return len(failed)

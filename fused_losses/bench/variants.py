@@ -1,0 +1,86 @@
+"""Other ways to call a loss than the usual one, which kernels treat apart: options, weights, layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from fused_losses.samples import Inputs
+
+
+def _same(inputs: Inputs, generator: Generator) -> Inputs:
+    return inputs
+
+
+def _as_it_is(input: Tensor) -> Tensor:
+    return input
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a call differs from the one that `fused_losses.registry` has for the loss."""
+
+    call: dict[str, Any] = field(default_factory=dict)
+    """More keywords."""
+    per_class: tuple[str, ...] = ()
+    """Keywords whose values are tensors (C), factors of the classes; they are the last of a case's inputs."""
+    change: Callable[[Inputs, Generator], Inputs] = _same
+    """From the usual inputs (float32) to others."""
+    keeps_float32: bool = False
+    """Whether the target stays in float32, as under autocast, where the dtype of the case is another."""
+    layout: Callable[[Tensor], Tensor] = _as_it_is
+    """From the first input to the same numbers at other places in memory."""
+    composed: Callable[..., Tensor] | None = None
+    """The loss in torch's functions, if torch has none with these keywords."""
+
+
+def _probabilities(inputs: Inputs, generator: Generator) -> Inputs:
+    """Of classes (dimension 1) instead of their indices."""
+    logits = inputs[0]
+    return logits, torch.randn(logits.shape, generator=generator).softmax(1)
+
+
+def strided_copy(tensor: Tensor, stride: tuple[int, ...], offset: int, size: int) -> Tensor:
+    """The numbers of a tensor with other strides, from an offset on in memory for so many numbers."""
+    memory = tensor.detach().new_empty(size)
+    copy = memory.as_strided(tensor.shape, stride, offset).copy_(tensor.detach())
+    return copy.requires_grad_(tensor.requires_grad)
+
+
+def _sliced(input: Tensor) -> Tensor:
+    """(N, C) as `whole[:, 1:]` of (N, C + 1): no row begins where a vector's load may."""
+    rows, classes = input.shape
+    return strided_copy(input, (classes + 1, 1), 1, rows * (classes + 1))
+
+
+def _with_terms(
+    input: Tensor, target: Tensor, *, z_loss: float = 0.0, softcap: float | None = None
+) -> Tensor:
+    """Cross-entropy with a z-loss or a soft cap, as programs without this package write it."""
+    logits = input if softcap is None else softcap * torch.tanh(input / softcap)
+    loss = F.cross_entropy(logits, target)
+    return loss + z_loss * logits.logsumexp(1).square().mean() if z_loss else loss
+
+
+USUAL = ""
+
+VARIANTS = {
+    USUAL: Variant(),
+    "sum": Variant({"reduction": "sum"}),
+    "class weights": Variant(per_class=("weight",)),
+    "label smoothing": Variant({"label_smoothing": 0.1}),
+    "weights and smoothing": Variant({"label_smoothing": 0.1}, per_class=("weight",)),
+    # PaLM's factor, and Gemma 2's cap of its last logits.
+    "z-loss": Variant({"z_loss": 1e-4}, composed=_with_terms),
+    "softcap": Variant({"softcap": 30.0}, composed=_with_terms),
+    "probabilities": Variant(change=_probabilities),
+    "pos_weight": Variant(per_class=("pos_weight",)),
+    "float32 targets": Variant(keeps_float32=True),
+    "slice": Variant(layout=_sliced),
+}
+"""By the name that a row has."""
