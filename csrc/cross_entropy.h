@@ -10,7 +10,7 @@ namespace fused_losses {
 // In elements. outer[d] goes with outer_sizes[d].
 struct ClassStrides {
   int64_t classes = 0, inner = 0;
-  int64_t outer[kMaxDims];
+  int64_t outer[kLoopDims];
 };
 
 struct ClassTensor {
@@ -22,7 +22,7 @@ struct ClassTensor {
 struct CrossEntropyArguments {
   int64_t outer = 1, classes = 1, inner = 1;
   int outer_dims = 0;  // `outer` is the product of so many sizes
-  int64_t outer_sizes[kMaxDims];
+  int64_t outer_sizes[kLoopDims];
   ClassTensor input;
   ClassTensor labels;         // Long or Byte; strides.classes is unused
   ClassTensor probabilities;  // instead of labels

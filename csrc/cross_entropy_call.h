@@ -26,6 +26,7 @@ class CrossEntropyCall {
     arguments_.label_smoothing = label_smoothing;
     if (!terms.empty()) arguments_.terms = read_terms(terms);
     arguments_.classes = input_.sizes[input_.dims == 1 ? 0 : 1];
+    check_loop_dims(input_.dims - 1);
     for (int d = 0; d < input_.dims - 1; ++d) {
       sizes_[dims_++] = input_.sizes[own_dimension(d, true, input_.dims)];
     }
@@ -155,7 +156,7 @@ class CrossEntropyCall {
   bool has_labels_;
   int64_t reduction_;
   int dims_ = 0;
-  int64_t sizes_[kMaxDims];
+  int64_t sizes_[kLoopDims];
 };
 
 }  // namespace fused_losses

@@ -60,6 +60,7 @@ class LossOperators {
 
   static Tensors forward(FUSED_LOSSES_OPERANDS, Options... options, int64_t reduction, std::optional<ScalarType> dtype,
                          int64_t gradients) {
+    check_devices(input, target, weight, extra, options...);
     Call call({input, target, weight, extra}, options..., reduction, OptionalTensor());
     return run_forward(call, input, reduction, dtype, gradients);
   }
@@ -67,6 +68,7 @@ class LossOperators {
   // The gradient of the input overwrites it.
   static Tensors forward_inplace(FUSED_LOSSES_OPERANDS, Options... options, int64_t reduction,
                                  std::optional<ScalarType> dtype, int64_t gradients) {
+    check_devices(input, target, weight, extra, options...);
     Call call({input, target, weight, extra}, options..., reduction, OptionalTensor());
     const View view(input);
     check_layout(view, call.gradient_layout(0), view.dtype);
@@ -109,6 +111,8 @@ class LossOperators {
 
   static Tensors run_backward(const Tensors* into, bool ready, const Tensor& upstream, const Operands& operands,
                               Options... options, int64_t reduction, int64_t gradients) {
+    check_devices(upstream, operands.input, operands.target, operands.weight, operands.extra, options...);
+    if (into) check_devices(upstream, *into);
     Tensors results;
     Call call(operands, options..., reduction, reduction == kNone ? OptionalTensor(upstream) : OptionalTensor());
     want(call, operands.input, gradients, into, results);

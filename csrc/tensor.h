@@ -12,6 +12,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "views.h"
@@ -79,6 +80,28 @@ struct Layout {
   }
 };
 
+// Anyone may call an operator; the dispatcher looks at one tensor's device alone.
+template <class... Arguments>
+void check_devices(const Tensor& first, const Arguments&... others) {
+  const auto device = first.device();
+  const auto check = [&](const Tensor& tensor) {
+    const auto other = tensor.device();
+    // There is one CPU, with or without a number.
+    if (other == device || (other.is_cpu() && device.is_cpu())) return;
+    throw std::runtime_error("Expected all tensors to be on the same device, but found at least two devices");
+  };
+  const auto look = [&]<class T>(const T& other) {
+    if constexpr (std::is_same_v<T, Tensor>) {
+      check(other);
+    } else if constexpr (std::is_same_v<T, OptionalTensor>) {
+      if (other) check(*other);
+    } else if constexpr (std::is_same_v<T, std::vector<Tensor>>) {
+      for (const Tensor& tensor : other) check(tensor);
+    }
+  };
+  (look(others), ...);
+}
+
 // Decides in which order the elements of broadcast operands are visited, and describes operands in it.
 class Loop {
  public:
@@ -103,7 +126,8 @@ class Loop {
       if (merge) {
         iteration_.sizes[last] *= layout_.sizes[d];
       } else {
-        iteration_.sizes[++last] = layout_.sizes[d];
+        check_loop_dims(++last + 1);
+        iteration_.sizes[last] = layout_.sizes[d];
       }
       ends_[last] = d;
     }
@@ -156,7 +180,7 @@ class Loop {
   int64_t sizes_[kMaxDims];
   Layout layout_;
   int order_[kMaxDims];
-  int ends_[kMaxDims];  // the innermost of the dimensions merged into each one of the iteration
+  int ends_[kLoopDims];  // the innermost of the dimensions merged into each one of the iteration
   Iteration iteration_;
 };
 

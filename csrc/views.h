@@ -4,6 +4,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <stdexcept>
 
 namespace fused_losses {
 
@@ -11,6 +12,14 @@ using ScalarType = torch::headeronly::ScalarType;
 
 // torch's own limit on the dimensions of a tensor iterator.
 inline constexpr int kMaxDims = 64;
+
+// Dimensions that engines walk: a batch of volumes, each divided twice, and one more. With every launch, a GPU is sent
+// sizes and strides for so many, of each operand; calls with more of them fall to torch (`MOST_DIMS` in dispatch.py).
+inline constexpr int kLoopDims = 8;
+
+inline void check_loop_dims(int dims) {
+  if (dims > kLoopDims) throw std::runtime_error("fused_losses: kernels walk at most 8 dimensions");
+}
 
 // kBatchMean: the sum over the size of the first dimension.
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 };
@@ -25,7 +34,7 @@ struct Operand {
   const void* data = nullptr;  // null: absent
   ScalarType dtype = ScalarType::Float;
   bool contiguous = true;
-  int64_t strides[kMaxDims];
+  int64_t strides[kLoopDims];
 };
 
 // A result of an elementwise loop; always written in iteration order.
@@ -38,7 +47,7 @@ struct Result {
 struct Iteration {
   int dims = 0;
   int64_t count = 1;
-  int64_t sizes[kMaxDims];
+  int64_t sizes[kLoopDims];
 };
 
 }  // namespace fused_losses

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from fused_losses.architectures import serve
+
 logger = logging.getLogger("fused_losses")
 logger.addHandler(logging.NullHandler())
 
@@ -27,6 +29,9 @@ devices: dict[str, str] = {}
 
 cpu_library: Path | None = None
 """The library that serves the CPU: the best of those built that the machine can run."""
+
+cuda_library_rests: str | None = None
+"""Why the CUDA library serves no GPU, though it is there."""
 
 _compiled: dict[str, str] = {}
 """Device types that compiled libraries serve."""
@@ -91,15 +96,41 @@ def _load_cuda_library() -> None:
     except OSError as error:  # built for a torch with CUDA, and run with one without
         logger.warning("fused_losses: %s does not load (%s)", path.name, error)
         return
-    _compiled["cuda"] = f"{CUDA} ({_cuda_architectures()})"
+    _compiled["cuda"] = f"{CUDA} ({', '.join(_cuda_architectures()) or 'unknown architectures'})"
+    if torch.cuda.is_initialized():
+        _check_gpus()
+    else:
+        # When someone else initialises CUDA: a process that did so at import could not fork any more.
+        torch.cuda._lazy_call(_check_gpus)
 
 
-def _cuda_architectures() -> str:
+def _check_gpus() -> None:
+    """Leaves all GPUs to Triton, or to torch, if there is one that the CUDA library was not built for."""
+    global cuda_library_rests
+    built = _cuda_architectures()
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        if built and not serve(built, (major, minor)):
+            name = torch.cuda.get_device_name(index)
+            cuda_library_rests = f"it is built for {', '.join(built)}, but {name} is {major}.{minor}"
+            del _compiled["cuda"]
+            _prefer(_preferred)
+            logger.warning(
+                "fused_losses: the CUDA library serves no GPU: %s; %s serves them",
+                cuda_library_rests,
+                devices.get("cuda", "torch"),
+            )
+            return
+
+
+def _cuda_architectures() -> list[str]:
+    """Nothing if that is unknown."""
     try:
         from fused_losses import _C
     except ImportError:
-        return "unknown architectures"
-    return ", ".join(_C.cuda_architectures)
+        return []
+    architectures: list[str] = _C.cuda_architectures
+    return architectures
 
 
 @contextmanager

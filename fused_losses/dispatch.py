@@ -29,6 +29,9 @@ REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
 BATCH_MEAN = 3
 """The code of `kl_div`'s own reduction: the sum over the size of the first dimension."""
 
+MOST_DIMS = 8
+"""Of tensors that kernels take: `kLoopDims` in csrc/views.h."""
+
 strict = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 """Raise, rather than quietly run torch's function, where the kernels cannot take a call that torch can."""
 
@@ -55,17 +58,22 @@ decisions: list[str] | None = None
 def kernels_take(*tensors: Tensor | None) -> bool:
     """Whether kernels can read these tensors, the first of which is the input, here and now.
 
-    Not for subclasses, which may mean anything by their data; not under torch.func or forward-mode AD, which
-    must see through the operators.
+    Not for subclasses, which may mean anything by their data; not on several devices; not under torch.func
+    or forward-mode AD, which must see through the operators.
     """
     if is_transformed():
         return False
-    for tensor in tensors:
-        if tensor is not None and type(tensor) is not Tensor and type(tensor) is not Parameter:
-            return False
     input = tensors[0]
     assert input is not None
-    return input.device.type in backends.devices and input.layout is torch.strided
+    device = input.device
+    for tensor in tensors:
+        if tensor is not None and (
+            (type(tensor) is not Tensor and type(tensor) is not Parameter)
+            or tensor.device != device
+            or tensor.dim() > MOST_DIMS
+        ):
+            return False
+    return device.type in backends.devices and input.layout is torch.strided
 
 
 def is_transformed() -> bool:
@@ -97,11 +105,15 @@ def _why_torch(arguments: tuple[Any, ...]) -> str:
         return "torch.func and forward-mode AD must see through the operators"
     if any(type(tensor) is not Tensor and type(tensor) is not Parameter for tensor in tensors):
         return "a subclass of Tensor may mean anything by its data"
-    device = tensors[0].device.type
-    if device not in backends.devices:
-        return f"no kernels serve {device}"
+    device = tensors[0].device
+    if any(tensor.device != device for tensor in tensors):
+        return "the tensors are on several devices"
+    if device.type not in backends.devices:
+        return f"no kernels serve {device.type}"
     if tensors[0].layout is not torch.strided:
         return "the input is not strided"
+    if any(tensor.dim() > MOST_DIMS for tensor in tensors):
+        return f"kernels take tensors of up to {MOST_DIMS} dimensions"
     return "kernels do not take these dtypes, shapes or options"
 
 

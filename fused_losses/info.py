@@ -61,12 +61,19 @@ def _triton() -> str:
     return f"{version}, serves {', '.join(serves) or 'nothing here'}" + ", interpreted" * interpreted
 
 
+def _cuda_library() -> str:
+    if backends.cuda_library_rests is not None:
+        return f"serves no GPU: {backends.cuda_library_rests}"
+    return "loaded" if backends.devices.get("cuda", "").startswith(backends.CUDA) else "not loaded"
+
+
 def _devices() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def collect() -> dict[str, Any]:
     """The report, as plain data."""
+    gpus = _probe(_devices)  # initialises CUDA, after which it is clear whose kernels serve
     served = dict(sorted(backends.devices.items()))
     return {
         "fused_losses": fused_losses.__version__,
@@ -75,7 +82,8 @@ def collect() -> dict[str, Any]:
         "built": _probe(_built),
         "cpu": _probe(_cpu),
         "triton": _probe(_triton),
-        "gpus": _probe(_devices),
+        "CUDA library": _probe(_cuda_library),
+        "gpus": gpus,
         "losses": {
             name: {**registry.describe(loss), **served, "other devices": "torch"}
             for name, loss in registry.LOSSES.items()

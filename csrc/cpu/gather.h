@@ -63,7 +63,7 @@ inline const T* gather(const Operand& operand, const Iteration& iteration, int64
       convert(buffer, data + begin, n);
       return;
     }
-    int64_t index[kMaxDims];
+    int64_t index[kLoopDims];
     const int last = iteration.dims - 1;
     int64_t offset = 0;
     for (int64_t rest = begin, d = last; d >= 0; --d) {

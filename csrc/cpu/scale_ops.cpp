@@ -7,6 +7,7 @@ namespace {
 
 // A factor of 1, the usual upstream gradient, leaves the memory untouched.
 void scale_inplace(const Tensor& gradient, const Tensor& factor) {
+  check_devices(gradient, factor);
   const double by = number(View(factor));
   if (by == 1) return;
   const View view(gradient);

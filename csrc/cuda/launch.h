@@ -2,9 +2,6 @@
 // the same sources are plain C++, which tests/cuda_on_cpu executes.
 #pragma once
 
-#include <stdexcept>
-#include <string>
-
 #include "engine.h"
 
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
@@ -12,7 +9,7 @@
 #define FUSED_LOSSES_SHARED(T, name, count) T* const name = cuda_on_cpu::shared<T>(count, __FILE__, __LINE__)
 #define FUSED_LOSSES_DYNAMIC_SHARED(name) char* const name = cuda_on_cpu::dynamic_shared()
 #else
-#include <cuda_runtime.h>
+#include "errors.h"
 #define FUSED_LOSSES_SHARED(T, name, count) __shared__ T name[count]
 #define FUSED_LOSSES_DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 extern "C" __device__ void __assertfail(const char*, const char*, unsigned, const char*, size_t);
@@ -27,20 +24,17 @@ void launch(void (*kernel)(Arguments), const Queue& queue, int blocks, int threa
   static_cast<void>(queue);
   cuda_on_cpu::launch(kernel, dim3(blocks), dim3(threads), shared_bytes, arguments);
 #else
+  const void* const function = reinterpret_cast<const void*>(kernel);
   constexpr int64_t kWithoutAsking = 48 << 10;
   if (shared_bytes > kWithoutAsking) {
-    cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(shared_bytes));
+    // The most that there is, not what this launch needs: the limit is the kernel's own, and a lower one could come
+    // between another thread's and its launch.
+    check_cuda(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(queue.shared_bytes)));
   }
   void* list[] = {const_cast<Arguments*>(&arguments)};
-  const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), list,
-                                             shared_bytes, static_cast<cudaStream_t>(queue.stream));
-  if (error == cudaErrorNoKernelImageForDevice) {
-    throw std::runtime_error(
-        "fused_losses: the CUDA library was not built for this GPU: reinstall with TORCH_CUDA_ARCH_LIST, or set "
-        "FUSED_LOSSES_BACKEND=triton");
-  }
-  if (error != cudaSuccess) throw std::runtime_error(std::string("fused_losses: ") + cudaGetErrorString(error));
+  check_cuda(cudaLaunchKernel(function, dim3(blocks), dim3(threads), list, shared_bytes,
+                              static_cast<cudaStream_t>(queue.stream)));
 #endif
 }
 

@@ -125,7 +125,7 @@ class Alignment {
   ScalarType dtype_;
   bool good_ = true, first_ = true;
   int64_t shift_ = 0;
-  int64_t strides_[kMaxDims];
+  int64_t strides_[kLoopDims];
 };
 
 }  // namespace fused_losses

@@ -6,6 +6,7 @@ namespace fused_losses {
 namespace {
 
 void scale_inplace(const Tensor& gradient, const Tensor& factor) {
+  check_devices(gradient, factor);
   const View view(gradient), by(factor);
   if (!is_dense(view)) throw std::runtime_error("fused_losses: scale_ needs a dense tensor");
   const OnDevice device(gradient);

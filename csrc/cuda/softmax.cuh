@@ -15,7 +15,7 @@ void for_class_tensors(const CrossEntropyArguments& tensors, const Body& body) {
 }
 
 inline void add_rows(Alignment& alignment, const CrossEntropyArguments& tensors, const ClassTensor& tensor) {
-  int64_t strides[kMaxDims];
+  int64_t strides[kLoopDims];
   std::copy_n(tensor.strides.outer, tensors.outer_dims, strides);
   strides[tensors.outer_dims] = tensor.strides.inner;
   alignment.add(tensor.data, tensor.dtype, tensor.strides.classes, strides, tensors.outer_dims + 1);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <future>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -10,7 +11,7 @@
 #include "engine.h"
 
 #if !defined(FUSED_LOSSES_CUDA_ON_CPU)
-#include <cuda_runtime.h>
+#include "errors.h"
 #endif
 
 // Implements operators for the device.
@@ -66,7 +67,7 @@ class OnDevice {
 #if !defined(FUSED_LOSSES_CUDA_ON_CPU)
   int attribute(cudaDeviceAttr which) const {
     int value = 0;
-    cudaDeviceGetAttribute(&value, which, queue_.device);
+    check_cuda(cudaDeviceGetAttribute(&value, which, queue_.device));
     return value;
   }
 
@@ -74,37 +75,53 @@ class OnDevice {
 #endif
 };
 
-// Room for what blocks leave for each other. Launches on one stream follow each other, and share it; a graph has its
-// own, since it may be replayed on any stream.
+// Room for what blocks leave for each other, and the count of those that have arrived, which is 0 between launches.
+// Launches on one stream follow each other, and share it for good. A graph may be replayed on any stream, beside
+// others: each of its launches has its own, set to 0 by the graph.
 class Scratch {
  public:
-  Scratch(const Queue& queue, Reduced& reduced) {
-    memory_ = is_capturing(queue) ? fresh(queue) : shared(queue);
-    reduced.arrived = static_cast<unsigned*>(memory_->data_ptr());
-    reduced.partials = static_cast<double*>(memory_->data_ptr()) + 1;
+  Scratch(const Queue& queue, Reduced& reduced) : memory_(is_capturing(queue) ? made(queue) : of_stream(queue)) {
+    reduced.arrived = static_cast<unsigned*>(memory_.data_ptr());
+    reduced.partials = static_cast<double*>(memory_.data_ptr()) + 1;
   }
 
  private:
-  static OptionalTensor fresh(const Queue& queue) {
+  static Tensor allocated(const Queue& queue) {
     const int64_t count = 1 + blocks_for(queue, INT32_MAX, kThreads);
-    Tensor memory = empty_on(queue.device, Layout(1, &count), ScalarType::Double);
+    return empty_on(queue.device, Layout(1, &count), ScalarType::Double);
+  }
+
+  static void clear(const Queue& queue, const Tensor& memory) {
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
+    static_cast<void>(queue);
     std::memset(memory.data_ptr(), 0, sizeof(double));
 #else
-    cudaMemsetAsync(memory.data_ptr(), 0, sizeof(double), static_cast<cudaStream_t>(queue.stream));
+    check_cuda(cudaMemsetAsync(memory.data_ptr(), 0, sizeof(double), static_cast<cudaStream_t>(queue.stream)));
 #endif
+  }
+
+  static Tensor made(const Queue& queue) {
+    const Tensor memory = allocated(queue);
+    clear(queue, memory);
     return memory;
   }
 
-  static OptionalTensor shared(const Queue& queue) {
+  // As torch's allocator, this takes a stream for its handle: one that is destroyed must have done its work.
+  static Tensor of_stream(const Queue& queue) {
     static std::mutex mutex;
     // Never destroyed: when the process ends, the allocator may have gone first.
     static auto& by_stream = *new std::map<std::pair<int, void*>, Tensor>;
     const std::lock_guard lock(mutex);
     const auto key = std::make_pair(queue.device, queue.stream);
-    const auto found = by_stream.find(key);
-    if (found != by_stream.end()) return found->second;
-    return by_stream.emplace(key, *fresh(queue)).first->second;
+    auto found = by_stream.find(key);
+    if (found == by_stream.end()) {
+      // This thread may be allocating from the pool of a graph that is about to be captured, which must outlive its
+      // memory: torch gives other threads memory from elsewhere.
+      const Tensor memory = std::async(std::launch::async, allocated, queue).get();
+      clear(queue, memory);
+      found = by_stream.emplace(key, memory).first;
+    }
+    return found->second;
   }
 
   static bool is_capturing(const Queue& queue) {
@@ -113,12 +130,12 @@ class Scratch {
     return false;
 #else
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    cudaStreamIsCapturing(static_cast<cudaStream_t>(queue.stream), &status);
+    check_cuda(cudaStreamIsCapturing(static_cast<cudaStream_t>(queue.stream), &status));
     return status != cudaStreamCaptureStatusNone;
 #endif
   }
 
-  OptionalTensor memory_;
+  Tensor memory_;
 };
 
 // What all losses on a GPU have in common, for LossOperators. A Call has run(scaling, reduced), which launches.

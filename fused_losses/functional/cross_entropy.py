@@ -209,10 +209,15 @@ def divisor_of(normalizer: Any, reduction: str, device: torch.device) -> Tensor 
         return None
     if reduction != "mean":
         raise ValueError(f"normalizer is what the mean divides by, but reduction is {reduction!r}")
-    divisor = torch.as_tensor(normalizer, dtype=torch.float64, device=device)
-    if divisor.numel() != 1:
-        raise ValueError(f"normalizer must be one number, but it has {divisor.numel()}")
-    return divisor.detach().reshape(())
+    if not isinstance(normalizer, Tensor):
+        return torch.full((), normalizer, dtype=torch.float64, device=device)
+    if normalizer.numel() != 1:
+        raise ValueError(f"normalizer must be one number, but it has {normalizer.numel()}")
+    divisor = normalizer.detach().reshape(())
+    if divisor.is_cpu and device.type != "cpu":
+        # A copy would wait for the device; a number that is filled in does not.
+        return torch.empty((), dtype=torch.float64, device=device).fill_(divisor)
+    return divisor.to(device, torch.float64)
 
 
 def _argmax(input: Tensor, target: Tensor, options: tuple[Any, ...]) -> Tensor:

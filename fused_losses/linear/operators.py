@@ -204,12 +204,13 @@ def _backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) ->
     return gradients
 
 
-def _without_autocast(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
-    """Which would cast what the products write to."""
+def _as_operator(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """On the tensors' device, and without autocast, which would cast what the products write to."""
 
     @functools.wraps(function)
     def run(*arguments: Any) -> list[Tensor]:
-        with torch.autocast(arguments[0].device.type, enabled=False):
+        first = arguments[0]
+        with torch.cuda.device_of(first), torch.autocast(first.device.type, enabled=False):
             return function(*arguments)
 
     return run
@@ -238,7 +239,7 @@ def _define(
 ) -> OpOverload[Any, Any]:
     name = schema.split("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(name, _without_autocast(function), "CompositeExplicitAutograd")
+    _library.impl(name, _as_operator(function), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fused_losses::{name}", fake, lib=_library)
     operator: OpOverload[Any, Any] = getattr(torch.ops.fused_losses, name).default
     return operator

@@ -13,7 +13,7 @@ from triton import knobs
 
 from fused_losses.registry import LOSSES, Family
 from fused_losses.triton_kernels import class_margin, pointwise, rows, scale, softmax
-from fused_losses.triton_kernels.operators import Engine, operators_of
+from fused_losses.triton_kernels.operators import Engine, on_their_device, operators_of
 
 ENGINES: dict[Family, Engine] = {
     "pointwise": pointwise.run,
@@ -43,4 +43,4 @@ def _implementations() -> dict[str, Callable[..., Any]]:
             continue
         names = (name, f"{name}_", f"{name}_backward", f"{name}_backward_")
         functions.update(zip(names, operators_of(loss, ENGINES[loss.family]), strict=True))
-    return functions
+    return {name: on_their_device(function) for name, function in functions.items()}

@@ -38,7 +38,7 @@ def _warp(device: torch.device) -> int:
 
 
 def launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, **constants: Any) -> None:
-    """`programs` programs of a kernel, on the tensors' device and its current stream."""
+    """`programs` programs of a kernel, on the tensors' device, which is the current one, and its stream."""
     if taker is not None:
         taker(kernel, programs, arguments, constants)
         return
@@ -46,5 +46,4 @@ def launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, **
         kernel[(programs,)](*arguments, **constants)
         return
     options = compiler_options(constants, "hip" if torch.version.hip else "cuda", _warp(device))
-    with torch.cuda.device(device):
-        kernel[(programs,)](*arguments, **options)
+    kernel[(programs,)](*arguments, **options)

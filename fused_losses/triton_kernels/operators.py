@@ -6,8 +6,10 @@ told is what there is.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -68,6 +70,28 @@ class Call:
 
 
 Engine = Callable[[Call], None]
+
+
+def on_their_device(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator, for tensors of one device, which is the current one while it runs.
+
+    Raises:
+        RuntimeError: by what is returned, for tensors of several devices: the dispatcher looks at one alone.
+    """
+
+    @functools.wraps(operator)
+    def run(*arguments: Any) -> Any:
+        flat = chain.from_iterable(x if isinstance(x, list) else (x,) for x in arguments)
+        tensors = [x for x in flat if isinstance(x, Tensor)]
+        if any(x.device != tensors[0].device for x in tensors):
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices, "
+                f"{' and '.join(sorted({str(x.device) for x in tensors}))}!"
+            )
+        with torch.cuda.device_of(tensors[0]):
+            return operator(*arguments)
+
+    return run
 
 
 def operators_of(loss: Loss, engine: Engine) -> tuple[Callable[..., Any], ...]:

@@ -1,5 +1,6 @@
 """The reduced loss: its gradient, and adding up what programs have found, within the same launch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
@@ -49,17 +50,25 @@ def finish(total, divisor, loss_ptr, partials_ptr, arrived_ptr):
 
 
 @cache
-def _arrivals(device: torch.device, stream: int) -> Tensor:
-    return torch.zeros((), dtype=torch.int32, device=device)
+def _arrivals(stream: torch.cuda.Stream) -> Tensor:
+    # This thread may be allocating from the pool of a graph that is about to be captured, which must outlive
+    # its memory: torch gives other threads memory from elsewhere.
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(_zero, stream).result()
+
+
+def _zero(stream: torch.cuda.Stream) -> Tensor:
+    with torch.cuda.stream(stream):
+        return torch.zeros((), dtype=torch.int32, device=stream.device)
 
 
 def scratch(programs: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Room for the programs' totals, and the count of arrivals, which is 0.
 
-    Launches on one stream follow each other and share a count. A graph has its own: it may be replayed on any
-    stream.
+    Launches on one stream follow each other, and share a count for good. A graph may be replayed on any
+    stream, beside others: each of its launches has its own. The device is the current one.
     """
     partials = torch.empty(programs, dtype=torch.float64, device=device)
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
         return partials, torch.zeros((), dtype=torch.int32, device=device)
-    return partials, _arrivals(device, torch.cuda.current_stream(device).cuda_stream)
+    return partials, _arrivals(torch.cuda.current_stream(device))
