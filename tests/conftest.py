@@ -16,6 +16,12 @@ _COUNTS = "torch's own samples"  # as workers send them
 
 def pytest_addoption(parser):
     parser.addoption(
+        "--device",
+        default=os.environ.get("FUSED_LOSSES_TEST_DEVICE"),
+        help="where the losses under test compute, such as cuda: only tests that have to do with it run "
+        "(default: FUSED_LOSSES_TEST_DEVICE; without it, all tests, on the CPU)",
+    )
+    parser.addoption(
         "--cpu-products",
         choices=("16", "32"),
         help="bits of the products of 16-bit linear heads on a CPU, whatever this one has instructions for",
@@ -37,8 +43,7 @@ def pytest_configure(config):
     if bits := config.option.cpu_products:
         multiply_16_bits(pytest.MonkeyPatch(), bits == "16")
     config.stash[_SAMPLES] = Counter()
-    if config.option.markexpr == "gpu and not cpu":
-        device.device = os.environ.get("FUSED_LOSSES_TEST_DEVICE", "cuda")
+    device.device = config.option.device
     # Tests run side by side, one process per core; those that are about threads ask for more.
     torch.set_num_threads(1)
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -65,11 +70,17 @@ _LARGE = ("40000", "33000", "3x4x50x7", "threads", "shared")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Where kernels are slow, of small inputs every so many tests: FUSED_LOSSES_TEST_SHARE."""
-    if os.environ.get("TRITON_INTERPRET") != "1" and "FUSED_LOSSES_CUDA_ON_CPU" not in os.environ:
-        return
-    small = [item for item in items if not any(word in item.nodeid for word in _LARGE)]
-    kept = small[:: int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))]
+    """For a device, the tests that have to do with it; where kernels are slow, of small inputs, and every so
+    many of them: FUSED_LOSSES_TEST_SHARE."""
+    kept = items[:]
+    if config.option.device is not None:
+        kept = [
+            item for item in kept if item.get_closest_marker("gpu") and not item.get_closest_marker("cpu")
+        ]
+    share = os.environ.get("FUSED_LOSSES_TEST_SHARE")
+    if share or os.environ.get("TRITON_INTERPRET") == "1" or "FUSED_LOSSES_CUDA_ON_CPU" in os.environ:
+        small = [item for item in kept if not any(word in item.nodeid for word in _LARGE)]
+        kept = small[:: int(share or 1)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 

@@ -1,4 +1,4 @@
-"""Where the losses under test compute: with `pytest -m "gpu and not cpu"`, on a GPU.
+"""Where the losses under test compute: with `pytest --device cuda`, on a GPU.
 
 Tests make their tensors on the CPU and judge results there. What they call moves the tensors to the device as
 they lie, and what is returned back; gradients come back by themselves.

@@ -26,8 +26,10 @@ from softmax_terms import (
     total,
 )
 from tolerance import assert_as_accurate
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_losses.functional as L
+from fused_losses.functional.cross_entropy import divisor_of
 from fused_losses.ops import OPERATORS
 from fused_losses.registry import ARGMAX, STATISTICS
 
@@ -195,6 +197,18 @@ def test_in_place():
         (out.loss + out.lse.sum()).backward()
 
 
+class _Recorded(TorchDispatchMode):
+    """The names of torch's operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
 class TestNormalizer:
     def gradient(self, function, logits, *arguments, upstream=1.0, **options):
         leaf = logits.clone().requires_grad_()
@@ -239,6 +253,15 @@ class TestNormalizer:
         ):
             mine = self.gradient(cross_entropy, logits, labels, normalizer=normalizer)
             assert torch.equal(mine[0], expected[0]) and torch.equal(mine[1], expected[1])
+
+    @pytest.mark.cpu
+    @pytest.mark.parametrize("normalizer", (6, 6.0, torch.tensor(6)), ids=("int", "float", "tensor"))
+    def test_nothing_is_copied_to_the_device(self, normalizer):
+        """A copy would wait for the device; a number is an argument of a kernel that fills."""
+        with _Recorded() as recorded:
+            divisor = divisor_of(normalizer, "mean", torch.device("meta"))
+        assert divisor.shape == () and divisor.dtype is torch.float64 and divisor.is_meta
+        assert recorded.names and not any("copy" in name for name in recorded.names), recorded.names
 
     @pytest.mark.cpu
     def test_refused(self):

@@ -1,14 +1,16 @@
-"""What only a GPU shows: graphs, streams, waiting, memory, assertions. Run by `make test-gpu`."""
+"""What only a GPU shows: streams, threads, waiting, sizes, devices, assertions. Run by `make test-gpu`."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
-from cases import inputs_of
+from on_gpu import HEADS, bits_agree, head_step, operands_of, step
 
 import fused_losses.functional as L
 from fused_losses import backends
@@ -21,34 +23,20 @@ pytestmark = [
 ]
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
-SHAPES = {"elements": (64, 1000), "classes": (64, 1000), "labels": (64, 1000), "vectors": (64, 100)}
-
-
-def operands_of(name, dtype=torch.float32, device="cuda"):
-    """On the device; the first one requires grad and is no leaf, as logits."""
-    tensors = [
-        x.to(device, dtype if x.is_floating_point() else x.dtype)
-        for x in inputs_of(name, *SHAPES[LOSSES[name].shapes])
-    ]
-    return tensors[0].requires_grad_(), *tensors[1:]
-
-
-def step(name, input, *others, upstream=None, **options):
-    loss = getattr(L, name)(input * 1, *others, **LOSSES[name].call, **options)
-    return loss.detach(), torch.autograd.grad(loss, input, upstream)[0]
-
 
 @pytest.fixture(autouse=True)
 def by_kernels_only(monkeypatch):
     monkeypatch.setattr("fused_losses.dispatch.strict", True)
 
 
-@pytest.fixture
+@contextmanager
 def no_waiting():
     """Whoever waits for the GPU raises."""
     torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_kernels_serve_the_gpu():
@@ -58,33 +46,29 @@ def test_kernels_serve_the_gpu():
 
 @each_loss
 @pytest.mark.parametrize("backward", ("fused", "recompute", "inplace"))
-def test_nothing_waits_for_the_gpu(name, backward, no_waiting):
-    upstream = torch.full((), 0.5, device="cuda")
-    for reduction in ("mean", "sum"):
-        operands = operands_of(name)
-        step(name, *operands, reduction=reduction, backward=backward)
-        step(name, *operands, reduction=reduction, backward=backward, upstream=upstream)
+def test_nothing_waits_for_the_gpu(name, backward):
+    upstream, operands = torch.full((), 0.5, device="cuda"), operands_of(name)
+    with no_waiting():
+        for reduction in ("mean", "sum"):
+            step(name, *operands, reduction=reduction, backward=backward)
+            step(name, *operands, reduction=reduction, backward=backward, upstream=upstream)
 
 
-@each_loss
-@pytest.mark.parametrize("backward", ("fused", "inplace"))
-def test_in_a_graph(name, backward):
-    input, *others = operands_of(name)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what is compiled or allocated once, before the capture
-        for _ in range(3):
-            step(name, input, *others, backward=backward)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = step(name, input, *others, backward=backward)
-    for factor in (1.0, 0.5):
-        with torch.no_grad():
-            input.mul_(factor)
-        graph.replay()
-        graph.replay()
-        torch.testing.assert_close(results, step(name, input, *others), rtol=0, atol=0)
+@pytest.mark.parametrize("normalizer", (21.0, 21, torch.tensor(21.0)), ids=("float", "int", "tensor"))
+def test_a_normalizer_does_not_wait_for_the_gpu(normalizer):
+    """Be it a number, or a tensor that is not where the logits are."""
+    operands = operands_of("cross_entropy")
+    with no_waiting():
+        results = step("cross_entropy", *operands, normalizer=normalizer)
+    total = step("cross_entropy", *operands, reduction="sum")
+    torch.testing.assert_close(results, tuple(x / 21 for x in total))
+
+
+@pytest.mark.parametrize("loss", HEADS)
+def test_heads_do_not_wait_for_the_gpu(loss):
+    operands = HEADS[loss]()
+    with no_waiting():
+        head_step(loss, *operands)
 
 
 @each_loss
@@ -97,6 +81,52 @@ def test_on_another_stream_and_device(name):
     if torch.cuda.device_count() > 1:
         elsewhere = step(name, *operands_of(name, device="cuda:1"))
         torch.testing.assert_close([x.cpu() for x in elsewhere], [x.cpu() for x in expected], rtol=0, atol=0)
+
+
+STREAMS = 4
+"""At a time, and so many threads."""
+
+
+@each_loss
+def test_several_streams_at_once(name):
+    """Each has its own count of programs that have arrived."""
+    operands = operands_of(name)
+    expected = step(name, *operands)
+    streams = [torch.cuda.Stream() for _ in range(STREAMS)]
+    torch.cuda.synchronize()
+    results = []
+    for _ in range(20):
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                results.append(step(name, *operands))
+    torch.cuda.synchronize()
+    bits_agree(expected, *results)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_threads_on_rows_of_different_lengths(dtype):
+    """Kernels that hold rows in shared memory, and ask for more of it than usual, each for its own rows."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    lengths = [60_000, 140_000, 90_000, 20_000]
+
+    def work(length):
+        logits = torch.randn(8, length, device="cuda", dtype=dtype, generator=generator)
+        labels = torch.arange(8, device="cuda")
+        return logits.requires_grad_(), labels
+
+    operands = [work(length) for length in lengths]
+    expected = [step("cross_entropy", *x) for x in operands]
+    torch.cuda.synchronize()
+
+    def run(k):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            results = [step("cross_entropy", *operands[k]) for _ in range(50)]
+        torch.cuda.synchronize()
+        return results
+
+    with ThreadPoolExecutor(STREAMS) as threads:
+        for one, results in zip(expected, threads.map(run, range(len(lengths))), strict=True):
+            bits_agree(one, *results)
 
 
 @each_loss
@@ -146,6 +176,50 @@ def test_memory_of_a_step(dtype):
             if measured:
                 assert extra <= gradients * given.nbytes + (64 << 10)
             del given, loss
+
+
+BEYOND_32_BITS = 2**31 + 2**15
+"""Elements: 4 GiB of 16 bits."""
+
+
+@pytest.mark.parametrize("shape", ((BEYOND_32_BITS // 2**15, 2**15), (2, BEYOND_32_BITS // 2)), ids=str)
+def test_more_than_2_to_the_31_logits(shape):
+    """Rows at both ends have the gradient that they have among few."""
+    if torch.cuda.mem_get_info()[0] < 6 * 2 * BEYOND_32_BITS:
+        pytest.skip("the GPU has not enough memory")
+    generator = torch.Generator("cuda").manual_seed(0)
+    logits = torch.empty(shape, device="cuda", dtype=torch.bfloat16).normal_(generator=generator)
+    labels = torch.arange(shape[0], device="cuda") % shape[1]
+    losses, gradient = step("cross_entropy", logits.requires_grad_(), labels, reduction="sum")
+    each = L.cross_entropy(logits.detach(), labels, reduction="none")
+    torch.testing.assert_close(losses.double(), each.double().sum(), rtol=2**-7, atol=0)
+    for rows in (slice(0, 1), slice(-1, None)):
+        of_few = logits.detach()[rows].clone().requires_grad_()
+        loss, expected = step("cross_entropy", of_few, labels[rows], reduction="sum")
+        torch.testing.assert_close(each[rows].sum(), loss)
+        torch.testing.assert_close(gradient[rows], expected)
+
+
+def test_more_than_2_to_the_31_elements():
+    if torch.cuda.mem_get_info()[0] < 6 * 2 * BEYOND_32_BITS:
+        pytest.skip("the GPU has not enough memory")
+    input = torch.ones(BEYOND_32_BITS, device="cuda", dtype=torch.bfloat16)
+    target = torch.zeros_like(input)
+    loss, gradient = step("mse_loss", input.requires_grad_(), target)
+    assert loss == 1
+    assert (gradient == 2 / BEYOND_32_BITS * torch.ones_like(gradient[0])).all()
+
+
+@each_loss
+def test_operands_on_different_devices_raise(name):
+    """As from torch: what a kernel would read elsewhere is no memory of its own."""
+    operands = operands_of(name)
+    for k in range(1, len(operands)):
+        mixed = [x.cpu() if i == k else x for i, x in enumerate(operands)]
+        with pytest.raises(RuntimeError, match="same device"):
+            step(name, *mixed)
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.ops.fused_losses.scale_(operands[0].detach(), torch.ones(()))
 
 
 @pytest.mark.parametrize("name", ("cross_entropy", "nll_loss", "multi_margin_loss"))
