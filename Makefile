@@ -12,7 +12,7 @@ SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') setup.py pyproject.to
 WHEEL_CUDA := $(or $(FUSED_LOSSES_CUDA),0)
 # CUDA's library takes minutes to build: only where there is a GPU to run it, unless FUSED_LOSSES_CUDA=1 asks for it.
 export FUSED_LOSSES_CUDA ?= $(shell nvidia-smi -L > /dev/null 2>&1 && echo 1 || echo 0)
-CPP := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests/cuda_on_cpu tests/fake_cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # Of every set of kernels.
 KERNEL_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_cross_entropy_terms.py \
@@ -27,7 +27,7 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*.*)
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
 TRITON_TESTS = $(KERNEL_TESTS) tests/test_triton.py
 
-.PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-sanitize lint format bench bench-gpu gpu-report docs wheel wheel-test info clean
+.PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report docs wheel wheel-test info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
@@ -44,13 +44,18 @@ test-cuda-on-cpu: $(VENV)/.built $(CUDA_ON_CPU) ## CUDA's kernels on the CPU, in
 	for seed in 1 2 3; do FUSED_LOSSES_CUDA_SEED=$$seed FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) \
 		$(BIN)/python -m pytest $(CUDA_TESTS) || exit 1; done
 
-# With all the kernels there are for a GPU; one process, as there is one GPU.
-test-gpu: $(VENV)/.built ## the tests of the losses on a GPU, and those that need one
-	$(BIN)/python -m pytest -n0 -m "gpu and not cpu"
-	FUSED_LOSSES_BACKEND=triton $(BIN)/python -m pytest -n0 -m "gpu and not cpu"
-	for tool in memcheck racecheck initcheck; do compute-sanitizer --tool $$tool --error-exitcode 1 \
-		$(BIN)/python -m pytest -n0 -m "gpu and not cpu" tests/test_extensions.py tests/test_losses.py \
-		-k "not 33000 and not 40000" || exit 1; done
+# No virtual environment, which would need a network, but whatever torch, Triton and pytest PY has. Before the first
+# time: FUSED_LOSSES_CUDA=1 $(PY) setup.py build_ext --inplace
+PY ?= python3
+test-gpu: ## the tests of the losses on a GPU, and those that need one, with all the kernels there are for it
+	$(PY) -m pytest --device cuda
+	FUSED_LOSSES_BACKEND=triton $(PY) -m pytest --device cuda
+
+# Kernels are tens of times as slow then: of small inputs, every hundredth test.
+test-gpu-sanitize: ## some of these tests under compute-sanitizer
+	for tool in memcheck racecheck initcheck; do FUSED_LOSSES_TEST_SHARE=100 \
+		compute-sanitizer --tool $$tool --error-exitcode 1 \
+		$(PY) -m pytest -n0 --device cuda tests/test_extensions.py tests/test_losses.py || exit 1; done
 
 test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer
 	tests/sanitize.sh $(BIN)/python
