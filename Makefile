@@ -51,11 +51,12 @@ test-gpu: ## the tests of the losses on a GPU, and those that need one, with all
 	$(PY) -m pytest --device cuda
 	FUSED_LOSSES_BACKEND=triton $(PY) -m pytest --device cuda
 
-# Kernels are tens of times as slow then: of small inputs, every hundredth test.
+# Kernels are tens of times as slow then: every hundredth test, of small inputs.
 test-gpu-sanitize: ## some of these tests under compute-sanitizer
 	for tool in memcheck racecheck initcheck; do FUSED_LOSSES_TEST_SHARE=100 \
 		compute-sanitizer --tool $$tool --error-exitcode 1 \
-		$(PY) -m pytest -n0 --device cuda tests/test_extensions.py tests/test_losses.py || exit 1; done
+		$(PY) -m pytest -n0 --device cuda tests/test_extensions.py tests/test_losses.py \
+		-k "not 33000 and not 40000" || exit 1; done
 
 test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer
 	tests/sanitize.sh $(BIN)/python

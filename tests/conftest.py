@@ -70,17 +70,14 @@ _LARGE = ("40000", "33000", "3x4x50x7", "threads", "shared")
 
 
 def pytest_collection_modifyitems(config, items):
-    """For a device, the tests that have to do with it; where kernels are slow, of small inputs, and every so
-    many of them: FUSED_LOSSES_TEST_SHARE."""
+    """For a device, the tests that have to do with it; where kernels are slow, those with small inputs. Of
+    these, every so many: FUSED_LOSSES_TEST_SHARE."""
     kept = items[:]
     if config.option.device is not None:
-        kept = [
-            item for item in kept if item.get_closest_marker("gpu") and not item.get_closest_marker("cpu")
-        ]
-    share = os.environ.get("FUSED_LOSSES_TEST_SHARE")
-    if share or os.environ.get("TRITON_INTERPRET") == "1" or "FUSED_LOSSES_CUDA_ON_CPU" in os.environ:
-        small = [item for item in kept if not any(word in item.nodeid for word in _LARGE)]
-        kept = small[:: int(share or 1)]
+        kept = [x for x in kept if x.get_closest_marker("gpu") and not x.get_closest_marker("cpu")]
+    if os.environ.get("TRITON_INTERPRET") == "1" or "FUSED_LOSSES_CUDA_ON_CPU" in os.environ:
+        kept = [x for x in kept if not any(word in x.nodeid for word in _LARGE)]
+    kept = kept[:: int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
