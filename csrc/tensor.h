@@ -22,6 +22,28 @@ namespace fused_losses {
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
+// Anyone may call an operator; the dispatcher looks at one tensor's device alone.
+template <class... Arguments>
+void check_devices(const Tensor& first, const Arguments&... others) {
+  const auto device = first.device();
+  const auto check = [&](const Tensor& tensor) {
+    const auto other = tensor.device();
+    // There is one CPU, with or without a number.
+    if (other == device || (other.is_cpu() && device.is_cpu())) return;
+    throw std::runtime_error("Expected all tensors to be on the same device, but found at least two devices");
+  };
+  const auto look = [&]<class T>(const T& other) {
+    if constexpr (std::is_same_v<T, Tensor>) {
+      check(other);
+    } else if constexpr (std::is_same_v<T, OptionalTensor>) {
+      if (other) check(*other);
+    } else if constexpr (std::is_same_v<T, std::vector<Tensor>>) {
+      for (const Tensor& tensor : other) check(tensor);
+    }
+  };
+  (look(others), ...);
+}
+
 // A tensor's data, looked up once: each look is a call through the C interface.
 struct View {
   void* data;
@@ -79,28 +101,6 @@ struct Layout {
     }
   }
 };
-
-// Anyone may call an operator; the dispatcher looks at one tensor's device alone.
-template <class... Arguments>
-void check_devices(const Tensor& first, const Arguments&... others) {
-  const auto device = first.device();
-  const auto check = [&](const Tensor& tensor) {
-    const auto other = tensor.device();
-    // There is one CPU, with or without a number.
-    if (other == device || (other.is_cpu() && device.is_cpu())) return;
-    throw std::runtime_error("Expected all tensors to be on the same device, but found at least two devices");
-  };
-  const auto look = [&]<class T>(const T& other) {
-    if constexpr (std::is_same_v<T, Tensor>) {
-      check(other);
-    } else if constexpr (std::is_same_v<T, OptionalTensor>) {
-      if (other) check(*other);
-    } else if constexpr (std::is_same_v<T, std::vector<Tensor>>) {
-      for (const Tensor& tensor : other) check(tensor);
-    }
-  };
-  (look(others), ...);
-}
 
 // Decides in which order the elements of broadcast operands are visited, and describes operands in it.
 class Loop {
