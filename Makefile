@@ -27,7 +27,7 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*.*)
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
 TRITON_TESTS = $(KERNEL_TESTS) tests/test_triton.py
 
-.PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report docs wheel wheel-test info clean
+.PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
@@ -82,6 +82,24 @@ gpu-report: $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES) ## the machine code of all
 	FUSED_LOSSES_CUDA=1 $(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
 	$(BIN)/python benchmarks/gpu_report.py --check
 	$(BIN)/python benchmarks/cuda_report.py --check
+
+# By PY, like test-gpu; results go to OUT.
+OUT ?= build/gpu-session
+gpu-session: ## all that ten minutes on a GPU can tell, without network; DRY=1: on the CPU, at tiny sizes
+	$(PY) benchmarks/gpu_session --out "$(OUT)" $(if $(DRY),--dry) \
+		$(if $(STAGES),--stages $(STAGES)) $(if $(BUDGET),--seconds $(BUDGET))
+
+# What a machine without network may lack, for its Python and its GPU. Any x86-64 runs the default CPU library.
+KIT_PY ?= $(OLDEST)/bin/python
+KIT_GPU ?= 9.0
+gpu-session-kit: $(if $(filter $(OLDEST)/bin/python,$(KIT_PY)),$(OLDEST)/.tools) ## into .gpu: libraries and packages for gpu-session on a machine without network
+	rm -rf .gpu
+	$(KIT_PY) -m pip download --quiet --only-binary :all: --dest .gpu/wheels \
+		expecttest "hypothesis>=6.100" "rich>=13" "typer>=0.19"
+	$(KIT_PY) -m pip download --quiet --only-binary :all: --no-deps --dest .gpu/wheels liger-kernel
+	FUSED_LOSSES_CPU=default FUSED_LOSSES_CUDA=1 TORCH_CUDA_ARCH_LIST=$(KIT_GPU) \
+		$(KIT_PY) benchmarks/gpu_session/libraries.py pack .gpu/libraries
+	du -sh .gpu
 
 docs: $(VENV)/.built ## tables and pictures, from the registry and benchmarks/results; the site in build/docs
 	$(BIN)/python benchmarks/readme.py

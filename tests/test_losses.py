@@ -64,7 +64,7 @@ TRAINED = {
     "vectors": ((33, 70), (3, 2049)),
 }
 
-# Numbers of 16 bits meet the margins of 1 and 0 themselves, where versions of torch differ in the slope; not these.
+# Numbers of 16 bits meet margins of 1 and 0 exactly, where the slope is a matter of convention; not these.
 MARGINS = {"hinge_embedding_loss": 0.9371, "margin_ranking_loss": 0.0371}
 
 
