@@ -48,6 +48,9 @@ except ImportError:
         "then run `pip install --no-build-isolation .`"
     )
 
+# The stable ABI that libraries are compiled for, which torch 2.11 and all later versions have.
+STABLE_ABI = ("TORCH_TARGET_VERSION", "0x020b000000000000ULL")
+
 # The flags are those that torch's own compiler uses for its kernels of the same name.
 ISA_FLAGS = {
     "default": [],
@@ -122,6 +125,7 @@ def cpu_extension(isa: str) -> Extension:
         f"fused_losses._cpu_{isa}",
         sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp")),
         depends=[str(path) for path in Path("csrc").rglob("*.h")],
+        define_macros=[STABLE_ABI],
         library_dirs=library_paths(),
         libraries=["torch_cpu"],
         # torch's headers are not ours to keep free of warnings.
@@ -162,6 +166,7 @@ def cuda_extension() -> Extension:
         "fused_losses._cuda",
         sorted(map(str, sources)),
         depends=[str(path) for path in [*Path("csrc").rglob("*.h"), *Path("csrc").rglob("*.cuh")]],
+        define_macros=[STABLE_ABI],
         library_dirs=library_paths(),
         libraries=["torch_cpu", "torch_cuda"],
         # USE_CUDA: torch's C interface to streams and guards.
@@ -221,4 +226,5 @@ def main() -> None:
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

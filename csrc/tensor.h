@@ -1,8 +1,6 @@
 // From tensors to what kernels see, and back. With cpu/tensors.h, the only header that knows tensors.
 #pragma once
 
-#define TORCH_TARGET_VERSION 0x020b000000000000ULL  // the stable ABI of torch 2.11: runs on that and later
-
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -16,6 +14,14 @@
 #include <vector>
 
 #include "views.h"
+
+// Where a call of torch's C interface fails, this throws. From 2.14 on, torch's headers can put its own words into the
+// message ("CUDA out of memory ..."), whatever the ABI compiled for; before, the message names the call alone.
+#if defined(STABLE_TORCH_ERROR_CODE_CHECK)
+#define FUSED_LOSSES_CHECK(call) STABLE_TORCH_ERROR_CODE_CHECK(call)
+#else
+#define FUSED_LOSSES_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
 
 namespace fused_losses {
 
@@ -101,6 +107,13 @@ struct Layout {
     }
   }
 };
+
+inline Tensor empty_strided(const Layout& layout, ScalarType dtype, int32_t device_type, int32_t device) {
+  AtenTensorHandle handle;
+  FUSED_LOSSES_CHECK(aoti_torch_empty_strided(layout.dims, layout.sizes, layout.strides, static_cast<int32_t>(dtype),
+                                              device_type, device, &handle));
+  return Tensor(handle);
+}
 
 // Decides in which order the elements of broadcast operands are visited, and describes operands in it.
 class Loop {

@@ -16,11 +16,7 @@ inline Tensor empty(const Layout& layout, ScalarType dtype) {
                                     {layout.strides, static_cast<size_t>(layout.dims)},
                                     torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype, pool_free);
   }
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(layout.dims, layout.sizes, layout.strides,
-                                                         static_cast<int32_t>(dtype), aoti_torch_device_type_cpu(), 0,
-                                                         &handle));
-  return Tensor(handle);
+  return empty_strided(layout, dtype, aoti_torch_device_type_cpu(), 0);
 }
 
 inline double number(const View& view) {

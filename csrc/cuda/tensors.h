@@ -30,10 +30,7 @@ inline int32_t device_type() { return aoti_torch_device_type_cuda(); }
 #endif
 
 inline Tensor empty_on(int device, const Layout& layout, ScalarType dtype) {
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(layout.dims, layout.sizes, layout.strides,
-                                                         static_cast<int32_t>(dtype), device_type(), device, &handle));
-  return Tensor(handle);
+  return empty_strided(layout, dtype, device_type(), device);
 }
 
 // The tensors' device is the current one as long as this lives.
@@ -46,8 +43,8 @@ class OnDevice {
     queue_.shared_bytes = 48 << 10;  // so that some rows do not fit
 #else
     queue_.device = tensor.get_device_index();
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(queue_.device, &guard_));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(queue_.device, &queue_.stream));
+    FUSED_LOSSES_CHECK(aoti_torch_create_cuda_guard(queue_.device, &guard_));
+    FUSED_LOSSES_CHECK(aoti_torch_get_current_cuda_stream(queue_.device, &queue_.stream));
     queue_.processors = attribute(cudaDevAttrMultiProcessorCount);
     constexpr int kDeclared = 8 << 10;  // more than kernels declare themselves
     queue_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kDeclared;

@@ -11,6 +11,9 @@ from pathlib import Path
 from torch.utils.cpp_extension import include_paths, library_paths
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+from setup import STABLE_ABI  # noqa: E402
+
 CUDA = ROOT / "csrc/cuda"
 SOURCES = [*sorted(CUDA.glob("*.cu")), *sorted(CUDA.glob("*.cpp"))]
 HEADERS = [*(ROOT / "csrc").rglob("*.h"), *CUDA.glob("*.cuh"), *Path(__file__).parent.glob("*.h")]
@@ -25,6 +28,7 @@ FLAGS = [
     "-Werror",
     "-Wno-unknown-pragmas",
     "-DFUSED_LOSSES_CUDA_ON_CPU",
+    f"-D{'='.join(STABLE_ABI)}",
     f"-I{Path(__file__).parent}",
     *(f"-isystem{path}" for path in include_paths()),
 ]
