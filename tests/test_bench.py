@@ -13,6 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tolerance import EAGER_FACTOR, SLACK_ULP
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
 from typer.testing import CliRunner
 
 from fused_losses.bench import compare, errors, memory, model, prediction, providers

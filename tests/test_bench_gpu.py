@@ -13,6 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
 from test_bench import invoke, machine, row, write
 
 from fused_losses.bench import accuracy, providers

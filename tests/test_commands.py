@@ -8,6 +8,7 @@ import importlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ from fused_losses.bench import timing
 from fused_losses.registry import LOSSES
 
 ROOT = Path(__file__).parent.parent
+
+needs_bench = pytest.mark.skipif(
+    not all(map(find_spec, ("matplotlib", "rich", "typer"))), reason="the extra `bench` is not installed"
+)
 
 
 def run(*command: str) -> str:
@@ -37,6 +42,7 @@ def test_info_tells_what_runs():
 
 
 @pytest.mark.slow
+@needs_bench
 def test_benchmark_verifies_and_writes_its_table(tmp_path):
     path = tmp_path / "bench.csv"
     providers = [f"--provider={name}" for name in ("eager", "fused", "recompute", "inplace")]
@@ -53,6 +59,7 @@ def test_benchmark_verifies_and_writes_its_table(tmp_path):
 
 
 @pytest.mark.slow
+@needs_bench
 def test_benchmark_of_all_ends_with_a_summary(tmp_path, monkeypatch):
     path = tmp_path / "bench.csv"
     options = ["--size=small", "--loss=kl_div", "--dtype=float32", "--rounds=3", f"--csv={path}"]
@@ -104,6 +111,7 @@ def test_documents_are_current():
 
 
 @pytest.mark.slow
+@needs_bench
 def test_demo_trains_with_both_losses_alike(tmp_path):
     picture = tmp_path / "demo.png"
     # The command itself fails where the two final losses differ by more than rounding.

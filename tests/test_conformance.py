@@ -17,14 +17,17 @@ from tolerance import (
     fresh,
     operands_of,
 )
-from torch.testing._internal.common_methods_invocations import op_db
-from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 import fused_losses
 from fused_losses import dispatch
 from fused_losses import functional as ours
 from fused_losses.registry import LOSSES
+
+pytest.importorskip("expecttest")  # which torch's samples import
+
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Values differ from draw to draw. Losses of more than MANY samples, of the same few shapes over and over, are
@@ -134,6 +137,17 @@ def test_error_inputs(name, sample_counts):
             with pytest.raises(error.error_type, match=error.error_regex):
                 function(sample.input, *sample.args, **sample.kwargs)
         sample_counts["of errors"] += 1
+
+
+@by_loss
+def test_values_under_patch(name, sample_counts):
+    torchs = getattr(F, name)
+    for args, kwargs in samples_of(name, torch.float64, with_references=False):
+        expected = torchs(*args, **kwargs)
+        with fused_losses.patch():
+            torch.testing.assert_close(getattr(F, name)(*args, **kwargs), expected)
+            torch.testing.assert_close(OPS[name](*args, **kwargs), expected)
+        sample_counts["under patch"] += 1
 
 
 def as_function(function, sample, **options):

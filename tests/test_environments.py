@@ -1,8 +1,11 @@
-"""Environments that have less: the oldest torch."""
+"""Environments that have less: the oldest torch, and a machine without the packages of the extras."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,17 @@ HERE = Path(__file__).parent
 BUILT = sorted(Path(fused_losses.__file__).parent.glob("*.so"))
 CPLUSPLUS = re.compile(r"_ZNK?(2at|3c10|5torch)\w*")
 """Torch's C++ interface, which is another in every version."""
+
+EXTRAS = ("accelerate", "expecttest", "hypothesis", "matplotlib", "rich", "sphinx", "transformers", "typer")
+WITH_EXTRAS = {
+    "test_bench.py": "typer",
+    "test_bench_gpu.py": "typer",
+    "test_conformance.py": "expecttest",
+    "test_linear_samples.py": "expecttest",
+    "test_properties.py": "hypothesis",
+    "test_transformers.py": "transformers",
+}
+"""Files that are of no use without a package, and the one that each asks for first."""
 
 
 @pytest.mark.skipif(not has_nm(), reason="there is no nm (binutils), which reads symbols")
@@ -33,3 +47,19 @@ def test_the_lists_are_of_whole_libraries():
     assert {"torch_parallel_for", "aoti_torch_empty_strided", "torch_library_impl"} <= cpu
     assert {"aoti_torch_create_cuda_guard", "aoti_torch_get_current_cuda_stream"} <= cuda
     assert "torch_exception_get_what_without_backtrace" not in cpu | cuda  # of torch 2.13
+
+
+def test_without_extras_the_other_files_are_collected():
+    """A file that cannot be collected would end the run before its first test."""
+    options = ["-p", "xdist", "-n0", "--collect-only", "-q", "-rs"]
+    code = f"import sys, pytest; sys.modules |= dict.fromkeys({EXTRAS}); sys.exit(pytest.main({options}))"
+    # Some of the packages are plugins of pytest, too.
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=HERE, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    skipped = re.findall(r"SKIPPED .*?(test_\w+\.py):\d+: could not import '(\w+)'", done.stdout)
+    assert dict(skipped) == WITH_EXTRAS
+    collected = set(re.findall(r"(test_\w+\.py): \d+", done.stdout))
+    assert collected == {path.name for path in HERE.glob("test_*.py")} - set(WITH_EXTRAS)

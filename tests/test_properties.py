@@ -8,12 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import inputs_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import fused_losses.functional as L
 from fused_losses.registry import LOSSES
+
+pytest.importorskip("numpy")
+pytest.importorskip("hypothesis")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 pytestmark = pytest.mark.filterwarnings("ignore:reduction")
 
