@@ -145,7 +145,9 @@ def _forward(
     keep = row.has_statistics and (not at_once or more or input.numel() > FEW_ELEMENTS)
     run = operators.forward_inplace if overwrite else operators.forward
     bits = (wanted if at_once else 0) | (STATISTICS if keep else 0) | (more & ARGMAX)
-    loss, *outputs = run(input, target, weight, extra, *options, reduction, dtype, bits)
+    # Not `loss, *outputs = ...`, of which torch.compile makes a tuple in torch 2.11.
+    outputs = list(run(input, target, weight, extra, *options, reduction, dtype, bits))
+    loss = outputs.pop(0)
     fourth = outputs.pop(0) if keep else extra
     largest = outputs.pop(0) if more & ARGMAX else None
     if overwrite:
