@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from older_torch import makes_documents
 
 from fused_losses.bench import rows as bench_rows
 from fused_losses.bench import summary as bench_summary
@@ -106,6 +107,7 @@ def test_a_provider_that_raises_does_not_end_the_run():
     assert timing.one_line(failures["raises"]) == "RuntimeError: no memory"
 
 
+@makes_documents
 def test_documents_are_current():
     run("benchmarks/readme.py", "--check")
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import older_torch
 import pytest
+import torch
 from torch_symbols import C_INTERFACE, LIBRARIES, has_nm, oldest, symbols
 
 import fused_losses
@@ -47,6 +49,33 @@ def test_the_lists_are_of_whole_libraries():
     assert {"torch_parallel_for", "aoti_torch_empty_strided", "torch_library_impl"} <= cpu
     assert {"aoti_torch_create_cuda_guard", "aoti_torch_get_current_cuda_stream"} <= cuda
     assert "torch_exception_get_what_without_backtrace" not in cpu | cuda  # of torch 2.13
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "options"),
+    (
+        ("hinge_embedding_loss", ([1.0, 2.0], [-1.0, -1.0]), {}),
+        ("margin_ranking_loss", ([1.0, 2.0], [1.5, 1.5], [1.0, -1.0]), {"margin": -0.5}),
+        ("cosine_embedding_loss", ([[1.0, 0.0]], [[0.0, 1.0]], [-1.0]), {}),
+        ("triplet_margin_loss", ([[3.0, 0.0]], [[3.0, 1.0]], [[0.0, 0.0]]), {"margin": 2.0, "eps": 0.0}),
+    ),
+)
+def test_at_a_kink_gradients_are_those_of_torch_2_14(name, operands, options):
+    """Which are 0; before 2.14, torch's were the slope's."""
+    x, *others = map(torch.tensor, operands)
+    gradients = []
+    for package in (fused_losses.functional, torch.nn.functional):
+        leaf = x.clone().requires_grad_()
+        loss = getattr(package, name)(leaf, *others, **options, reduction="sum")
+        gradients += torch.autograd.grad(loss, leaf)
+    assert not loss.any() and not gradients[0].any()
+    assert gradients[1].any() == (older_torch.TORCH < (2, 14))
+
+
+def test_squared_errors_from_integers_have_a_gradient():
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    fused_losses.functional.mse_loss(x, torch.tensor([0, 4]), reduction="sum").backward()
+    assert x.grad.tolist() == [2.0, -4.0]
 
 
 def test_without_extras_the_other_files_are_collected():

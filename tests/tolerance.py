@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import composed
+import older_torch
 import torch
 import torch.nn.functional as F
 from exact import results_in_extended_precision
@@ -120,9 +121,12 @@ OVERFLOWS = ("soft_margin_loss",)
 def eager_of(name, function=None):
     """Torch's function (or `function`, the module as one); of IN_FLOAT32, on operands widened and rounded.
 
-    What cross_entropy has beyond torch is composed of torch's operators.
+    What cross_entropy has beyond torch is composed of torch's operators; so is what older versions of torch
+    computed otherwise.
     """
-    function = function or (composed.cross_entropy if name == "cross_entropy" else getattr(F, name))
+    function = older_torch.LOSSES.get(name, function) or (
+        composed.cross_entropy if name == "cross_entropy" else getattr(F, name)
+    )
     if name not in IN_FLOAT32:
         return function
 
