@@ -4,10 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 # The torch whose semantics the tests hold this package to.
 TORCH ?= torch==2.14.1
-# An older one, with which a wheel that was built with the other must run.
-TORCH_OLD ?= torch==2.13.0
+# The oldest that the package runs with, and for what Python: the one that it is mostly used with, if that is there.
+TORCH_OLDEST ?= torch==2.11.0
+PYTHON_OLDEST ?= $(shell python3.12 -c "" 2> /dev/null && echo python3.12 || echo $(PYTHON))
+# For which wheels are made: names on the PATH, or paths. Those that are not there are skipped.
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') setup.py pyproject.toml
+WHEEL_PIP := build/wheel-env/bin/pip --quiet
 # Wheels have no CUDA library unless FUSED_LOSSES_CUDA=1 asks for it.
 WHEEL_CUDA := $(or $(FUSED_LOSSES_CUDA),0)
 # CUDA's library takes minutes to build: only where there is a GPU to run it, unless FUSED_LOSSES_CUDA=1 asks for it.
@@ -27,7 +31,13 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*.*)
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
 TRITON_TESTS = $(KERNEL_TESTS) tests/test_triton.py
 
-.PHONY: demo test test-triton test-cuda-on-cpu test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test info clean
+# The oldest torch has an environment and a copy of the package of its own, since libraries are not named after torch.
+OLDEST := build/oldest
+OLDEST_TESTS = $(KERNEL_TESTS) tests/test_conformance.py tests/test_linear.py
+OLDEST_WHOLE = tests/test_registration.py tests/test_environments.py tests/test_triton_compile.py
+IN_OLDEST = cd $(OLDEST)/source &&
+
+.PHONY: demo test test-oldest test-triton test-cuda-on-cpu test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
@@ -36,6 +46,16 @@ test: $(VENV)/.built-all $(CUDA_ON_CPU) ## every test, over every instruction se
 	$(BIN)/python -m pytest
 	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=5 $(BIN)/python -m pytest $(TRITON_TESTS)
 	FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) FUSED_LOSSES_TEST_SHARE=2 $(BIN)/python -m pytest $(CUDA_TESTS)
+
+test-oldest: $(OLDEST)/.tools ## the kernels with the oldest torch and its Triton
+	rm -rf $(OLDEST)/source
+	mkdir $(OLDEST)/source
+	cp -rp csrc fused_losses tests setup.py pyproject.toml README.md LICENSE $(OLDEST)/source
+	rm -f $(OLDEST)/source/fused_losses/*.so
+	$(IN_OLDEST) ../bin/python setup.py --quiet build_ext --inplace --build-temp ../objects
+	$(IN_OLDEST) FUSED_LOSSES_TEST_SHARE=4 ../bin/python -m pytest $(OLDEST_TESTS)
+	$(IN_OLDEST) ../bin/python -m pytest $(OLDEST_WHOLE) -k "not (cuda:80 or cuda:100 or hip:gfx942)"
+	$(IN_OLDEST) $(INTERPRETED) FUSED_LOSSES_TEST_SHARE=20 ../bin/python -m pytest $(TRITON_TESTS)
 
 test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels in Triton
 	$(INTERPRETED) $(BIN)/python -m pytest $(TRITON_TESTS)
@@ -106,17 +126,27 @@ docs: $(VENV)/.built ## tables and pictures, from the registry and benchmarks/re
 	$(BIN)/python -m fused_losses.bench plot benchmarks/results/cpu.csv --out benchmarks/results
 	$(BIN)/python -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
 
-# The wheel is built from the source distribution: neither has anything that an earlier build has left.
-wheel: $(VENV)/.tools ## a source distribution and a wheel in build/dist, tried with two versions of torch
+# Wheels are built from the source distribution: neither has anything that an earlier build has left.
+wheel: $(VENV)/.tools ## a source distribution, and a wheel for each Python that is there, in build/dist
 	rm -rf build/dist
-	FUSED_LOSSES_CPU=all FUSED_LOSSES_CUDA=$(WHEEL_CUDA) $(BIN)/python -m build --no-isolation --outdir build/dist
-	$(MAKE) wheel-test
-	$(MAKE) wheel-test TORCH="$(TORCH_OLD)"
+	$(BIN)/python -m build --sdist --no-isolation --outdir build/dist
+	@for python in $(PYTHONS); do \
+		if $$python -c "" 2> /dev/null; then $(MAKE) wheel-test PYTHON=$$python || exit 1; \
+		else echo "No wheel for $$python, which is not on this machine"; fi; done
 
-wheel-test: ## the wheel in build/dist, in a fresh environment
+# Of one Python, in an environment of its own. What a build needs is gone before a wheel is tried.
+wheel-test: ## build a wheel of the source distribution for PYTHON, and try it with the new and the oldest torch
 	$(PYTHON) -m venv --clear build/wheel-env
-	build/wheel-env/bin/pip install --quiet --only-binary :all: "$(TORCH)" build/dist/*.whl
+	$(WHEEL_PIP) install "$(TORCH)" "setuptools>=77" wheel "pybind11>=2.13" ninja
+	rm -rf build/wheel
+	FUSED_LOSSES_CPU=all FUSED_LOSSES_CUDA=$(WHEEL_CUDA) $(WHEEL_PIP) wheel --no-build-isolation --no-deps \
+		--wheel-dir build/wheel build/dist/*.tar.gz
+	$(WHEEL_PIP) uninstall --yes wheel pybind11 ninja
+	$(WHEEL_PIP) install --no-deps build/wheel/*.whl
 	build/wheel-env/bin/python tests/wheel_smoke.py
+	$(WHEEL_PIP) install "$(TORCH_OLDEST)"
+	build/wheel-env/bin/python tests/wheel_smoke.py
+	mv build/wheel/*.whl build/dist
 
 info: $(VENV)/.built
 	$(BIN)/python -m fused_losses.info
@@ -130,6 +160,13 @@ $(VENV)/.tools: pyproject.toml
 	$(BIN)/pip install --quiet "$(TORCH)" "pybind11>=2.13" ninja
 	$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(r for name in ("bench", "test", "docs", "dev") for r in extras[name]), sep="\n")' > $(VENV)/requirements.txt
 	$(BIN)/pip install --quiet -r $(VENV)/requirements.txt
+	touch $@
+
+# What a machine with a GPU may have, and expecttest, for torch's own samples.
+$(OLDEST)/.tools: pyproject.toml
+	$(PYTHON_OLDEST) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet "$(TORCH_OLDEST)" "setuptools>=77" "pybind11>=2.13" ninja \
+		"pytest>=8" "pytest-xdist>=3.6" "expecttest>=0.2" "numpy>=1.26"
 	touch $@
 
 $(CUDA_ON_CPU): $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES)
