@@ -78,7 +78,8 @@ def pytest_collection_modifyitems(config, items):
     if os.environ.get("TRITON_INTERPRET") == "1" or "FUSED_LOSSES_CUDA_ON_CPU" in os.environ:
         kept = [x for x in kept if not any(word in x.nodeid for word in _LARGE)]
     kept = kept[:: int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
 
 

@@ -36,6 +36,11 @@ class _Moved(torch.autograd.Function):
         return gradient.cpu()
 
 
+def autocast() -> torch.autocast:
+    """Of bfloat16, where the losses under test compute."""
+    return torch.autocast(device or "cpu", torch.bfloat16)
+
+
 def there(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function of tensors on the CPU, computed on the device."""
 

@@ -26,7 +26,7 @@ def operands_of(name: str, dtype: torch.dtype = torch.float32, device: str = "cu
 
 def loss_of(name: str, input: Tensor, *others: Tensor, **options: Any) -> Tensor:
     """Of an input that is no leaf, as logits are."""
-    loss: Tensor = getattr(L, name)(input * 1, *others, **LOSSES[name].call, **options)
+    loss: Tensor = getattr(L, name)(input * 1, *others, **{**LOSSES[name].call, **options})
     return loss
 
 
@@ -44,21 +44,24 @@ def bits_agree(expected: tuple[Tensor, ...], *others: tuple[Tensor, ...]) -> Non
         torch.testing.assert_close(other, expected, rtol=0, atol=0)
 
 
-def _head(device: str = "cuda") -> tuple[Tensor, ...]:
-    """Input (150, 24) and weight (70, 24) of a linear head, which require grad."""
+def _head(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Input (150, 24) and weight (72, 24) of a linear head, which require grad."""
     generator = torch.Generator().manual_seed(0)
-    shapes = (150, 24), (70, 24)
-    return tuple(torch.randn(shape, generator=generator).to(device).requires_grad_() for shape in shapes)
+    shapes = (150, 24), (72, 24)
+    return tuple(
+        torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes
+    )
 
 
-def _labels(device: str = "cuda") -> tuple[Tensor, ...]:
-    labels = torch.arange(150) % 70
+def _labels(device: str = "cuda", dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    labels = torch.arange(150) % 72
     labels[5:20] = -100
-    return *_head(device), labels.to(device)
+    return *_head(device, dtype), labels.to(device)
 
 
-def _targets(device: str = "cuda") -> tuple[Tensor, ...]:
-    return *_head(device), torch.rand(150, 70, generator=torch.Generator().manual_seed(1)).to(device)
+def _targets(device: str = "cuda", dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    targets = torch.rand(150, 72, generator=torch.Generator().manual_seed(1))
+    return *_head(device, dtype), targets.to(device, dtype)
 
 
 HEADS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"cross_entropy": _labels, "mse_loss": _targets}
@@ -67,5 +70,5 @@ HEADS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"cross_entropy": _labels,
 
 def head_step(loss: str, input: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """The loss over the head, in chunks of 64 rows, and both gradients."""
-    value = L.linear_loss(input, weight, target, loss, workspace=64 * 70 * 4)
+    value = L.linear_loss(input, weight, target, loss, workspace=64 * 72 * input.itemsize)
     return value.detach(), *torch.autograd.grad(value, (input, weight))

@@ -12,7 +12,7 @@ import composed
 import pytest
 import torch
 from cases.classes import TERMS
-from device import there
+from device import autocast, there
 from softmax_terms import (
     EVERYTHING,
     RETURNED,
@@ -291,7 +291,7 @@ def test_without_gradients():
 def test_autocast(dtype):
     logits, labels, weight = operands((9, 131), dtype)
     leaf = logits.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         out = cross_entropy(leaf, labels, weight.float(), **TERMS, **EVERYTHING)
     assert out.loss.dtype is out.lse.dtype is out.z_loss.dtype is torch.float32
     wide = logits.float().requires_grad_()

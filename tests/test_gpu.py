@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import os
 import subprocess
 import sys
@@ -69,6 +71,19 @@ def test_heads_do_not_wait_for_the_gpu(loss):
     operands = HEADS[loss]()
     with no_waiting():
         head_step(loss, *operands)
+
+
+@pytest.mark.parametrize("loss", HEADS)
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+def test_heads_of_16_bits(loss, dtype):
+    """Products of 16 bits that a GPU adds up in float32, against float64."""
+    operands = HEADS[loss](dtype=dtype)
+    wide = [x.detach().double().requires_grad_() if x.is_floating_point() else x for x in operands]
+    for mine, exact in zip(head_step(loss, *operands), head_step(loss, *wide), strict=True):
+        # Logits, and their gradients before the products, are rounded to 16 bits, and so is the result.
+        largest = float(exact.abs().max())
+        atol = 3 * torch.finfo(dtype).eps * largest
+        torch.testing.assert_close(mine.double(), exact, rtol=0, atol=atol)
 
 
 @each_loss
@@ -143,7 +158,8 @@ def test_every_run_gives_the_same_bits(name, dtype):
 def test_in_place(name, reduction):
     input, *others = operands_of(name)
     logits = input * 1
-    loss = getattr(L, name)(logits, *others, **LOSSES[name].call, reduction=reduction, backward="inplace")
+    options = {**LOSSES[name].call, "reduction": reduction}
+    loss = getattr(L, name)(logits, *others, **options, backward="inplace")
     (gradient,) = torch.autograd.grad(loss, logits, torch.ones_like(loss))
     assert gradient.data_ptr() == logits.data_ptr()
     upstream = torch.ones_like(loss)
@@ -163,6 +179,7 @@ def test_compiled(name):
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
 def test_memory_of_a_step(dtype):
     """One gradient, or none; and two numbers for each row."""
+    torch.cuda.empty_cache()  # a block that is there already is counted whole, though it may be larger
     logits = torch.randn(256, 32768, device="cuda", dtype=dtype, requires_grad=True)
     labels = torch.randint(32768, (256,), device="cuda")
     for backward, gradients in (("fused", 1), ("inplace", 0)):
@@ -182,11 +199,23 @@ BEYOND_32_BITS = 2**31 + 2**15
 """Elements: 4 GiB of 16 bits."""
 
 
+@pytest.fixture
+def gigabytes(tmp_path_factory):
+    """Room for six tensors of so many elements, for one test at a time, and given back after it."""
+    # The folder that the processes of a run share.
+    with (tmp_path_factory.getbasetemp().parent / "gigabytes").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        torch.cuda.empty_cache()
+        if torch.cuda.mem_get_info()[0] < 6 * 2 * BEYOND_32_BITS:
+            pytest.skip("the GPU has not enough memory")
+        yield
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 @pytest.mark.parametrize("shape", ((BEYOND_32_BITS // 2**15, 2**15), (2, BEYOND_32_BITS // 2)), ids=str)
-def test_more_than_2_to_the_31_logits(shape):
+def test_more_than_2_to_the_31_logits(shape, gigabytes):
     """Rows at both ends have the gradient that they have among few."""
-    if torch.cuda.mem_get_info()[0] < 6 * 2 * BEYOND_32_BITS:
-        pytest.skip("the GPU has not enough memory")
     generator = torch.Generator("cuda").manual_seed(0)
     logits = torch.empty(shape, device="cuda", dtype=torch.bfloat16).normal_(generator=generator)
     labels = torch.arange(shape[0], device="cuda") % shape[1]
@@ -200,9 +229,7 @@ def test_more_than_2_to_the_31_logits(shape):
         torch.testing.assert_close(gradient[rows], expected)
 
 
-def test_more_than_2_to_the_31_elements():
-    if torch.cuda.mem_get_info()[0] < 6 * 2 * BEYOND_32_BITS:
-        pytest.skip("the GPU has not enough memory")
+def test_more_than_2_to_the_31_elements(gigabytes):
     input = torch.ones(BEYOND_32_BITS, device="cuda", dtype=torch.bfloat16)
     target = torch.zeros_like(input)
     loss, gradient = step("mse_loss", input.requires_grad_(), target)

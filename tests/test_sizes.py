@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import Case, inputs_of
+from device import there
 from test_losses import by_kernels_only, check
 
 import fused_losses.functional as L
@@ -76,7 +77,9 @@ def test_targets_in_lists_that_do_not_fit_on_the_chip():
     targets[0, :3], targets[1, :2] = torch.tensor([7, 11_999, 7]), torch.tensor([0, 5000])
     for backward in ("fused", "inplace"):
         leaf = x.clone().requires_grad_()
-        (ours,) = torch.autograd.grad(L.multilabel_margin_loss(leaf * 1, targets, backward=backward), leaf)
+        (ours,) = torch.autograd.grad(
+            there(L.multilabel_margin_loss)(leaf * 1, targets, backward=backward), leaf
+        )
         (torchs,) = torch.autograd.grad(F.multilabel_margin_loss(leaf.double(), targets), leaf)
         assert torch.allclose(ours, torchs, rtol=1e-4, atol=0)
 
@@ -87,7 +90,7 @@ def test_rows_whose_packs_begin_elsewhere():
     for x in (whole[:, 1:], whole[:, 2:], whole[:, 1:-1]):
         for target in (torch.arange(3), x.softmax(1).contiguous()):
             leaf = x.detach().requires_grad_()
-            ours, torchs = (f.cross_entropy(leaf, target) for f in (L, F))
+            ours, torchs = (f(leaf, target) for f in (there(L.cross_entropy), F.cross_entropy))
             assert torch.allclose(ours, torchs.to(ours.dtype), rtol=1e-5)
             gradients = (torch.autograd.grad(loss, leaf)[0] for loss in (ours, torchs))
             assert torch.allclose(*gradients, rtol=1e-4, atol=1e-8)

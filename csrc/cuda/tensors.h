@@ -88,6 +88,14 @@ class Scratch {
     return empty_on(queue.device, Layout(1, &count), ScalarType::Double);
   }
 
+  static void set_stream(const Queue& queue) {
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+    static_cast<void>(queue);
+#else
+    FUSED_LOSSES_CHECK(torch_set_current_cuda_stream(queue.stream, queue.device));
+#endif
+  }
+
   static void clear(const Queue& queue, const Tensor& memory) {
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
     static_cast<void>(queue);
@@ -114,7 +122,12 @@ class Scratch {
     if (found == by_stream.end()) {
       // This thread may be allocating from the pool of a graph that is about to be captured, which must outlive its
       // memory: torch gives other threads memory from elsewhere.
-      const Tensor memory = std::async(std::launch::async, allocated, queue).get();
+      const auto elsewhere = [&queue] {
+        // This stream's, or the memory may be what another stream has freed and still works on.
+        set_stream(queue);
+        return allocated(queue);
+      };
+      const Tensor memory = std::async(std::launch::async, elsewhere).get();
       clear(queue, memory);
       found = by_stream.emplace(key, memory).first;
     }

@@ -10,16 +10,23 @@
 using namespace fused_losses;
 
 static std::thread::id allocated_by;
+static void* allocated_for = nullptr;
+static thread_local void* current_stream = nullptr;
 
 // Torch's C interface, as a GPU would answer. The program's own functions come before those of torch's library.
 extern "C" {
 AOTITorchError aoti_torch_create_cuda_guard(int32_t, CUDAGuardHandle*) { return AOTI_TORCH_SUCCESS; }
 AOTITorchError aoti_torch_delete_cuda_guard(CUDAGuardHandle) { return AOTI_TORCH_SUCCESS; }
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**) { return AOTI_TORCH_SUCCESS; }
+AOTITorchError torch_set_current_cuda_stream(void* stream, int32_t) {
+  current_stream = stream;
+  return AOTI_TORCH_SUCCESS;
+}
 int32_t aoti_torch_device_type_cuda() { return aoti_torch_device_type_cpu(); }
 AOTITorchError aoti_torch_empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                         int32_t type, int32_t device, AtenTensorHandle* result) {
   allocated_by = std::this_thread::get_id();
+  allocated_for = current_stream;
   static const auto torchs =
       reinterpret_cast<decltype(&aoti_torch_empty_strided)>(dlsym(RTLD_NEXT, "aoti_torch_empty_strided"));
   return torchs(dims, sizes, strides, dtype, type, device, result);
@@ -77,6 +84,7 @@ int main(int, char** arguments) {
   } else if (name == "scratch") {
     const Reduced first = scratch(1);
     std::puts(by_whom());
+    std::puts(allocated_for == queue_of(1).stream ? "for the stream" : "for another stream");
     std::puts(scratch(1).arrived == first.arrived ? "the same again" : "another one");
     std::puts(scratch(2).arrived == first.arrived ? "the same on another stream" : "another one on another stream");
     std::printf("%d memsets\n", fake_cuda::memsets);
