@@ -42,7 +42,7 @@ def main() -> int:
                 failed.remove(stage)
     finally:
         boxes.kill_all()
-        session.say(*table.lines(session.out))
+        session.say(*table.lines(session.out), *session.not_run)
         unfinished = ", ".join(stage for stage in options.stages if stage in failed)
         session.say(f"failed or not finished: {unfinished}" if unfinished else "all stages passed")
     return 1 if failed else 0
@@ -50,7 +50,7 @@ def main() -> int:
 
 def passes(session: Session, stage: str) -> bool:
     if not session.has_time():
-        session.say(f"{stage}: no time is left")
+        session.leave_out(f"{stage}, as no time is left")
         return False
     session.say(f"{stage}: {session.left():.0f} s are left")
     began = time.monotonic()

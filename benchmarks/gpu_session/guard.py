@@ -17,7 +17,9 @@ import torch
 
 FIELDS = ("run", "test", "outcome", "seconds", "message")
 LONGEST = 300  # characters of a message, so that a screen shows it
-LONGEST_REPORT = 4000  # of a failure: of thousands, the file can still be opened
+LONGEST_REPORT = (
+    1500  # of a failure: a file of 16 MiB, as may be the most that comes back, holds ten thousand
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

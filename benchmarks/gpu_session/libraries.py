@@ -18,17 +18,36 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fused_losses"
 
-CHECK = """
-import sys, torch, fused_losses._C, fused_losses.functional as L
+DO_NOT_LOAD = "do not load for this Python, torch or device"
+FAIL = "load, but a loss fails"
+RUN = "run"
+
+LOADED = 3
+"""The exit status where libraries load, but a loss fails. Python's own, after an exception, is 1."""
+STATUS = {RUN: 0, DO_NOT_LOAD: 1, FAIL: LOADED}
+
+# The package warns of a library that does not load; the device is used before it is asked who serves it, as a
+# library learns only then that it was built for other GPUs.
+CHECK = f"""
+import logging, sys
+logging.basicConfig()
+import torch, fused_losses._C, fused_losses.functional as L
 from fused_losses import backends
 device = sys.argv[1]
-logits = torch.randn(4, 7, device=device, requires_grad=True)
-L.cross_entropy(logits, torch.arange(4, device=device)).backward()
-assert logits.grad.isfinite().all()
+labels = torch.arange(4, device=device)
 served = backends.devices.get(device, "torch's own functions")
-print(f"{device} is served by {served}")
-sys.exit(not served.startswith(("C++", backends.CUDA)))
+print(device, "is served by", served, file=sys.stderr)
+if not served.startswith(("C++", backends.CUDA)):
+    sys.exit(1)
+print({FAIL!r}, flush=True)  # unless what comes next proves otherwise
+logits = torch.randn(4, 7, device=device, requires_grad=True)
+L.cross_entropy(logits, labels).backward()
+assert logits.grad.isfinite().all()
+print({RUN!r}, flush=True)
 """
+
+LONGEST_CHECK = 90
+"""Seconds: importing torch can take 30 at first, and a kernel that hangs must leave some to others."""
 
 
 def sources() -> list[Path]:
@@ -63,33 +82,43 @@ def pack(folder: Path) -> None:
     (folder / "digest").write_text(digest())
 
 
-def runs(device: str) -> bool:
-    """Whether compiled kernels serve the device, and do what they should."""
-    return subprocess.run([sys.executable, "-c", CHECK, device], cwd=ROOT).returncode == 0
+def tried(device: str) -> str:
+    """Whether compiled kernels serve the device, and do what they should: RUN, FAIL or DO_NOT_LOAD."""
+    command = ["timeout", "--foreground", "--signal=KILL", str(LONGEST_CHECK)]
+    command += [sys.executable, "-c", CHECK, device]
+    said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return next((found for found in (RUN, FAIL) if found in said), DO_NOT_LOAD)
 
 
-def place(folder: Path, device: str) -> bool:
-    """Whether there are libraries that run now."""
+def place(folder: Path, device: str) -> str:
+    """What the package's libraries then do. Those that load and fail would fail again if rebuilt."""
     brought = list(folder.glob("fused_losses/*.so"))
     if brought and (folder / "digest").read_text() == digest():
         for library in brought:
             shutil.copy(library, PACKAGE)
-        if runs(device):
-            print("libraries: brought along")
-            return True
+        found = say("those brought along", tried(device))
+        if found != DO_NOT_LOAD:
+            return found
         for library in brought:
             (PACKAGE / library.name).unlink()
-    if are_newer_than_the_sources(list(PACKAGE.glob("*.so"))) and runs(device):
-        print("libraries: were here, newer than their sources")
-        return True
-    print("libraries: built here; those brought along do not fit" if brought else "libraries: built here")
+    elif brought:
+        say("those brought along", "are of other sources")
+    if are_newer_than_the_sources(list(PACKAGE.glob("*.so"))):
+        found = say("those here, newer than their sources,", tried(device))
+        if found != DO_NOT_LOAD:
+            return found
     if device == "cuda":  # and for no other GPU, which would take as long again
         import torch
 
         major, minor = torch.cuda.get_device_capability()
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}")
     build("--inplace")
-    return runs(device)
+    return say("those built here", tried(device))
+
+
+def say(which: str, found: str) -> str:
+    print(f"libraries: {which} {found}", flush=True)
+    return found
 
 
 if __name__ == "__main__":
@@ -97,4 +126,4 @@ if __name__ == "__main__":
     if verb == "pack":
         pack(Path(where))
     else:
-        sys.exit(not place(Path(where), *rest))
+        sys.exit(STATUS[place(Path(where), *rest)])

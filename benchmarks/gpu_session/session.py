@@ -46,6 +46,8 @@ class Session:
         """Those to be tried; without the first where no library could be had."""
         # A rehearsal is about what runs, not about how fast a shared machine is.
         self.patience = 4 if dry else 1
+        self.not_run: list[str] = []
+        """What was left out, for the table."""
         self.began = time.monotonic()
         self.end = self.began + seconds - boxes.GRACE
         out.mkdir(parents=True, exist_ok=True)
@@ -56,6 +58,8 @@ class Session:
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "160",  # for tables, as there is no terminal
+            # Or each of the processes that run tests starts a pool of compilers.
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
 
     def say(self, *lines: str) -> None:
@@ -65,6 +69,11 @@ class Session:
                 text = f"[{time.monotonic() - self.began:4.0f} s] {line}"
                 print(text, flush=True)
                 print(text, file=log)
+
+    def leave_out(self, what: str) -> None:
+        """Says, now and in the table, that something is not run."""
+        self.not_run.append(f"not run: {what}")
+        self.say(self.not_run[-1])
 
     def left(self) -> float:
         return self.end - time.monotonic()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import boxes
+import libraries
 from session import HERE, PACKAGES, ROOT, Session
 
 SMOKE = "tests/test_losses.py::test_each_strategy"
@@ -27,6 +28,13 @@ TESTS = (
 HANG = {"smoke": 40, "tests": 60}
 """Seconds after which a test is taken to hang: more than it takes to compile some kernels, or a graph."""
 
+SMOKES = (("compiled", "", 60), ("triton", "bfloat16", 45), ("triton", "float32", 45))
+"""Backends, the one dtype of their tests, if not all, and seconds. Triton's kernels of four dtypes would take
+twenty minutes of one core to compile."""
+
+SANITIZERS = {"memcheck": 45, "racecheck": 45, "initcheck": 30}
+"""compute-sanitizer's tools, what says most first, and the seconds that each may take."""
+
 WARMERS = 4
 """Processes that compile what the benchmark will need, beside the smoke stage's on the other cores."""
 
@@ -40,37 +48,42 @@ def versions(session: Session) -> bool:
     """What the machine has, and how fast it says that it runs."""
     _ask(session, "nvidia-smi", CLOCKS, "--format=csv")
     _ask(session, "nvcc", "--version")
-    return session.python(30, "session.log", "-m", "torch.utils.collect_env") == 0
+    return session.python(60, "session.log", "-m", "torch.utils.collect_env") == 0
 
 
 def library(session: Session) -> bool:
     """The kit's packages, and libraries that run."""
     wheels = sorted(map(str, session.kit.glob("wheels/*.whl")))
     if wheels:
-        install = ("install", "--quiet", "--no-index", "--no-deps", "--upgrade", "--target", str(PACKAGES))
-        session.python(60, "library.log", "-m", "pip", *install, *wheels)
+        install = ("install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade")
+        session.python(60, "library.log", "-m", "pip", *install, "--target", str(PACKAGES), *wheels)
     place = (str(HERE / "libraries.py"), "place", str(session.kit / "libraries"), session.device)
     status = session.python(270, "library.log", *place, FUSED_LOSSES_CUDA="0" if session.dry else "1")
-    if status != 0:
+    if status not in (0, libraries.LOADED):  # which losses fail is the next stage's to find out
         session.backends.remove("compiled")
+        session.leave_out("compiled kernels, as no library loads; library.log says why")
     session.python(30, "session.log", "-m", "fused_losses.info")
     return status == 0
 
 
 def smoke(session: Session) -> bool:
-    """Every loss, dtype, reduction and strategy: 60 to 75 seconds for a backend."""
+    """Every loss, reduction and strategy; in every dtype by the compiled kernels, in two by Triton's."""
     # In a rehearsal, the first of a thousandth of the cases, which is one case.
     parts = ["0/1000"] if session.dry else [f"{k}/{WARMERS}" for k in range(WARMERS)]
     session.warmers = [
         session.start("benchmark.log", *_benchmark("warm", session, "--part", part)) for part in parts
     ]
-    what = [SMOKE, "-k", "float32"] if session.dry else [SERVED, SMOKE]
     workers = max(1, session.workers - len(session.warmers))
-    passed = [
-        _test(session, seconds, "smoke", backend, workers, *what)
-        for backend, seconds in (("compiled", 60), ("triton", 75))
-        if backend in session.backends
-    ]
+    passed = []
+    for backend, dtype, seconds in SMOKES[:2] if session.dry else SMOKES:
+        if backend not in session.backends:
+            continue
+        some = dtype or ("float32" if session.dry else "")
+        what = [SERVED, SMOKE] if not session.dry else [SMOKE]
+        what += ["-k", f"serve or {some}"] if some else []
+        passed.append(_test(session, seconds, "smoke", backend, workers, *what, only=dtype))
+    if not session.dry:
+        session.leave_out("smoke, triton, float16 and float64, which take too long to compile")
     return all(passed)
 
 
@@ -92,10 +105,12 @@ def benchmark(session: Session) -> bool:
 
 def profile(session: Session) -> bool:
     """Which kernels a step launches."""
-    options = ["--csv", str(session.out / "kernels.csv"), "--device", session.device]
+    # The interpreter launches nothing.
+    chosen = session.backends[:1] if session.dry else session.backends
+    options = ["--csv", str(session.out / "kernels.csv"), "--device", session.device, "--backend", *chosen]
     if session.dry:
-        options += ["--tiny", "--backend", "compiled"]  # the interpreter launches nothing
-    return session.python(40, "tools.log", str(HERE / "kernels.py"), *options) == 0
+        options.append("--tiny")
+    return session.python(60, "tools.log", str(HERE / "launches.py"), *options) == 0
 
 
 def tests(session: Session) -> bool:
@@ -111,7 +126,7 @@ def tests(session: Session) -> bool:
 
 
 def tools(session: Session) -> bool:
-    """A few kernels under each of compute-sanitizer's tools, side by side; then the counters of one."""
+    """A few kernels of both backends under each of compute-sanitizer's tools; then the counters of one."""
     sanitizer = shutil.which("compute-sanitizer")
     if not sanitizer and not session.dry:
         session.say("tools: there is no compute-sanitizer")
@@ -119,21 +134,30 @@ def tools(session: Session) -> bool:
     few = "float32 and mean and (cross_entropy or mse or multi_margin or triplet_margin_loss)"
     pytest = [sys.executable, "-m", "pytest", "-n0", "--tb=short"]
     pytest += [f"--device={session.device}", SMOKE, "-k", few]
-    running = {}
-    for tool in ("memcheck",) if session.dry else ("memcheck", "racecheck", "initcheck"):
-        under = [] if session.dry else [str(sanitizer), "--tool", tool, "--error-exitcode", "9"]
+    passed = True
+    for tool, seconds in SANITIZERS.items():
+        if not session.has_time():
+            session.leave_out(f"{tool}, as no time is left")
+            passed = False
+            continue
+        under = [str(sanitizer), "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no"]
+        running = {}
         for backend in session.backends[:1] if session.dry else session.backends:
             environment = session.environment_of(backend)
             name = f"{tool}, {backend}"
-            running[name] = session.start("tools.log", *under, *pytest, label=name, **environment)
-    found = session.finish(*running.values(), seconds=75)
-    session.say(*(f"{name}: exit status {status}" for name, status in zip(running, found, strict=True)))
+            command = pytest if session.dry else under + pytest
+            running[name] = session.start("tools.log", *command, label=name, **environment)
+        found = session.finish(*running.values(), seconds=seconds)
+        session.say(*(f"{name}: exit status {status}" for name, status in zip(running, found, strict=True)))
+        passed = passed and not any(found)
+        if session.dry:  # which has no sanitizer: the others would be the same tests again
+            break
     if shutil.which("ncu") and session.has_time() and not session.dry:
         # Names of CUDA's kernel and of Triton's.
         counters = ["ncu", "--clock-control=none", "--set=detailed", "-k", "regex:softmax|cross_entropy"]
         one = ["--loss", "cross_entropy", "--backend", *session.backends]
-        session.run(60, "tools.log", *counters, sys.executable, str(HERE / "kernels.py"), *one)
-    return not any(found)
+        session.run(60, "tools.log", *counters, sys.executable, str(HERE / "launches.py"), *one)
+    return passed
 
 
 def _ask(session: Session, *command: str) -> None:
@@ -147,22 +171,25 @@ def _benchmark(verb: str, session: Session, *options: str) -> list[str]:
     return [sys.executable, "-m", "fused_losses.bench", verb, "--device", session.device, *options, *tiny]
 
 
-def _test(session: Session, seconds: float, run: str, backend: str, workers: int, *what: str) -> bool:
+def _test(
+    session: Session, seconds: float, stage: str, backend: str, workers: int, *what: str, only: str = ""
+) -> bool:
     """Tests by some processes, of which one that is lost costs the test it was at."""
+    run = ", ".join(filter(None, (stage, backend, only)))
     if not session.has_time():
-        session.say(f"{run}, {backend}: no time is left")
+        session.leave_out(f"{run}, as no time is left")
         return False
     status = session.python(
         seconds,
         "tests.log",
         *("-m", "pytest", "-n", str(workers), "-p", "guard", f"--device={session.device}", *what),
-        *("--outcomes", str(session.out / "tests.csv"), "--run", f"{run}, {backend}"),
+        *("--outcomes", str(session.out / "tests.csv"), "--run", run),
         *("--tb=short", "--no-summary", "--max-worker-restart=200", "--maxschedchunk=3"),
-        *("-o", f"faulthandler_timeout={HANG[run]}", "-o", "faulthandler_exit_on_timeout=true"),
+        *("-o", f"faulthandler_timeout={HANG[stage]}", "-o", "faulthandler_exit_on_timeout=true"),
         **session.environment_of(backend),
     )
     if status == boxes.STOPPED:
-        session.say(f"{run}, {backend}: stopped before its end")
+        session.say(f"{run}: stopped before its end")
     return status == 0
 
 
