@@ -141,11 +141,6 @@ def assert_same_bits_for_any_number_of_threads(case: Case, **options) -> None:
             assert torch.equal(a.nan_to_num(nan=7.0), b.nan_to_num(nan=7.0))
 
 
-@each_case
-def test_one_and_two_threads_give_the_same_bits(case):
-    assert_same_bits_for_any_number_of_threads(case.cast(torch.float32))
-
-
 # Elements and rows that threads share, and few rows whose elements they share.
 SHARED = {
     "elements": ((200_003,), (7, 30_011)),
