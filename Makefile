@@ -44,13 +44,13 @@ demo: $(VENV)/.built ## train a small language model with torch's loss and with 
 
 test: $(VENV)/.built-all $(CUDA_ON_CPU) ## every test, over every instruction set that the machine runs
 	$(BIN)/python -m pytest
-	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=5 $(BIN)/python -m pytest $(TRITON_TESTS)
+	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=7 $(BIN)/python -m pytest $(TRITON_TESTS)
 	FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) FUSED_LOSSES_TEST_SHARE=2 $(BIN)/python -m pytest $(CUDA_TESTS)
 
 test-oldest: $(OLDEST)/.tools ## the kernels with the oldest torch and its Triton
 	rm -rf $(OLDEST)/source
 	mkdir $(OLDEST)/source
-	cp -rp csrc fused_losses tests setup.py pyproject.toml README.md LICENSE $(OLDEST)/source
+	cp -rp benchmarks csrc docs examples fused_losses tests setup.py *.toml *.md LICENSE $(OLDEST)/source
 	rm -f $(OLDEST)/source/fused_losses/*.so
 	$(IN_OLDEST) ../bin/python setup.py --quiet build_ext --inplace --build-temp ../objects
 	$(IN_OLDEST) FUSED_LOSSES_TEST_SHARE=4 ../bin/python -m pytest $(OLDEST_TESTS)

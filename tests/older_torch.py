@@ -30,7 +30,7 @@ def _flat_at_its_kink(name: str) -> Callable[..., Tensor]:
         losses = getattr(F, name)(*operands, **options, reduction="none")
         flat = ~(losses > 0)
         if name == "cosine_embedding_loss":
-            flat &= operands[-1] == -1
+            flat &= options.get("target", operands[-1]) == -1
         return _reduced(torch.where(flat, losses.detach(), losses), reduction)
 
     return loss

@@ -83,7 +83,8 @@ def test_without_extras_the_other_files_are_collected():
     options = ["-p", "xdist", "-n0", "--collect-only", "-q", "-rs"]
     code = f"import sys, pytest; sys.modules |= dict.fromkeys({EXTRAS}); sys.exit(pytest.main({options}))"
     # Some of the packages are plugins of pytest, too.
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    package = str(Path(fused_losses.__file__).parents[1])
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": package}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=HERE, env=environment, capture_output=True, text=True, check=False
     )

@@ -7,12 +7,20 @@ from functools import cache
 from typing import Any
 
 import torch
+import triton
 
 from fused_losses.triton_kernels import plan
 
 taker: Callable[[Any, int, tuple[Any, ...], dict[str, Any]], None] | None = None
 """Takes launches (kernel, programs, arguments, constants) in the device's stead; see `ahead_of_time`."""
 
+ENDS_WITH_NONE = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8)
+"""Whether tuples of tuples need a None at their end.
+
+Up to Triton 3.6 (3.7 was not tried), a tuple's type is made again whenever one of its own elements is
+compiled in, which None and a stride of 1 are, but not when an element of a tuple within it is. The latter is
+taken for None then, unless one of the former comes later: (None, (60, 1)) would become (None, (60, None)).
+"""
 
 REGISTERS = 65536
 """Of a processor."""
@@ -37,8 +45,20 @@ def _warp(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).warp_size)
 
 
+def _ended(argument: Any) -> Any:
+    """The argument, in which tuples that need it have a None at their end, which no kernel reads."""
+    if not isinstance(argument, tuple):
+        return argument
+    has_tuples = any(isinstance(x, tuple) for x in argument)
+    has_constants = any(x is None or (isinstance(x, int) and x == 1) for x in argument)
+    ended = tuple(map(_ended, argument))
+    return (*ended, None) if has_tuples and has_constants else ended
+
+
 def launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, **constants: Any) -> None:
     """`programs` programs of a kernel, on the tensors' device, which is the current one, and its stream."""
+    if ENDS_WITH_NONE:
+        arguments = tuple(map(_ended, arguments))
     if taker is not None:
         taker(kernel, programs, arguments, constants)
         return
