@@ -69,7 +69,7 @@ def kernels_take(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if tensor is not None and (
             (type(tensor) is not Tensor and type(tensor) is not Parameter)
-            or tensor.device != device
+            or (tensor is not input and tensor.device != device)
             or tensor.dim() > MOST_DIMS
         ):
             return False
