@@ -349,7 +349,7 @@ def test_wrong_operands_of_the_operators():
     nll = OPERATORS["nll_loss"]
     with pytest.raises(RuntimeError, match="terms"):
         nll.forward(logits, labels, None, None, -100, 0.0, (0.1, 0.0, 1.0, 0.0), None, None, 1, None, 0)
-    with pytest.raises(RuntimeError, match="another shape"):
+    with pytest.raises(RuntimeError, match="shape"):
         one = torch.ones(())
         operators.backward(one, logits, labels, None, None, -100, 0.0, (), None, torch.ones(5), 1, 1)
 
