@@ -39,7 +39,7 @@ TARGETS = {
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "elements": [(8192, 1024)],
     "classes": [(256, 32768), (256, 131072), (32, 21, 64, 64)],
-    "labels": [(4096, 1024)],
+    "scores": [(4096, 1024)],
     "vectors": [(65536, 128)],
 }
 

@@ -35,7 +35,7 @@ def _positions(input: Tensor) -> torch.Size:
 # The shape of the losses of reduction="none".
 _LOSS_SHAPES: dict[Family, Callable[..., torch.Size]] = {
     "pointwise": broadcast,
-    "rows": lambda *operands: broadcast(*operands)[:-1],
+    "vectors": lambda *operands: broadcast(*operands)[:-1],
     "softmax": lambda input, *_: _positions(input),
     "class_margin": lambda input, *_: input.shape[:-1],
 }
@@ -45,7 +45,7 @@ def _gradients(family: Family, operands: tuple[Tensor | None, ...], gradients: i
     """In the order of operands."""
     input, target, _, extra = operands
     assert input is not None
-    if family == "pointwise" or family == "rows":
+    if family == "pointwise" or family == "vectors":
         shape = broadcast(*operands)
         places = [(input, shape)] * 3
     else:

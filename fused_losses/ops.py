@@ -33,7 +33,7 @@ _OPERANDS = "Tensor target, Tensor? weight, Tensor? extra"
 
 _OPTIONS: dict[Family, str] = {
     "pointwise": "float[] parameters, float? ignore_index",
-    "rows": "float[] parameters",
+    "vectors": "float[] parameters",
     "softmax": "int ignore_index, float label_smoothing, float[] terms, Tensor? normalizer, "
     "Tensor? lse_gradient",
     "class_margin": "float[] parameters",

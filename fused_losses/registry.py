@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fused_losses import reference, samples
 
-Family = Literal["pointwise", "rows", "softmax", "class_margin"]
+Family = Literal["pointwise", "vectors", "softmax", "class_margin"]
 """Which engine runs a loss, and so the options of its operators; see `fused_losses.ops`."""
 
 INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT, STATISTICS, ARGMAX = 1, 2, 4, 8, 16
@@ -31,7 +31,7 @@ class Loss:
     """Taken where the kernels cannot go: double backward, batched upstream gradients."""
     inputs: Callable[[samples.Shape, Any], samples.Inputs]
     """The tensors of a call, in the order of torch's arguments."""
-    shapes: Literal["elements", "classes", "labels", "vectors"] = "elements"
+    shapes: Literal["elements", "classes", "scores", "vectors"] = "elements"
     """What the input is: anything, (N, C, ...), (N, C) or (N, D)."""
     differentiable: int = INPUT_GRADIENT | TARGET_GRADIENT
     """The operands that torch has derivatives for, too."""
@@ -173,7 +173,7 @@ LOSSES: dict[str, Loss] = {
             "pointwise",
             reference.multilabel_soft_margin_loss,
             samples.logits_and_labels,
-            "labels",
+            "scores",
         ),
         Loss(
             "multi_margin_loss",
@@ -181,7 +181,7 @@ LOSSES: dict[str, Loss] = {
             "class_margin",
             reference.multi_margin_loss,
             samples.logits_and_classes,
-            "labels",
+            "scores",
             differentiable=INPUT_GRADIENT,
         ),
         Loss(
@@ -190,13 +190,13 @@ LOSSES: dict[str, Loss] = {
             "class_margin",
             reference.multilabel_margin_loss,
             samples.scores_and_label_lists,
-            "labels",
+            "scores",
             differentiable=INPUT_GRADIENT,
         ),
         Loss(
             "triplet_margin_loss",
             "TripletMarginLoss",
-            "rows",
+            "vectors",
             reference.torchs("triplet_margin_loss", margin=float, p=float, eps=float, swap=bool),
             samples.triplets,
             "vectors",
@@ -206,7 +206,7 @@ LOSSES: dict[str, Loss] = {
         Loss(
             "triplet_margin_with_distance_loss",
             "TripletMarginWithDistanceLoss",
-            "rows",
+            "vectors",
             reference.triplet_margin_with_distance_loss,
             samples.triplets,
             "vectors",
@@ -216,7 +216,7 @@ LOSSES: dict[str, Loss] = {
         Loss(
             "cosine_embedding_loss",
             "CosineEmbeddingLoss",
-            "rows",
+            "vectors",
             reference.cosine_embedding_loss,
             samples.pairs_and_signs,
             "vectors",

@@ -12,7 +12,7 @@ from torch import Tensor
 import fused_losses.functional as L
 from fused_losses.registry import LOSSES
 
-SHAPES = {"elements": (64, 1000), "classes": (64, 1000), "labels": (64, 1000), "vectors": (64, 100)}
+SHAPES = {"elements": (64, 1000), "classes": (64, 1000), "scores": (64, 1000), "vectors": (64, 100)}
 
 
 def operands_of(name: str, dtype: torch.dtype = torch.float32, device: str = "cuda") -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ LOGITS = torch.randn(4, 3)
 # Of the operators, by family.
 OPTIONS = {
     "pointwise": ([1.0], None),
-    "rows": ([1.0] * 5,),
+    "vectors": ([1.0] * 5,),
     "softmax": (-100, 0.0, [], None, None),
     "class_margin": ([1.0, 1.0],),
 }

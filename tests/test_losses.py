@@ -60,7 +60,7 @@ def by_kernels_only(monkeypatch):
 TRAINED = {
     "elements": ((37, 130), (6, 1024)),
     "classes": ((33, 130), (6, 5003), (3, 5, 16, 12)),
-    "labels": ((33, 70), (6, 1024)),
+    "scores": ((33, 70), (6, 1024)),
     "vectors": ((33, 70), (3, 2049)),
 }
 
@@ -145,7 +145,7 @@ def assert_same_bits_for_any_number_of_threads(case: Case, **options) -> None:
 SHARED = {
     "elements": ((200_003,), (7, 30_011)),
     "classes": ((2003, 101), (2, 100_003)),
-    "labels": ((2003, 101), (2, 100_003)),
+    "scores": ((2003, 101), (2, 100_003)),
     "vectors": ((2003, 101), (2, 100_003)),
 }
 
@@ -171,7 +171,7 @@ def test_long_row_is_shared_by_threads_bit_for_bit():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_dense_layout_of_the_gradient_follows_the_input(name):
-    shapes = {"elements": (2, 5, 4, 3), "classes": (2, 5, 4, 3), "labels": (6, 5), "vectors": (6, 5)}
+    shapes = {"elements": (2, 5, 4, 3), "classes": (2, 5, 4, 3), "scores": (6, 5), "vectors": (6, 5)}
     case = Case("", name, inputs_of(name, *shapes[LOSSES[name].shapes])).cast(torch.float32)
     input = case.operands[0].transpose(0, 1).contiguous().transpose(0, 1)
     loss, gradient, *_ = loss_and_gradients(

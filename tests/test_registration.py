@@ -180,7 +180,7 @@ def class_margin_operands(name):
 
 OPERANDS = {
     "pointwise": pointwise_operands,
-    "rows": rows_operands,
+    "vectors": rows_operands,
     "softmax": softmax_operands,
     "class_margin": class_margin_operands,
 }
@@ -257,7 +257,7 @@ def test_opcheck(name, kind):
         if kind == "forward_inplace":
             # Not compiled, and not tagged as fit for it: it changes an argument and returns tensors.
             assert torch.Tag.pt2_compliant_tag not in operators.forward_inplace.tags
-            if loss_row.family not in ("pointwise", "rows") or is_full(operands):
+            if loss_row.family not in ("pointwise", "vectors") or is_full(operands):
                 check(operators.forward_inplace, (dense_copy(operands[0]), *operands[1:], *tail), False)
             continue
         bits = STATISTICS if loss_row.has_statistics else 0

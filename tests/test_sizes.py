@@ -104,7 +104,7 @@ CUDA_ON_CPU = os.environ.get("FUSED_LOSSES_CUDA_ON_CPU")
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_step_launches_once_forward_and_once_backward(name):
     count = ctypes.CDLL(CUDA_ON_CPU).cuda_on_cpu_launches
-    few = {"elements": (6, 5), "classes": (6, 5), "labels": (6, 5), "vectors": (6, 5)}[LOSSES[name].shapes]
+    few = {"elements": (6, 5), "classes": (6, 5), "scores": (6, 5), "vectors": (6, 5)}[LOSSES[name].shapes]
     leaf, *others = inputs_of(name, *few)
     leaf.requires_grad_()
     before = count()

@@ -15,7 +15,7 @@ from pathlib import Path
 # Widest first, as `fused_losses.backends` has them; a machine runs every set after its own, too.
 INSTRUCTION_SETS = ("avx512", "avx2", "default")
 
-SHAPES = {"classes": (64, 100), "labels": (64, 100), "elements": (37, 53), "vectors": (64, 48)}
+SHAPES = {"classes": (64, 100), "scores": (64, 100), "elements": (37, 53), "vectors": (64, 48)}
 
 
 def without_compiler(**more: str) -> dict[str, str]:

@@ -32,10 +32,10 @@ from fused_losses.registry import LOSSES
 SHAPES = {
     "elements": (8192, 8192),
     "classes": (2048, 32768),
-    "labels": (65536, 1024),
+    "scores": (65536, 1024),
     "vectors": (524288, 128),
 }
-TINY = {"elements": (8, 70), "classes": (8, 70), "labels": (8, 70), "vectors": (8, 70)}
+TINY = {"elements": (8, 70), "classes": (8, 70), "scores": (8, 70), "vectors": (8, 70)}
 
 LONGEST = 200  # characters of a kernel's name: those of templates go on for thousands
 

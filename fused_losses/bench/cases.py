@@ -37,7 +37,7 @@ _FLAT: dict[Size, Sequence[Shape]] = {
 
 SHAPES: dict[str, dict[Size, Sequence[Shape]]] = {
     "elements": _FLAT,
-    "labels": _FLAT,
+    "scores": _FLAT,
     # Two vocabularies, a segmentation map with its classes in dimension 1, many short rows.
     "classes": {
         "large": [(256, 32768), (64, 131072), (8, 21, 224, 224), (838860, 10)],

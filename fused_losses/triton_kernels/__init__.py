@@ -17,7 +17,7 @@ from fused_losses.triton_kernels.operators import Engine, on_their_device, opera
 
 ENGINES: dict[Family, Engine] = {
     "pointwise": pointwise.run,
-    "rows": rows.run,
+    "vectors": rows.run,
     "softmax": softmax.run,
     "class_margin": class_margin.run,
 }

@@ -26,7 +26,7 @@ _VECTORS: Shape = (262144, 128)
 _VOCABULARY: Shape = (8192, 32768)
 _SHAPES: dict[str, Shape] = {
     "elements": _ELEMENTS,
-    "labels": _ELEMENTS,
+    "scores": _ELEMENTS,
     "vectors": _VECTORS,
     "classes": _VOCABULARY,
 }
