@@ -4,7 +4,7 @@
 """
 
 from fused_losses import functional
-from fused_losses.backends import backend
+from fused_losses.backends import backend, load
 from fused_losses.cache import cached_bytes, empty_cache, set_cache_limit
 from fused_losses.explain import explain
 from fused_losses.modules import *  # noqa: F403
@@ -12,6 +12,9 @@ from fused_losses.modules import __all__ as _modules
 from fused_losses.patch import patch, replace
 
 __version__ = "0.1.0"
+
+load()
+del load
 
 __all__ = [
     *_modules,

@@ -12,41 +12,31 @@ A buffer is given away with the first backward, so no gradient that a user holds
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
-from fused_losses import reference
-from fused_losses.ops import OPERATORS, scale_
+from fused_losses import modes, reference
+from fused_losses.call import Call, Reduction, Strategy
+from fused_losses.ops import OPERATORS, Operators, scale_
 from fused_losses.registry import ARGMAX, EXTRA_GRADIENT, INPUT_GRADIENT, LOSSES, STATISTICS, TARGET_GRADIENT
-
-Strategy = Literal["fused", "recompute", "inplace", "late"]
+from fused_losses.shapes import positions
 
 FEW_ELEMENTS = 2**16
-"""Up to here, computing statistics of rows again is cheaper than a tensor that keeps them."""
-
-REDUCTIONS = ("none", "mean", "sum", "batchmean")
-"""By the number that operators know them by."""
+"""Elements of an input up to which statistics of rows are computed again: a tensor would cost more."""
 
 
-Call = tuple[str, tuple[Any, ...], int, torch.dtype | None]
-"""The operator's name, its own options (between its tensors and `reduction`), reduction, the loss's dtype."""
-
-
-def loss_without_gradient(
-    input: Tensor, target: Tensor, weight: Tensor | None, extra: Tensor | None, call: Call
-) -> Tensor:
+def loss_without_gradient(call: Call) -> Tensor:
     """The loss alone: what runs where no one asks for a gradient."""
-    name, options, reduction, dtype = call
-    loss: Tensor = OPERATORS[name].forward(input, target, weight, extra, *options, reduction, dtype, 0)[0]
+    forward = OPERATORS[call.name].forward
+    loss: Tensor = forward(*call.operands, *call.options, call.reduction, call.dtype, 0)[0]
     return loss
 
 
 class LossFunction(Function):
-    """A loss and its gradients with respect to input, target and extra."""
+    """A loss, and its gradients with respect to input, target and extra."""
 
     @staticmethod
     def forward(
@@ -58,13 +48,13 @@ class LossFunction(Function):
         call: Call,
         strategy: Strategy,
     ) -> Tensor:
-        """The loss."""
+        """The loss, () or shaped as the reduction leaves it."""
         loss: Tensor = _forward(ctx, input, target, weight, extra, call, strategy, 0)[0]
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of the operands, where they are needed."""
+        """The gradients of the operands, where they are needed, each shaped as its operand."""
         return _backward(ctx, upstream, None)
 
 
@@ -82,7 +72,7 @@ class LossWithRows(Function):
         strategy: Strategy,
         argmax: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Loss, lse and argmax."""
+        """The loss; lse (N, d1, ...), float32 (float64 for float64); argmax (N, d1, ...), int64."""
         more = STATISTICS | (ARGMAX if argmax else 0)
         loss, statistics, largest = _forward(ctx, input, target, weight, extra, call, strategy, more)
         if largest is not None:
@@ -93,34 +83,29 @@ class LossWithRows(Function):
 
     @staticmethod
     def backward(
-        ctx: Any, upstream: Tensor | None, of_lse: Tensor | None, _: None
+        ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None, _: None
     ) -> tuple[Tensor | None, ...]:
         """The gradients of the operands, where they are needed."""
-        if upstream is None and of_lse is None:
+        if upstream is None and lse_gradient is None:
             return (None,) * 7
         if upstream is None:
-            assert of_lse is not None
-            reduced = ctx.call[0][2] != REDUCTIONS.index("none")
-            upstream = of_lse.new_zeros(() if reduced else of_lse.shape)
-        return *_backward(ctx, upstream, of_lse), None
+            assert lse_gradient is not None
+            upstream = lse_gradient.new_zeros(lse_gradient.shape if ctx.reduction == Reduction.NONE else ())
+        return *_backward(ctx, upstream, lse_gradient), None
 
 
-def rows_without_gradient(
-    input: Tensor, target: Tensor, weight: Tensor | None, extra: Tensor | None, call: Call, argmax: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def rows_without_gradient(call: Call, argmax: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """What LossWithRows returns, where no one asks for a gradient."""
-    name, options, reduction, dtype = call
     bits = STATISTICS | (ARGMAX if argmax else 0)
-    loss, statistics, *largest = OPERATORS[name].forward(
-        input, target, weight, extra, *options, reduction, dtype, bits
+    loss, statistics, *largest = OPERATORS[call.name].forward(
+        *call.operands, *call.options, call.reduction, call.dtype, bits
     )
-    return loss, _lse(statistics, input), largest[0] if largest else None
+    return loss, _lse(statistics, call.operands.input), largest[0] if largest else None
 
 
 def _lse(statistics: Tensor, input: Tensor) -> Tensor:
-    return (statistics[0] + statistics[1].log()).view(
-        input.shape[:1] + input.shape[2:] if input.dim() > 1 else ()
-    )
+    """Each row's log-sum-exp (N, d1, ...), from statistics (2 or 3, rows)."""
+    return (statistics[0] + statistics[1].log()).view(positions(input))
 
 
 def _forward(
@@ -133,76 +118,92 @@ def _forward(
     strategy: Strategy,
     more: int,
 ) -> tuple[Any, Any, Any]:
-    """The loss, and if asked for by bits, statistics and the largest classes."""
-    name, options, reduction, dtype = call
-    of_input, of_target, _, of_extra, *_ = ctx.needs_input_grad
-    row = LOSSES[name]
-    wanted = INPUT_GRADIENT * of_input | TARGET_GRADIENT * of_target | EXTRA_GRADIENT * of_extra
-    wanted &= row.differentiable
+    """The loss, and if asked for by the bits of `more`: statistics (2 or 3, rows), largest classes.
+
+    Operands come besides the call, since autograd must see them; the call's own are not kept.
+    """
+    name, options, reduction = call.name, call.options, call.reduction
+    loss_row = LOSSES[name]
+    input_needed, target_needed, _, extra_needed, *_ = ctx.needs_input_grad
+    wanted = (
+        INPUT_GRADIENT * input_needed | TARGET_GRADIENT * target_needed | EXTRA_GRADIENT * extra_needed
+    ) & loss_row.differentiable
+    in_forward = strategy == "fused" or strategy == "inplace"
+    overwrite = strategy == "inplace" and input_needed
+    keep = loss_row.has_statistics and (not in_forward or more or input.numel() > FEW_ELEMENTS)
     operators = OPERATORS[name]
-    at_once = strategy == "fused" or strategy == "inplace"
-    overwrite = strategy == "inplace" and of_input
-    keep = row.has_statistics and (not at_once or more or input.numel() > FEW_ELEMENTS)
-    run = operators.forward_inplace if overwrite else operators.forward
-    bits = (wanted if at_once else 0) | (STATISTICS if keep else 0) | (more & ARGMAX)
-    # Not `loss, *outputs = ...`, of which torch.compile makes a tuple in torch 2.11.
-    outputs = list(run(input, target, weight, extra, *options, reduction, dtype, bits))
+    operator = operators.forward_inplace if overwrite else operators.forward
+    bits = (wanted if in_forward else 0) | (STATISTICS if keep else 0) | (more & ARGMAX)
+    # Not `loss, *outputs = ...`: torch.compile of torch 2.11 makes a tuple of `outputs`, which has no pop.
+    outputs = list(operator(input, target, weight, extra, *options, reduction, call.dtype, bits))
     loss = outputs.pop(0)
-    fourth = outputs.pop(0) if keep else extra
+    extra_or_statistics = outputs.pop(0) if keep else extra
     largest = outputs.pop(0) if more & ARGMAX else None
     if overwrite:
         torch.autograd.graph.increment_version(input)
         outputs.insert(0, input.detach())
-    ctx.gradients = outputs if at_once else None
-    ctx.call = (call, strategy, wanted)
-    ctx.only_input = wanted == INPUT_GRADIENT and (not at_once or outputs[0].shape == input.shape)
-    ctx.save_for_backward(None if overwrite else input, target, weight, fourth)
-    return loss, fourth, largest
+    ctx.gradients = outputs if in_forward else None
+    ctx.name, ctx.options, ctx.reduction, ctx.dtype = name, options, reduction, call.dtype
+    ctx.strategy, ctx.wanted = strategy, wanted
+    ctx.only_input = wanted == INPUT_GRADIENT and (not in_forward or outputs[0].shape == input.shape)
+    ctx.backend = None if modes.is_compiling() else modes.backend.get()
+    ctx.save_for_backward(None if overwrite else input, target, weight, extra_or_statistics)
+    return loss, extra_or_statistics, largest
 
 
-def _backward(ctx: Any, upstream: Tensor, of_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients of the operands, of which the first four are tensors."""
+def _backward(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients of what the forward was given, whose first four are the operands."""
     ready = ctx.gradients
     # create_graph=True, or a batch of upstream gradients, as jacobians have
-    by_torch = torch.is_grad_enabled() or is_batched(upstream)
+    by_torch = torch.is_grad_enabled() or modes.is_batched(upstream)
     if not by_torch:
         ctx.gradients = None
-        if ready is not None and of_lse is None and ctx.only_input and _is_plainly_one(upstream):
+        if ready is not None and lse_gradient is None and ctx.only_input and _is_plainly_one(upstream):
             # Most training steps: nothing is left to compute, so nothing else is looked at.
             return ready[0], None, None, None, None, None
-    (name, options, reduction, _), strategy, wanted = ctx.call
-    input, target, weight, fourth = ctx.saved_tensors
+    input, target, weight, extra_or_statistics = ctx.saved_tensors
     if input is None:
-        gradients = _gradients_in_place(ready, upstream, by_torch, of_lse)
+        gradients = _gradients_in_place(ready, upstream, by_torch, lse_gradient)
     elif by_torch:
-        gradients = _gradients_by_torch(ctx, upstream, of_lse)
+        gradients = _gradients_by_torch(ctx, upstream, lse_gradient)
     else:
-        operators = OPERATORS[name]
-        if of_lse is not None:
-            options = (*options[:-1], of_lse)
-        arguments = (upstream, input, target, weight, fourth, *options, reduction, wanted)
-        if ready is not None:
-            if of_lse is not None or not _is_plainly_one(upstream):
-                operators.backward_into(ready, of_lse is None, *arguments)
-            gradients = ready
-        elif strategy == "late" and wanted & INPUT_GRADIENT:
-            gradients = _gradients_into_input(operators, arguments)
-        else:
-            gradients = operators.backward(*arguments)
+        options = ctx.options if lse_gradient is None else ctx.options._replace(lse_gradient=lse_gradient)
+        operands = (input, target, weight, extra_or_statistics)
+        arguments = (upstream, *operands, *options, ctx.reduction, ctx.wanted)
+        with modes.prefer(ctx.backend):
+            gradients = _gradients_by_kernels(ctx, ready, arguments, lse_gradient is not None)
     remaining = iter(gradients)
-    of_input, of_target, of_extra = (
-        _sum_to_shape_of(operand, next(remaining)) if wanted & bit else None
+    input_gradient, target_gradient, extra_gradient = (
+        _sum_to_shape_of(operand, next(remaining)) if ctx.wanted & bit else None
         for operand, bit in (
             (input, INPUT_GRADIENT),
             (target, TARGET_GRADIENT),
-            (fourth, EXTRA_GRADIENT),
+            (extra_or_statistics, EXTRA_GRADIENT),
         )
     )
-    return of_input, of_target, None, of_extra, None, None
+    return input_gradient, target_gradient, None, extra_gradient, None, None
+
+
+def _gradients_by_kernels(
+    ctx: Any, ready: list[Tensor] | None, arguments: tuple[Any, ...], has_lse_gradient: bool
+) -> list[Tensor]:
+    """The wanted gradients, in the order of operands, given the arguments of the operator NAME_backward."""
+    operators = OPERATORS[ctx.name]
+    if ready is not None:
+        if has_lse_gradient or not _is_plainly_one(arguments[0]):
+            operators.backward_into(ready, not has_lse_gradient, *arguments)
+        return ready
+    if ctx.strategy == "late" and ctx.wanted & INPUT_GRADIENT:
+        return _gradients_into_input(operators, arguments)
+    gradients: list[Tensor] = operators.backward(*arguments)
+    return gradients
 
 
 def _sum_to_shape_of(operand: Tensor | None, gradient: Tensor) -> Tensor:
-    """Of a broadcast operand; one that is overwritten was none."""
+    """The gradient of an operand that was broadcast, summed to its shape.
+
+    An operand that was overwritten is None here; it had the full shape.
+    """
     if operand is None or gradient.shape == operand.shape:
         return gradient
     return gradient.sum_to_size(operand.shape)
@@ -216,22 +217,16 @@ def _is_plainly_one(upstream: Tensor) -> bool:
     return upstream.is_cpu and upstream.numel() == 1 and upstream.item() == 1
 
 
-def is_batched(upstream: Tensor) -> bool:
-    """Whether many upstream gradients come at once: from torch.func.vmap, or from is_grads_batched=True."""
-    if torch._C._are_functorch_transforms_active():
-        return True
-    return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(upstream)
-
-
 def _gradients_in_place(
-    ready: list[Tensor] | None, upstream: Tensor, by_torch: bool, of_lse: Tensor | None
+    ready: list[Tensor] | None, upstream: Tensor, by_torch: bool, lse_gradient: Tensor | None
 ) -> list[Tensor]:
+    """The gradients that the forward made, the first of them over the input, times upstream."""
     if ready is None:
         raise RuntimeError(
             "Trying to backward through the graph a second time, but backward='inplace' has handed out its "
             "only gradient, which overwrote the input. Use backward='fused' or 'recompute' to backward again."
         )
-    if of_lse is not None:
+    if lse_gradient is not None:
         raise RuntimeError(
             "backward='inplace' overwrote the input, from which the gradient of lse would be made: use "
             "backward='fused' or 'recompute' for that."
@@ -247,8 +242,8 @@ def _gradients_in_place(
     return ready
 
 
-def _gradients_into_input(operators: Any, arguments: tuple[Any, ...]) -> list[Tensor]:
-    """The input's gradient over the input; the others, which still read the input, before that."""
+def _gradients_into_input(operators: Operators, arguments: tuple[Any, ...]) -> list[Tensor]:
+    """The gradients, the input's over the input, after the others, which still read the input."""
     upstream, input, *rest, wanted = arguments
     others = []
     if wanted & ~INPUT_GRADIENT:
@@ -259,27 +254,27 @@ def _gradients_into_input(operators: Any, arguments: tuple[Any, ...]) -> list[Te
     return [memory, *others]
 
 
-def _gradients_by_torch(ctx: FunctionCtx, upstream: Tensor, of_lse: Tensor | None) -> list[Tensor]:
+def _gradients_by_torch(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> list[Tensor]:
     """The gradients through torch's own operators, which autograd and vmap can see through."""
-    (name, options, reduction, dtype), _, wanted = ctx.call  # type: ignore[attr-defined]
-    input, target, weight, fourth = ctx.saved_tensors  # type: ignore[attr-defined]
-    extra = None if LOSSES[name].has_statistics else fourth
+    input, target, weight, extra_or_statistics = ctx.saved_tensors
+    loss_row = LOSSES[ctx.name]
+    extra = None if loss_row.has_statistics else extra_or_statistics
     bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT), (extra, EXTRA_GRADIENT))
-    of = [tensor for tensor, bit in bits if wanted & bit and tensor is not None]
+    differentiated = [tensor for tensor, bit in bits if ctx.wanted & bit and tensor is not None]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        operands = [_cast(tensor, dtype) for tensor in (input, target, weight, extra)]
-        results = [LOSSES[name].reference(*operands, options, REDUCTIONS[reduction])]
+        operands = [_cast(tensor, ctx.dtype) for tensor in (input, target, weight, extra)]
+        results = [loss_row.reference(*operands, ctx.options, ctx.reduction.torch_name)]
         upstreams = [upstream.to(results[0].dtype)]
-        if of_lse is not None:
+        if lse_gradient is not None:
             assert operands[0] is not None
-            results.append(reference.lse(operands[0], target, options))
-            upstreams.append(of_lse.to(results[1].dtype))
-    return list(torch.autograd.grad(results, of, upstreams, create_graph=create_graph))
+            results.append(reference.lse(operands[0], target, ctx.options))
+            upstreams.append(lse_gradient.to(results[1].dtype))
+    return list(torch.autograd.grad(results, differentiated, upstreams, create_graph=create_graph))
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-    """To the dtype that the loss was asked for, as autocast would have cast the operands."""
+    """The tensor in the dtype that the loss was asked for, as autocast would have cast the operands."""
     if tensor is None or dtype is None or not tensor.is_floating_point():
         return tensor
     return tensor.to(dtype)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from fused_losses import devices, modes
 from fused_losses.architectures import serve
 
 logger = logging.getLogger("fused_losses")
@@ -21,22 +24,18 @@ _INSTRUCTION_SETS = ("avx512", "avx2", "default")
 
 BACKENDS = ("compiled", "triton")
 
-CUDA = "CUDA C++"
-"""What `devices` says, to begin with, where the CUDA library serves."""
-
-devices: dict[str, str] = {}
-"""Device types that have kernels, and whose they are; tensors elsewhere go to torch's own functions."""
-
 cpu_library: Path | None = None
 """The library that serves the CPU: the best of those built that the machine can run."""
 
 cuda_library_rests: str | None = None
 """Why the CUDA library serves no GPU, though it is there."""
 
-_compiled: dict[str, str] = {}
-"""Device types that compiled libraries serve."""
+_lock = threading.RLock()
+"""Held while Triton's kernels are registered or taken away, which concerns the whole process."""
 
-_preferred = "compiled"
+_who_prefer_triton = 0
+"""How many `with backend("triton")` blocks are open, in all threads."""
+
 _triton_library: torch.library.Library | None = None
 
 
@@ -58,11 +57,10 @@ def load() -> None:
     """Loads what there is. Without any kernels, everything still works, through torch."""
     _load_cpu_library()
     _load_cuda_library()
-    wanted = os.environ.get("FUSED_LOSSES_BACKEND", "compiled")
+    wanted = modes.backend.get()
     if wanted not in BACKENDS:
         logger.warning("fused_losses: FUSED_LOSSES_BACKEND=%s is none of %s", wanted, ", ".join(BACKENDS))
-        wanted = "compiled"
-    _prefer(wanted)
+    _register_or_remove_triton()
 
 
 def _load_cpu_library() -> None:
@@ -77,7 +75,7 @@ def _load_cpu_library() -> None:
             logger.warning("fused_losses: %s does not load (%s)", built[name].name, error)
             continue
         cpu_library = built[name]
-        _compiled["cpu"] = f"C++ ({name})"
+        devices.compiled["cpu"] = f"C++ ({name})"
         return
     logger.warning(
         "fused_losses: no CPU library for %s among those built (%s); losses run through torch. "
@@ -96,7 +94,9 @@ def _load_cuda_library() -> None:
     except OSError as error:  # built for a torch with CUDA, and run with one without
         logger.warning("fused_losses: %s does not load (%s)", path.name, error)
         return
-    _compiled["cuda"] = f"{CUDA} ({', '.join(_cuda_architectures()) or 'unknown architectures'})"
+    devices.compiled["cuda"] = (
+        f"{devices.CUDA} ({', '.join(_cuda_architectures()) or 'unknown architectures'})"
+    )
     if torch.cuda.is_initialized():
         _check_gpus()
     else:
@@ -113,12 +113,12 @@ def _check_gpus() -> None:
         if built and not serve(built, (major, minor)):
             name = torch.cuda.get_device_name(index)
             cuda_library_rests = f"it is built for {', '.join(built)}, but {name} is {major}.{minor}"
-            del _compiled["cuda"]
-            _prefer(_preferred)
+            del devices.compiled["cuda"]
+            _register_or_remove_triton()
             logger.warning(
                 "fused_losses: the CUDA library serves no GPU: %s; %s serves them",
                 cuda_library_rests,
-                devices.get("cuda", "torch"),
+                devices.kernels_for("cuda") or "torch",
             )
             return
 
@@ -135,10 +135,10 @@ def _cuda_architectures() -> list[str]:
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Prefers a backend's kernels, where it has some, within the context and for the whole process.
+    """Prefers a backend's kernels, where it has some, in this thread or asynchronous task.
 
-    Both compute the same from the same saved tensors, so a backward may run under another backend than its
-    forward did.
+    A backward prefers what its forward preferred, unless torch.compile has made both. All backends compute
+    the same from the same saved tensors, so a backward after the end of the block may run on another's.
 
     Args:
         name: "compiled", the default; or "triton", which serves GPUs (and CPU tensors, if Triton interprets
@@ -149,16 +149,22 @@ def backend(name: str) -> Iterator[None]:
         ValueError: another name.
         RuntimeError: Triton is not installed.
     """
+    global _who_prefer_triton
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, but it is {name!r}")
     if name == "triton" and not has_triton():
         raise RuntimeError("fused_losses: Triton is not installed")
-    before = _preferred
-    _prefer(name)
+    is_triton = name == "triton"
+    with _lock:
+        _who_prefer_triton += is_triton
     try:
-        yield
+        _register_or_remove_triton()
+        with modes.prefer(name):
+            yield
     finally:
-        _prefer(before)
+        with _lock:
+            _who_prefer_triton -= is_triton
+        _register_or_remove_triton()
 
 
 def has_triton() -> bool:
@@ -166,38 +172,50 @@ def has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def _prefer(name: str) -> None:
-    """Gives Triton its dispatch key, or takes it away."""
-    global _preferred, _triton_library
-    _preferred = name
-    served = _triton_device() if _wants_triton() else None
-    if served is not None and (name == "triton" or served not in _compiled):
-        _triton_library = _triton_library or _register_triton()
-    elif _triton_library is not None:
-        _triton_library._destroy()
-        _triton_library = None
-    devices.clear()
-    devices.update(_compiled)
-    if _triton_library is not None and served is not None:
-        devices[served] = "Triton" if served == "cuda" else "Triton, interpreted"
+def _register_or_remove_triton() -> None:
+    """Gives Triton its dispatch key while someone may want its kernels, and takes it away afterwards."""
+    global _triton_library
+    device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+    with _lock:
+        wanted = has_triton() and _want_triton(device)
+        if wanted and _triton_library is None:
+            _triton_library = _register_triton()
+        elif not wanted and _triton_library is not None:
+            _triton_library._destroy()
+            _triton_library = None
+        devices.triton.clear()
+        if _triton_library is not None:
+            devices.triton[device] = "Triton" if device == "cuda" else "Triton, interpreted"
 
 
-def _wants_triton() -> bool:
-    # On request, or where a GPU is that nothing else serves; counting GPUs does not initialise CUDA.
-    if not has_triton():
-        return False
-    return _preferred == "triton" or ("cuda" not in _compiled and torch.cuda.device_count() > 0)
-
-
-def _triton_device() -> str:
-    return "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+def _want_triton(device: str) -> bool:
+    """Whether someone prefers Triton, or there is a GPU that nothing else serves."""
+    if _who_prefer_triton or modes.PREFERRED == "triton":
+        return True
+    # Counting GPUs does not initialise CUDA.
+    return "cuda" not in devices.compiled and device not in devices.compiled and torch.cuda.device_count() > 0
 
 
 def _register_triton() -> torch.library.Library | None:
     try:
         from fused_losses import triton_kernels
 
-        return triton_kernels.register()
+        return triton_kernels.register(_where_preferred)
     except Exception as error:  # whatever a broken installation of Triton raises when it is imported
         logger.warning("fused_losses: Triton's kernels cannot be used (%s: %s)", type(error).__name__, error)
         return None
+
+
+def _where_preferred(operator: str, key: str, by_triton: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton's kernel of an operator where it is preferred, the compiled one elsewhere if there is one."""
+    try:
+        compiled = torch.library.get_kernel(f"fused_losses::{operator}", key)
+    except RuntimeError:  # no kernel is registered for the key
+        return lambda keys, *arguments: by_triton(*arguments)
+
+    def run(keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        if modes.backend.get() == "triton":
+            return by_triton(*arguments)
+        return compiled.call_boxed(keys, *arguments)
+
+    return run

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from fused_losses import backends
+from fused_losses import devices
 
 
 def cached_bytes() -> int:
     """Bytes of freed gradient buffers held for the next step."""
-    return int(torch.ops.fused_losses.cached_bytes()) if backends.cpu_library else 0
+    return int(torch.ops.fused_losses.cached_bytes()) if "cpu" in devices.compiled else 0
 
 
 def empty_cache() -> None:
     """Gives all freed gradient buffers back to the system, as torch.cuda.empty_cache does."""
-    if backends.cpu_library:
+    if "cpu" in devices.compiled:
         torch.ops.fused_losses.empty_cache()
 
 
@@ -29,5 +29,5 @@ def set_cache_limit(bytes: int) -> None:
     """
     if bytes < 0:
         raise ValueError(f"the limit must not be negative, but it is {bytes}")
-    if backends.cpu_library:
+    if "cpu" in devices.compiled:
         torch.ops.fused_losses.set_cache_limit(bytes)

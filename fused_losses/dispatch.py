@@ -73,7 +73,7 @@ def _why_torch(arguments: tuple[Any, ...]) -> str:
 
 
 def run(call: Call, backward: Backward) -> Tensor:
-    """The loss by the kernels, () or shaped as the reduction leaves it, with a gradient if one is asked for."""
+    """The loss by the kernels, shaped as the reduction leaves it, with a gradient if one is asked for."""
     strategy = _strategy(call, backward)
     if strategy is None:
         loss = loss_without_gradient(call)
@@ -83,16 +83,15 @@ def run(call: Call, backward: Backward) -> Tensor:
 
 
 def run_with_rows(call: Call, backward: Backward, argmax: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The loss of a softmax, each row's log-sum-exp (N, d1, ...), and its largest logit's class or None.
+    """The loss of a softmax, the log-sum-exps of rows, and if `argmax`, the classes of their largest logits.
 
-    Log-sum-exps are float32 (float64 for float64) and differentiable; classes are int64, as asked by `argmax`.
+    Log-sum-exps (N, d1, ...) are float32 (float64 for float64) and differentiable; classes are int64 and of
+    the same shape.
     """
     strategy = _strategy(call, backward)
     if strategy is None:
         return rows_without_gradient(call, argmax)
-    results: tuple[Tensor, Tensor, Tensor | None] = LossWithRows.apply(
-        *call.operands, call, strategy, argmax
-    )
+    results: tuple[Tensor, Tensor, Tensor | None] = LossWithRows.apply(*call.operands, call, strategy, argmax)
     return results
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fused_losses import dispatch
+from fused_losses import modes
 
 
 def explain(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> str:
@@ -27,13 +27,13 @@ def explain(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -
     """
 
     def copied(value: Any) -> Any:
-        # A copy of a leaf is none: so inplace may overwrite it.
+        # A copy of a leaf tensor is not a leaf, so backward="inplace" may overwrite it.
         return value.clone() if isinstance(value, Tensor) else value
 
     decisions: list[str] = []
-    dispatch.decisions = decisions
+    token = modes.decisions.set(decisions)
     try:
         function(*tree_map(copied, arguments), **tree_map(copied, keywords))
     finally:
-        dispatch.decisions = None
+        modes.decisions.reset(token)
     return "\n".join(decisions) or "no loss of this package was called"

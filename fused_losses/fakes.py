@@ -17,32 +17,18 @@ from fused_losses.registry import (
     Family,
     Loss,
 )
-from fused_losses.shapes import broadcast
+from fused_losses.shapes import broadcast, losses_shape, positions
 
 
 def _like(tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Laid out as the tensor is, if that is dense and of the same shape, else contiguous."""
+    """An empty tensor, laid out as the given one if that is dense and of the same shape, else contiguous."""
     if tensor.shape == shape and torch.ops.aten.is_non_overlapping_and_dense(tensor):
         return tensor.new_empty_strided(shape, tensor.stride(), dtype=dtype)
     return tensor.new_empty(shape, dtype=dtype)
 
 
-def _positions(input: Tensor) -> torch.Size:
-    """(N, d1, ...) of (N, C, d1, ...)."""
-    return input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
-
-
-# The shape of the losses of reduction="none".
-_LOSS_SHAPES: dict[Family, Callable[..., torch.Size]] = {
-    "pointwise": broadcast,
-    "vectors": lambda *operands: broadcast(*operands)[:-1],
-    "softmax": lambda input, *_: _positions(input),
-    "class_margin": lambda input, *_: input.shape[:-1],
-}
-
-
 def _gradients(family: Family, operands: tuple[Tensor | None, ...], gradients: int) -> list[Tensor]:
-    """In the order of operands."""
+    """The gradients that are asked for, in the order of operands, each in its operand's dtype."""
     input, target, _, extra = operands
     assert input is not None
     if family == "pointwise" or family == "vectors":
@@ -52,9 +38,9 @@ def _gradients(family: Family, operands: tuple[Tensor | None, ...], gradients: i
         places = [(x, x.shape) for x in (input, target) if x is not None]
     bits = (INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT)
     return [
-        _like(place, shape, of.dtype)
-        for bit, of, (place, shape) in zip(bits, (input, target, extra), places, strict=False)
-        if gradients & bit and of is not None
+        _like(place, shape, operand.dtype)
+        for bit, operand, (place, shape) in zip(bits, (input, target, extra), places, strict=False)
+        if gradients & bit and operand is not None
     ]
 
 
@@ -68,16 +54,15 @@ def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
         if reduction:
             result = input.new_empty((), dtype=dtype)
         else:
-            result = _like(input, _LOSS_SHAPES[loss.family](*operands), dtype)
+            result = _like(input, losses_shape(loss.family, *operands), dtype)
         kept = []
         if loss.has_statistics and gradients & STATISTICS:
-            wide = torch.float64 if input.dtype is torch.float64 else torch.float32
+            accumulate_dtype = torch.float64 if input.dtype is torch.float64 else torch.float32
             terms = arguments[6]
-            kept.append(
-                input.new_empty((3 if terms and terms[1] else 2, _positions(input).numel()), dtype=wide)
-            )
+            numbers = 3 if terms and terms[1] else 2
+            kept.append(input.new_empty((numbers, positions(input).numel()), dtype=accumulate_dtype))
         if loss.has_statistics and gradients & ARGMAX:
-            kept.append(input.new_empty(_positions(input), dtype=torch.int64))
+            kept.append(input.new_empty(positions(input), dtype=torch.int64))
         return [result, *kept, *_gradients(loss.family, operands, gradients)]
 
     def forward_inplace(*arguments: Any) -> list[Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fused_losses.dispatch import Backward
+from fused_losses.call import Backward
 
 
 class FusedModule(nn.Module):

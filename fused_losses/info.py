@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import fused_losses
-from fused_losses import backends, registry
+from fused_losses import backends, devices, registry
 
 
 def _probe(read: Callable[[], Any]) -> Any:
@@ -57,14 +57,14 @@ def _triton() -> str:
         return "not installed"
     version = metadata.version("triton")
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    serves = [device for device, kernels in backends.devices.items() if kernels.startswith("Triton")]
+    serves = list(devices.triton)
     return f"{version}, serves {', '.join(serves) or 'nothing here'}" + ", interpreted" * interpreted
 
 
 def _cuda_library() -> str:
     if backends.cuda_library_rests is not None:
         return f"serves no GPU: {backends.cuda_library_rests}"
-    return "loaded" if backends.devices.get("cuda", "").startswith(backends.CUDA) else "not loaded"
+    return "loaded" if "cuda" in devices.compiled else "not loaded"
 
 
 def _devices() -> list[str]:
@@ -74,7 +74,7 @@ def _devices() -> list[str]:
 def collect() -> dict[str, Any]:
     """The report, as plain data."""
     gpus = _probe(_devices)  # initialises CUDA, after which it is clear whose kernels serve
-    served = dict(sorted(backends.devices.items()))
+    served = devices.table()
     return {
         "fused_losses": fused_losses.__version__,
         "torch": torch.__version__,

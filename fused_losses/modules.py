@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn import AdaptiveLogSoftmaxWithLoss, CTCLoss, NLLLoss2d
 
 from fused_losses import functional as F
-from fused_losses.dispatch import Backward
-from fused_losses.functional.vectors import DistanceFunction
+from fused_losses.call import Backward
 from fused_losses.fused_module import FusedModule
+from fused_losses.losses.vectors import DistanceFunction
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from fused_losses import backends
 from fused_losses.fakes import fakes_of, nothing
 from fused_losses.registry import LOSSES, Family, Loss
 
@@ -80,5 +79,3 @@ scale_: OpOverload[Any, Any] = torch.ops.fused_losses.scale_.default
 _library.define("cached_bytes() -> int")
 _library.define("empty_cache() -> ()")
 _library.define("set_cache_limit(int bytes) -> ()")
-
-backends.load()

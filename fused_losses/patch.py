@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from fused_losses import functional, modules, unpatched
-from fused_losses.dispatch import Backward
-from fused_losses.operands import check_backward
+from fused_losses.call import Backward
+from fused_losses.losses.checks import check_backward
 from fused_losses.registry import LINEAR, LOSSES
 from fused_losses.swaps import Patch, Swap, logger
 

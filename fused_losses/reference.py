@@ -6,34 +6,40 @@ Where torch has the loss as it is, this is torch's function; what it lacks is co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
+from fused_losses.call import Parameters, PointwiseOptions, SoftmaxOptions
+from fused_losses.shapes import class_dim, positions
 
-Options = tuple[Any, ...]
-Reference = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Options, str], Tensor]
+Reference = Callable[..., Tensor]
+"""A function of (input, target, weight, extra, options, reduction): tensors as the operators take them, the
+options of the loss's family, and the name of the reduction."""
 
 
-def torchs(name: str, **parameters: type) -> Reference:
-    """Torch's function of that name, given the operator's parameters by these names and as these types."""
+def torchs(name: str, parameters: Mapping[str, float]) -> Reference:
+    """Torch's function of that name, given the operator's parameters by name, each as its default's type."""
 
     def loss(
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
         extra: Tensor | None,
-        options: Options,
+        options: PointwiseOptions | Parameters,
         reduction: str,
     ) -> Tensor:
         operands = [input, target] if extra is None else [input, target, extra]
         if any(operand.shape != input.shape for operand in operands):
             # In advance: the warning about it has been given.
             operands = list(torch.broadcast_tensors(*operands))
-        keywords = {key: kind(x) for (key, kind), x in zip(parameters.items(), options[0], strict=True)}
+        keywords: dict[str, Any] = {
+            key: type(default)(x)
+            for (key, default), x in zip(parameters.items(), options.parameters, strict=True)
+        }
         if weight is not None:
             keywords["weight"] = weight
         result: Tensor = getattr(F, name)(*operands, **keywords, reduction=reduction)
@@ -43,7 +49,7 @@ def torchs(name: str, **parameters: type) -> Reference:
 
 
 def cross_entropy(
-    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: SoftmaxOptions, reduction: str
 ) -> Tensor:
     """Options: ignore_index, label_smoothing, terms, normalizer, and what only kernels are given."""
     ignore_index, label_smoothing, terms, normalizer, _ = options
@@ -69,7 +75,7 @@ def cross_entropy(
     if z_loss:
         losses = losses + (z_loss * lse(input, target, options) ** 2).to(losses.dtype)
     if entropy:
-        classes = min(1, input.dim() - 1)
+        classes = class_dim(input)
         log_p = logits.log_softmax(classes)
         p = log_p.exp()
         entropies = -(p * torch.where(p > 0, log_p, 0.0)).sum(classes)
@@ -93,43 +99,53 @@ def map_logits(input: Tensor, terms: tuple[float, ...]) -> Tensor:
 
 
 def counted(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """Of each row, whether it is not ignored."""
+    """Whether each row is not ignored: (N, d1, ...), bool."""
     if target.is_floating_point():
-        return target.new_ones(input.shape[:1] + input.shape[2:] if input.dim() > 1 else (), dtype=torch.bool)
+        return target.new_ones(positions(input), dtype=torch.bool)
     return target != ignore_index
 
 
-def lse(input: Tensor, target: Tensor, options: Options) -> Tensor:
+def lse(input: Tensor, target: Tensor, options: SoftmaxOptions) -> Tensor:
     """Each row's log-sum-exp, in float32 (float64 for float64); 0 where it is ignored."""
-    wide = input if input.dtype is torch.float64 else input.float()
-    rows = map_logits(wide, options[2]).logsumexp(min(1, input.dim() - 1))
-    return torch.where(counted(input, target, options[0]), rows, 0.0)
+    accumulated = input if input.dtype is torch.float64 else input.float()
+    rows = map_logits(accumulated, options.terms).logsumexp(class_dim(input))
+    return torch.where(counted(input, target, options.ignore_index), rows, 0.0)
 
 
 def divisor_of_mean(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
-    """The weights of the rows' classes, added up; the number of rows where targets are probabilities."""
+    """What the mean of a softmax divides by: (), float64.
+
+    That is the sum of the weights of the rows' labels, or the number of rows where targets are probabilities.
+    """
     counts = counted(input, target, ignore_index)
     if weight is None or target.is_floating_point():
         return counts.sum(dtype=torch.float64)
-    return torch.where(counts, weight[torch.where(counts, target, 0).long()], 0).sum(dtype=torch.float64)
+    # The ignored label may be no class. Kernels raise for others that are none; this must not do so first.
+    labels = torch.where(counts, target, 0).long().clamp(0, weight.shape[0] - 1)
+    return torch.where(counts, weight[labels], 0).sum(dtype=torch.float64)
 
 
 def nll_loss(
-    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: SoftmaxOptions, reduction: str
 ) -> Tensor:
     """Options: ignore_index, and a label smoothing of 0, which the softmax family shares."""
-    return F.nll_loss(input, target, weight, ignore_index=options[0], reduction=reduction)
+    return F.nll_loss(input, target, weight, ignore_index=options.ignore_index, reduction=reduction)
 
 
 def binary_cross_entropy(
-    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    extra: None,
+    options: PointwiseOptions,
+    reduction: str,
 ) -> Tensor:
     """Options: parameters (none), ignore_index."""
 
     def elements(target: Tensor, reduction: str) -> Tensor:
         return F.binary_cross_entropy(input, target, weight, reduction=reduction)
 
-    return _ignoring(elements, target, options[1], reduction)
+    return _ignoring(elements, target, options.ignore_index, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -137,7 +153,7 @@ def binary_cross_entropy_with_logits(
     target: Tensor,
     weight: Tensor | None,
     pos_weight: Tensor | None,
-    options: Options,
+    options: PointwiseOptions,
     reduction: str,
 ) -> Tensor:
     """Options: parameters (none), ignore_index."""
@@ -147,31 +163,36 @@ def binary_cross_entropy_with_logits(
             input, target, weight, reduction=reduction, pos_weight=pos_weight
         )
 
-    return _ignoring(elements, target, options[1], reduction)
+    return _ignoring(elements, target, options.ignore_index, reduction)
 
 
 def soft_margin_loss(
-    input: Tensor, target: Tensor, weight: None, extra: None, options: Options, reduction: str
+    input: Tensor, target: Tensor, weight: None, extra: None, options: PointwiseOptions, reduction: str
 ) -> Tensor:
     """As torch's where that does not overflow."""
     return _reduced(-F.logsigmoid(torch.mul(*torch.broadcast_tensors(input, target))), reduction)
 
 
 def multilabel_soft_margin_loss(
-    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    extra: None,
+    options: PointwiseOptions,
+    reduction: str,
 ) -> Tensor:
     """Parameters: a factor; the mean over classes is the caller's."""
     losses = -(target * F.logsigmoid(input) + (1 - target) * F.logsigmoid(-input))
     if weight is not None:
         losses = losses * weight
-    return _reduced(losses * options[0][0], reduction)
+    return _reduced(losses * options.parameters[0], reduction)
 
 
 def multi_margin_loss(
-    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Options, reduction: str
+    input: Tensor, target: Tensor, weight: Tensor | None, extra: None, options: Parameters, reduction: str
 ) -> Tensor:
     """Parameters: p, margin. Torch's has no second derivative, and no bfloat16."""
-    p, margin = options[0]
+    p, margin = options.parameters
     labels = target.view(*input.shape[:-1], 1)
     gaps = (margin - input.gather(-1, labels) + input).clamp_min(0) ** int(p)
     if weight is not None:
@@ -181,7 +202,7 @@ def multi_margin_loss(
 
 
 def multilabel_margin_loss(
-    input: Tensor, target: Tensor, weight: None, extra: None, options: Options, reduction: str
+    input: Tensor, target: Tensor, weight: None, extra: None, options: Parameters, reduction: str
 ) -> Tensor:
     """Torch's has no second derivative, and no bfloat16."""
     listed = (target >= 0).cumprod(-1).bool()  # up to the first -1
@@ -198,10 +219,10 @@ def cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 def triplet_margin_with_distance_loss(
-    anchor: Tensor, positive: Tensor, weight: None, negative: Tensor, options: Options, reduction: str
+    anchor: Tensor, positive: Tensor, weight: None, negative: Tensor, options: Parameters, reduction: str
 ) -> Tensor:
     """Parameters: margin, p, eps, swap, and whether the distance is the cosine's."""
-    margin, p, eps, swap, cosine = options[0]
+    margin, p, eps, swap, cosine = options.parameters
 
     def pairwise_distance(x1: Tensor, x2: Tensor) -> Tensor:
         return F.pairwise_distance(x1, x2, p, eps)
@@ -218,11 +239,11 @@ def triplet_margin_with_distance_loss(
 
 
 def cosine_embedding_loss(
-    input1: Tensor, input2: Tensor, weight: None, target: Tensor, options: Options, reduction: str
+    input1: Tensor, input2: Tensor, weight: None, target: Tensor, options: Parameters, reduction: str
 ) -> Tensor:
     """Parameters: margin. The target has a last dimension of 1."""
     return F.cosine_embedding_loss(
-        input1, input2, target.squeeze(-1), margin=options[0][0], reduction=reduction
+        input1, input2, target.squeeze(-1), margin=options.parameters[0], reduction=reduction
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
-
-from torch import Tensor
 
 from fused_losses import reference, samples
 
@@ -27,14 +26,20 @@ class Loss:
     module: str
     """As in torch.nn."""
     family: Family
-    reference: Callable[..., Tensor]
-    """Taken where the kernels cannot go: double backward, batched upstream gradients."""
     inputs: Callable[[samples.Shape, Any], samples.Inputs]
-    """The tensors of a call, in the order of torch's arguments."""
+    """The tensors of a call, in the order of the function's arguments."""
     shapes: Literal["elements", "classes", "scores", "vectors"] = "elements"
-    """What the input is: anything, (N, C, ...), (N, C) or (N, D)."""
+    """What the input is: anything, (N, C, d1, ...), (N, C) or (N, D)."""
+    parameters: dict[str, float] = field(default_factory=dict)
+    """The formula's numbers by name, in the operators' order, and their defaults; flags are bool."""
+    composed: reference.Reference | None = None
+    """The loss composed of torch's operators; None where torch's function of that name will do."""
+    has_twin: bool = True
+    """Whether torch.nn has the function and the module, too."""
     differentiable: int = INPUT_GRADIENT | TARGET_GRADIENT
-    """The operands that torch has derivatives for, too."""
+    """The operands that have derivatives, as torch has them."""
+    mean_over_weights: bool = False
+    """Whether the mean divides by the sum of the weights, if there are any, rather than by their number."""
     trained: tuple[int, ...] = (0,)
     """Which of `inputs` require grad in training."""
     call: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +50,11 @@ class Loss:
     """Keyword-only arguments beyond torch's signature, besides `backward`."""
     has_statistics: bool = False
     """Whether there is something of each row that the forward can keep for the backward."""
+
+    @cached_property
+    def reference(self) -> reference.Reference:
+        """What runs where the kernels cannot go: double backward, batched upstream gradients."""
+        return self.composed or reference.torchs(self.name, self.parameters)
 
 
 def _picked_elements(inputs: samples.Inputs) -> int:
@@ -60,7 +70,6 @@ LOSSES: dict[str, Loss] = {
             "cross_entropy",
             "CrossEntropyLoss",
             "softmax",
-            reference.cross_entropy,
             samples.logits_and_classes,
             "classes",
             extensions=(
@@ -75,152 +84,157 @@ LOSSES: dict[str, Loss] = {
                 "return_argmax",
             ),
             has_statistics=True,  # near each row's maximum, and the sum of exponentials relative to that
+            composed=reference.cross_entropy,
         ),
         Loss(
             "nll_loss",
             "NLLLoss",
             "softmax",
-            reference.nll_loss,
             samples.log_probabilities_and_classes,
             "classes",
             differentiable=INPUT_GRADIENT,
             reads=_picked_elements,
+            composed=reference.nll_loss,
         ),
         Loss(
             "binary_cross_entropy",
             "BCELoss",
             "pointwise",
-            reference.binary_cross_entropy,
             samples.probabilities_and_labels,
             extensions=("ignore_index",),
+            composed=reference.binary_cross_entropy,
         ),
         Loss(
             "binary_cross_entropy_with_logits",
             "BCEWithLogitsLoss",
             "pointwise",
-            reference.binary_cross_entropy_with_logits,
             samples.logits_and_labels,
             extensions=("ignore_index",),
+            composed=reference.binary_cross_entropy_with_logits,
         ),
-        Loss("l1_loss", "L1Loss", "pointwise", reference.torchs("l1_loss"), samples.two_normal),
-        Loss("mse_loss", "MSELoss", "pointwise", reference.torchs("mse_loss"), samples.two_normal),
+        Loss("l1_loss", "L1Loss", "pointwise", samples.two_normal, mean_over_weights=True),
+        Loss("mse_loss", "MSELoss", "pointwise", samples.two_normal, mean_over_weights=True),
         Loss(
             "smooth_l1_loss",
             "SmoothL1Loss",
             "pointwise",
-            reference.torchs("smooth_l1_loss", beta=float),
             samples.two_normal,
+            parameters={"beta": 1.0},
         ),
         Loss(
             "huber_loss",
             "HuberLoss",
             "pointwise",
-            reference.torchs("huber_loss", delta=float),
             samples.two_normal,
+            parameters={"delta": 1.0},
         ),
         Loss(
             "poisson_nll_loss",
             "PoissonNLLLoss",
             "pointwise",
-            reference.torchs("poisson_nll_loss", log_input=bool, full=bool, eps=float),
             samples.log_rates_and_counts,
+            parameters={"log_input": True, "full": False, "eps": 1e-8},
         ),
         Loss(
             "gaussian_nll_loss",
             "GaussianNLLLoss",
             "pointwise",
-            reference.torchs("gaussian_nll_loss", full=bool, eps=float),
             samples.means_targets_and_variances,
             differentiable=INPUT_GRADIENT | TARGET_GRADIENT | EXTRA_GRADIENT,
             trained=(0, 2),
+            parameters={"full": False, "eps": 1e-6},
         ),
         Loss(
             "kl_div",
             "KLDivLoss",
             "pointwise",
-            reference.torchs("kl_div", log_target=bool),
             samples.two_distributions,
             call={"reduction": "batchmean"},
+            parameters={"log_target": False},
         ),
         Loss(
             "margin_ranking_loss",
             "MarginRankingLoss",
             "pointwise",
-            reference.torchs("margin_ranking_loss", margin=float),
             samples.two_scores_and_signs,
             differentiable=INPUT_GRADIENT | TARGET_GRADIENT | EXTRA_GRADIENT,
             trained=(0, 1),
+            parameters={"margin": 0.0},
         ),
         Loss(
             "hinge_embedding_loss",
             "HingeEmbeddingLoss",
             "pointwise",
-            reference.torchs("hinge_embedding_loss", margin=float),
             samples.scores_and_signs,
             differentiable=INPUT_GRADIENT,
+            parameters={"margin": 1.0},
         ),
         Loss(
             "soft_margin_loss",
             "SoftMarginLoss",
             "pointwise",
-            reference.soft_margin_loss,
             samples.scores_and_signs,
             differentiable=INPUT_GRADIENT,
+            composed=reference.soft_margin_loss,
         ),
         Loss(
             "multilabel_soft_margin_loss",
             "MultiLabelSoftMarginLoss",
             "pointwise",
-            reference.multilabel_soft_margin_loss,
             samples.logits_and_labels,
             "scores",
+            composed=reference.multilabel_soft_margin_loss,
+            parameters={"share": 1.0},
         ),
         Loss(
             "multi_margin_loss",
             "MultiMarginLoss",
             "class_margin",
-            reference.multi_margin_loss,
             samples.logits_and_classes,
             "scores",
             differentiable=INPUT_GRADIENT,
+            composed=reference.multi_margin_loss,
+            parameters={"p": 1, "margin": 1.0},
         ),
         Loss(
             "multilabel_margin_loss",
             "MultiLabelMarginLoss",
             "class_margin",
-            reference.multilabel_margin_loss,
             samples.scores_and_label_lists,
             "scores",
             differentiable=INPUT_GRADIENT,
+            composed=reference.multilabel_margin_loss,
         ),
         Loss(
             "triplet_margin_loss",
             "TripletMarginLoss",
             "vectors",
-            reference.torchs("triplet_margin_loss", margin=float, p=float, eps=float, swap=bool),
             samples.triplets,
             "vectors",
             differentiable=INPUT_GRADIENT | TARGET_GRADIENT | EXTRA_GRADIENT,
             trained=(0, 1, 2),
+            parameters={"margin": 1.0, "p": 2.0, "eps": 1e-6, "swap": False},
         ),
         Loss(
             "triplet_margin_with_distance_loss",
             "TripletMarginWithDistanceLoss",
             "vectors",
-            reference.triplet_margin_with_distance_loss,
             samples.triplets,
             "vectors",
             differentiable=INPUT_GRADIENT | TARGET_GRADIENT | EXTRA_GRADIENT,
             trained=(0, 1, 2),
+            composed=reference.triplet_margin_with_distance_loss,
+            parameters={"margin": 1.0, "p": 2.0, "eps": 1e-6, "swap": False, "cosine": False},
         ),
         Loss(
             "cosine_embedding_loss",
             "CosineEmbeddingLoss",
             "vectors",
-            reference.cosine_embedding_loss,
             samples.pairs_and_signs,
             "vectors",
             trained=(0, 1),
+            composed=reference.cosine_embedding_loss,
+            parameters={"margin": 0.0},
         ),
     )
 }

@@ -1,4 +1,7 @@
-"""Which shapes broadcast to which: torch's own answers take longer than a small loss."""
+"""Which shapes broadcast to which, and which dimensions are rows.
+
+Torch's own answers take longer than a small loss.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,22 @@ def broadcast_shape(input: Tensor, *others: Tensor) -> torch.Size | None:
     except RuntimeError:
         return None
     return shape
+
+
+def class_dim(input: Tensor) -> int:
+    """The dimension of classes of an input (N, C, d1, ...) or (C): 1 or 0."""
+    return min(1, input.dim() - 1)
+
+
+def positions(input: Tensor) -> torch.Size:
+    """(N, d1, ...) of an input (N, C, d1, ...), () of an input (C)."""
+    return input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
+
+
+def losses_shape(family: str, input: Tensor, *others: Tensor | None) -> torch.Size:
+    """The shape of the losses of reduction="none", given a loss's family and operands."""
+    if family == "pointwise":
+        return broadcast(input, *others)
+    if family == "vectors":
+        return broadcast(input, *others)[:-1]
+    return positions(input) if family == "softmax" else input.shape[:-1]

@@ -14,7 +14,7 @@ import torch
 
 from fused_losses.bench.cases import DTYPES
 from fused_losses.linear.chunks import rows_per_chunk
-from fused_losses.linear.products import BLOCK, logits_dtype
+from fused_losses.linear.products import BLOCK_BYTES, choose_logits_dtype
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _fused(layer: Layer) -> Phases:
 
 def _linear(layer: Layer) -> Phases:
     cpu = torch.device("cpu")
-    itemsize = logits_dtype(DTYPES[layer.dtype], cpu).itemsize
+    itemsize = choose_logits_dtype(DTYPES[layer.dtype], cpu).itemsize
     at_once = min(layer.rows, rows_per_chunk(layer.classes, itemsize, None, cpu))
     sums = [
         Term("hidden states' gradient", layer.rows * layer.features * 4, "in float32 until it is scaled"),
@@ -114,7 +114,9 @@ def _linear(layer: Layer) -> Phases:
         f"{at_once} rows at a time, overwritten by their gradient",
     )
     rounded = [] if layer.itemsize == 4 else _gradients(layer)[:2]
-    converted = [] if itemsize == layer.itemsize else [Term("weight in float32", BLOCK, "a block at a time")]
+    converted = (
+        [] if itemsize == layer.itemsize else [Term("weight in float32", BLOCK_BYTES, "a block at a time")]
+    )
     return {"chunks": [chunk, *converted, *sums], "backward": [*sums, *rounded]}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as torchs
 
-from fused_losses import backends
+from fused_losses import backends, devices
 from fused_losses import functional as ours
 from fused_losses.bench.cases import Case
 from fused_losses.bench.heads import HEADS
@@ -61,14 +61,14 @@ class Provider:
             Unavailable: others serve it, or none.
         """
         if self.backend is None:
-            yield backends.devices.get(device, "torch") if self.is_ours else ""
+            yield (devices.kernels_for(device) or "torch") if self.is_ours else ""
             return
         if self.backend == "triton" and not backends.has_triton():
             raise Unavailable("Triton is not installed")
         with backends.backend(self.backend):
-            serving = backends.devices.get(device, "torch")
+            serving = devices.kernels_for(device) or "torch"
             # The CPU's compiled kernels stand for CUDA's where a run on a GPU is rehearsed without one.
-            wanted = ("Triton",) if self.backend == "triton" else (backends.CUDA, "C++")
+            wanted = ("Triton",) if self.backend == "triton" else (devices.CUDA, "C++")
             if not serving.startswith(wanted):
                 raise Unavailable(f"{device} is served by {serving}")
             yield serving

@@ -15,7 +15,7 @@ from torch import Tensor
 from fused_losses.bench.cases import Pass
 from fused_losses.bench.providers import LossFn
 from fused_losses.bench.variants import strided_copy
-from fused_losses.linear.products import logits_dtype
+from fused_losses.linear.products import choose_logits_dtype
 from fused_losses.samples import Inputs
 
 # A sample covers about a million elements, in at most 200 calls: a call on 320 elements lasts some
@@ -184,7 +184,7 @@ def products_contender(inputs: Inputs) -> Contender:
     Of 16 bits, in float32 where a CPU has no instructions for them: torch emulates these, many times slower.
     """
     hidden, weight = (tensor.detach() for tensor in inputs[:2])
-    dtype = logits_dtype(hidden.dtype, hidden.device)
+    dtype = choose_logits_dtype(hidden.dtype, hidden.device)
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     logits_shape = hidden.shape[0], weight.shape[0]
     batch = batch_size(math.prod(logits_shape))

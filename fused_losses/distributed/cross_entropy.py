@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from fused_losses.distributed.results import Rows, divided, output_of, slopes
+from fused_losses.distributed.results import Rows, build_output, reduce_losses, slopes
 from fused_losses.distributed.rows import local_numbers, merge, write_gradient
 from fused_losses.distributed.shard import Shard, localized
 from fused_losses.distributed.target import Options, Target
-from fused_losses.functional.cross_entropy import Asked, divisor_of
+from fused_losses.losses.softmax_outputs import Requested, divisor_of
 
 
 def cross_entropy(
@@ -71,19 +71,19 @@ def cross_entropy(
         :class:`fused_losses.functional.CrossEntropyOutput` of such if any more is asked for.
 
     Raises:
-        IndexError: a class out of range (on a GPU, it contributes to no process's hot class instead).
+        IndexError: a class out of range, on the CPU. On a GPU such a row has no class, on any process.
         ValueError: placements other than those above; another reduction or `backward`.
-        RuntimeError: probabilities, where the CUDA library serves: Triton's kernels take them.
+        RuntimeError: shapes or dtypes that no kernels take.
     """
     if backward not in ("recompute", "inplace"):
         raise ValueError(f"backward must be 'recompute' or 'inplace', but it is {backward!r}")
     local, shard = localized(input, -1, shard, group)
     options = Options(shard, ignore_index, label_smoothing, reduction, z_loss, entropy, logit_scale, softcap)
-    asked = Asked(return_lse, return_z_loss, return_accuracy, return_argmax)
+    requested = Requested(return_lse, return_z_loss, return_accuracy, return_argmax)
     divisor = divisor_of(normalizer, reduction, local.device)
     compared = Target.of(target, weight, options)
-    rows = VocabParallel.apply(local, compared, divisor, backward, asked.accuracy or asked.argmax)
-    return output_of(Rows(*rows), asked, compared)
+    rows = VocabParallel.apply(local, compared, divisor, backward, requested.needs_argmax)
+    return build_output(Rows(*rows), requested, compared)
 
 
 class VocabParallel(Function):
@@ -101,7 +101,7 @@ class VocabParallel(Function):
         """One collective."""
         numbers = target.options.shard.gather(local_numbers(input, target, largest))
         merged = merge(numbers, target, largest)
-        rows, ctx.factor = divided(merged, target, normalizer, input.dtype)
+        rows, ctx.factor = reduce_losses(merged, target, normalizer, input.dtype)
         ctx.target, ctx.merged, ctx.backward = target, merged, backward
         ctx.mark_non_differentiable(rows.argmax, rows.right, rows.divisor)
         ctx.set_materialize_grads(False)
@@ -110,12 +110,12 @@ class VocabParallel(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor | None, of_lse: Tensor | None, *_: None) -> tuple[Any, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None, *_: None) -> tuple[Any, ...]:
         """The gradient of the local logits."""
         (input,) = ctx.saved_tensors
         slope = slopes(upstream, ctx.factor, ctx.target)
         into = input.detach() if ctx.backward == "inplace" else torch.empty_like(input)
-        write_gradient(input, ctx.target, ctx.merged, slope, of_lse, into)
+        write_gradient(input, ctx.target, ctx.merged, slope, lse_gradient, into)
         if ctx.backward == "inplace":
             torch.autograd.graph.increment_version(input)
         return into, None, None, None, None

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from fused_losses.distributed.results import Rows, divided, output_of, slopes
+from fused_losses.distributed.results import Rows, build_output, reduce_losses, slopes
 from fused_losses.distributed.rows import Merged, local_numbers, merge, write_gradient
 from fused_losses.distributed.shard import Shard, localized, whole
 from fused_losses.distributed.target import Options, Target
-from fused_losses.functional.cross_entropy import Asked, divisor_of
 from fused_losses.linear.chunks import rows_per_chunk
-from fused_losses.linear.products import Products, logits_dtype
+from fused_losses.linear.head import Head
+from fused_losses.linear.loop import over_chunks
+from fused_losses.linear.products import choose_logits_dtype
+from fused_losses.losses.softmax_outputs import Requested, divisor_of
 
 
 def linear_cross_entropy(
@@ -79,19 +80,19 @@ def linear_cross_entropy(
     Raises:
         IndexError: a class out of range, on the CPU.
         ValueError: other placements; another reduction.
-        RuntimeError: probabilities, where the CUDA library serves: Triton's kernels take them.
+        RuntimeError: shapes or dtypes that no kernels take.
     """
     head, shard = localized(linear_weight, 0, shard, group)
     if linear_bias is not None:
         linear_bias, _ = localized(linear_bias, 0, shard, group)
     options = Options(shard, ignore_index, label_smoothing, reduction, z_loss, entropy, logit_scale, softcap)
-    asked = Asked(return_lse, return_z_loss, return_accuracy, return_argmax)
+    requested = Requested(return_lse, return_z_loss, return_accuracy, return_argmax)
     divisor = divisor_of(normalizer, reduction, input.device)
     compared = Target.of(target, weight, options)
-    largest = asked.accuracy or asked.argmax
+    largest = requested.needs_argmax
     operands = whole(input), head, linear_bias
     rows = LinearVocabParallel.apply(*operands, compared, divisor, workspace, largest)
-    return output_of(Rows(*rows), asked, compared)
+    return build_output(Rows(*rows), requested, compared)
 
 
 class LinearVocabParallel(Function):
@@ -110,12 +111,13 @@ class LinearVocabParallel(Function):
     ) -> Rows:
         """A collective for each chunk of rows."""
         wanted = ctx.needs_input_grad[:3]
-        loop = _Loop(input, linear_weight, linear_bias, target, workspace)
-        at_once = target.options.reduction != "none" and any(wanted)
-        merged, gradients = loop.forward(wanted if at_once else (False,) * 3, largest)
-        rows, ctx.factor = divided(merged, target, normalizer, input.dtype)
+        head = Head(input, linear_weight, linear_bias)
+        chunks = _Chunks(head, target, workspace)
+        in_forward = target.options.reduction != "none" and any(wanted)
+        merged, gradients = _forward(chunks, wanted if in_forward else (False,) * 3, largest)
+        rows, ctx.factor = reduce_losses(merged, target, normalizer, input.dtype)
         ctx.target, ctx.merged, ctx.wanted, ctx.workspace = target, merged, wanted, workspace
-        ctx.gradients = gradients if at_once else None
+        ctx.gradients = gradients if in_forward else None
         ctx.mark_non_differentiable(rows.argmax, rows.right, rows.divisor)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, linear_weight, linear_bias)
@@ -123,14 +125,14 @@ class LinearVocabParallel(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor | None, of_lse: Tensor | None, *_: None) -> tuple[Any, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None, *_: None) -> tuple[Any, ...]:
         """The gradients of the head; the input's, added up over processes."""
         (input, weight, bias), target = ctx.saved_tensors, ctx.target
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None or upstream is None or of_lse is not None:
-            loop = _Loop(input, weight, bias, target, ctx.workspace)
+        if gradients is None or upstream is None or lse_gradient is not None:
+            chunks = _Chunks(Head(input, weight, bias), target, ctx.workspace)
             slope = slopes(upstream, ctx.factor, target)
-            gradients, factor = loop.backward(ctx.wanted, ctx.merged, slope, of_lse), None
+            gradients, factor = _backward(chunks, ctx.wanted, ctx.merged, slope, lse_gradient), None
         else:
             factor = upstream.double() * ctx.factor
         results = [
@@ -142,66 +144,51 @@ class LinearVocabParallel(Function):
         return *results, None, None, None, None
 
 
-Gradients = tuple[Tensor | None, ...]
+Wanted = tuple[bool, bool, bool]
+"""Whether the gradients of input, weight and bias are wanted."""
 
 
-class _Loop:
-    """Chunk by chunk: local logits, what all processes know of them, gradients."""
+class _Chunks:
+    """The rows of a head and its target, some at a time."""
 
-    def __init__(
-        self,
-        input: Tensor,
-        linear_weight: Tensor,
-        linear_bias: Tensor | None,
-        target: Target,
-        workspace: int | None,
-    ) -> None:
-        self.input, self.target = input, target
-        self.weight, self.bias = linear_weight, linear_bias
-        self.dtype = logits_dtype(input.dtype, input.device)
+    def __init__(self, head: Head, target: Target, workspace: int | None) -> None:
+        self.head, self.target = head, target
+        self.dtype = choose_logits_dtype(head.input.dtype, head.input.device)
         # Not by the local shard's size: every process must have the same chunks.
-        each = -(-target.options.shard.classes // dist.get_world_size(target.options.shard.group))
-        self.rows = rows_per_chunk(each, self.dtype.itemsize, workspace, input.device)
+        shard = target.options.shard
+        classes = -(-shard.classes // dist.get_world_size(shard.group))
+        self.rows = rows_per_chunk(classes, self.dtype.itemsize, workspace, head.input.device)
 
-    def forward(self, wanted: tuple[bool, ...], largest: bool) -> tuple[Merged, Gradients]:
-        """What is known of all rows, and if wanted, the gradients of the sum of their losses."""
-        parts: list[Merged] = []
+    def run(self, wanted: Wanted, kernel: Callable[[slice, Tensor], None]) -> list[Tensor | None]:
+        """Calls kernel(rows, logits), as `over_chunks`; at least once, since all processes must gather."""
+        total = max(1, self.head.input.shape[0])
+        chunks = (slice(begin, begin + self.rows) for begin in range(0, total, self.rows))
+        return over_chunks(self.head, chunks, self.rows, self.dtype, wanted, kernel)
 
-        def kernel(rows: slice, target: Target, logits: Tensor) -> None:
-            numbers = target.options.shard.gather(local_numbers(logits, target, largest))
-            parts.append(merge(numbers, target, largest))
-            if any(wanted):
-                write_gradient(logits, target, parts[-1], target.counts.double(), None, logits)
 
-        gradients = self._run(kernel, wanted)
-        return Merged.joined(parts), gradients
+def _forward(chunks: _Chunks, wanted: Wanted, largest: bool) -> tuple[Merged, list[Tensor | None]]:
+    """What is known of all rows, and if wanted, the gradients of the sum of their losses."""
+    parts: list[Merged] = []
 
-    def backward(
-        self, wanted: tuple[bool, ...], merged: Merged, slope: Tensor, of_lse: Tensor | None
-    ) -> Gradients:
-        """The gradients of losses that are multiplied by `slope`, and of log-sum-exps by `of_lse`."""
-        slope = slope.expand(self.target.counts.shape)
+    def kernel(rows: slice, logits: Tensor) -> None:
+        target = chunks.target.rows(rows)
+        numbers = target.options.shard.gather(local_numbers(logits, target, largest))
+        parts.append(merge(numbers, target, largest))
+        if any(wanted):
+            write_gradient(logits, target, parts[-1], target.counts.double(), None, logits)
 
-        def kernel(rows: slice, target: Target, logits: Tensor) -> None:
-            lse = None if of_lse is None else of_lse[rows]
-            write_gradient(logits, target, merged.of_rows(rows), slope[rows], lse, logits)
+    gradients = chunks.run(wanted, kernel)
+    return Merged.joined(parts), gradients
 
-        return self._run(kernel, wanted)
 
-    def _run(self, kernel: Callable[[slice, Target, Tensor], None], wanted: tuple[bool, ...]) -> Gradients:
-        """Calls kernel(rows, target, logits), which turns logits into their gradient if one is wanted."""
-        products = Products(self.weight, self.bias, self.dtype, *wanted)
-        wide = torch.float64 if self.dtype is torch.float64 else torch.float32
-        of_input = self.input.new_zeros(self.input.shape, dtype=wide) if wanted[0] else None
-        buffer = self.input.new_empty((self.rows, self.weight.shape[0]), dtype=self.dtype)
-        for begin in range(0, max(1, self.input.shape[0]), self.rows):
-            rows = slice(begin, begin + self.rows)
-            x = self.input[rows].to(self.dtype)
-            logits = buffer[: x.shape[0]]
-            products.logits(x, logits)
-            kernel(rows, self.target.of_rows(rows), logits)
-            if any(wanted):
-                made = products.gradients(logits, x)
-                if of_input is not None and made is not None:
-                    of_input[rows] = made
-        return of_input, products.weight_gradient, products.bias_gradient
+def _backward(
+    chunks: _Chunks, wanted: Wanted, merged: Merged, slope: Tensor, lse_gradient: Tensor | None
+) -> list[Tensor | None]:
+    """The gradients of losses times `slope` (N), and of log-sum-exps times `lse_gradient` (N)."""
+    slope = slope.expand(chunks.target.counts.shape)
+
+    def kernel(rows: slice, logits: Tensor) -> None:
+        lse = None if lse_gradient is None else lse_gradient[rows]
+        write_gradient(logits, chunks.target.rows(rows), merged.rows(rows), slope[rows], lse, logits)
+
+    return chunks.run(wanted, kernel)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fused_losses.call import Call
 from fused_losses.distributed.shard import Shard, localized, whole
-from fused_losses.functional.cross_entropy import terms_of
+from fused_losses.losses.plans import PLANS
+from fused_losses.losses.softmax_outputs import terms_of
 
-LITTLE = 2.0**-30
-"""What a kernel's targets are multiplied by where they are to have no effect, and its entropy is to have one:
-the kernel multiplies both by the same number. A power of two, so that dividing the entropy by it is exact."""
+NEGLIGIBLE = 2.0**-30
+"""What a kernel's targets are multiplied by where only its entropy is to have an effect, since the kernel
+multiplies both by the same number. A power of two, so that dividing the entropy by it is exact."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Of a call."""
+    """What a user asked for; see `cross_entropy`."""
 
     shard: Shard
     ignore_index: int
@@ -36,15 +37,15 @@ class Options:
 
     @property
     def maps(self) -> bool:
-        """Whether the softmax is of other logits than those that are given."""
+        """Whether the softmax is of scaled or capped logits."""
         return self.logit_scale != 1 or self.softcap is not None
 
     def terms(self, entropy: float) -> tuple[float, ...]:
-        """The operators': z-losses and their gradients are made of merged numbers instead."""
+        """The operators' terms; z-losses and their gradients are made of merged numbers instead."""
         return terms_of(0.0, entropy, self.logit_scale, self.softcap)
 
     def slope(self, logits: Tensor) -> Tensor | float:
-        """Of the softmax's logits, given these, by those that were given."""
+        """The derivative of the softmax's logits by those that were given, at the softmax's logits (N)."""
         if self.softcap is None:
             return self.logit_scale
         return self.logit_scale * (1 - (logits / self.softcap) ** 2)
@@ -61,17 +62,20 @@ class Target:
 
     options: Options
     local: Tensor
-    """Of labels, the local ones, and stand-ins; or probabilities of local classes."""
+    """Local labels, or stand-ins for labels elsewhere, (N), int64; or probabilities of local classes
+    (N, C_local), floating."""
     owned: Tensor
-    """Whether this process has the row's class."""
+    """Whether this process has the row's class, (N), bool."""
     counts: Tensor
+    """Whether the row is not ignored, (N), bool."""
     weight: Tensor | None
+    """A factor for each local class, (C_local)."""
     labels: Tensor | None
-    """The rows' classes, numbered over all."""
+    """The rows' classes, numbered over those of all processes, (N); None for probabilities."""
 
     @staticmethod
     def of(target: Tensor, weight: Tensor | None, options: Options) -> Target:
-        """Rows of labels, or of probabilities of the local classes.
+        """Makes the target of labels (N), or of probabilities of the local classes (N, C_local).
 
         Raises:
             IndexError: a class out of range, where that can be seen without waiting for a device.
@@ -89,12 +93,12 @@ class Target:
             raise IndexError(f"a class is out of range, which is [0, {shard.classes})")
         own = target.long() - shard.first
         owned = counts & (own >= 0) & (own < shard.size)
-        # A class of this process that has the number of the ignored one is none of it.
+        # The kernels ignore -1: a local class may have the number that the user ignores.
         label = torch.where(counts, torch.where(owned, own, 0), -1)
         return Target(options, label, owned, counts, weight, target)
 
-    def of_rows(self, rows: slice) -> Target:
-        """Of some of them."""
+    def rows(self, rows: slice) -> Target:
+        """The target of some rows."""
         labels = None if self.labels is None else self.labels[rows]
         return Target(
             self.options, self.local[rows], self.owned[rows], self.counts[rows], self.weight, labels
@@ -117,47 +121,68 @@ class Target:
 
     @property
     def share(self) -> float:
-        """What the kernel's targets are multiplied by: its smoothing is over local classes."""
+        """What the kernel's targets are multiplied by, since the kernel smooths over local classes alone."""
         e, shard = self.options.label_smoothing, self.options.shard
-        of_smoothing = e * shard.size / shard.classes
+        smoothed = e * shard.size / shard.classes
         if not self.has_labels:
-            return 1 - e + of_smoothing
-        return of_smoothing if e else LITTLE if self.options.entropy else 0.0
+            return 1 - e + smoothed
+        return smoothed if e else NEGLIGIBLE if self.options.entropy else 0.0
 
     @property
     def smoothing(self) -> float:
-        """The kernel's own: of labels, all of it or nothing."""
+        """The kernel's own label smoothing: for labels, 1 or 0."""
         e, shard = self.options.label_smoothing, self.options.shard
         if self.has_labels:
             return 1.0 if e else 0.0
         return e * shard.size / shard.classes / self.share if self.share else 0.0
 
-    def kernel(self, entropy: float) -> tuple[Any, ...]:
-        """The operators' target and weight, and their first options."""
-        weight = self.weight if self.is_soft else None
-        return self.local, weight, -1, self.smoothing, self.options.terms(entropy)
+    def plan(self, logits: Tensor, entropy: float) -> Call:
+        """The call of the kernels that make each row's own loss of local logits (N, C_local).
+
+        Raises:
+            RuntimeError: kernels do not take such logits, targets or weights.
+        """
+        options = self.options
+        call = PLANS["cross_entropy"](
+            logits,
+            self.local,
+            self.weight if self.is_soft else None,
+            ignore_index=-1,
+            reduction="none",
+            label_smoothing=self.smoothing,
+            entropy=entropy,
+            logit_scale=options.logit_scale,
+            softcap=options.softcap,
+        )
+        if call is None:
+            raise RuntimeError(
+                "fused_losses.distributed: no kernels take logits of shape "
+                f"{tuple(logits.shape)}, {logits.dtype}, on {logits.device}, with targets of shape "
+                f"{tuple(self.local.shape)}, {self.local.dtype}"
+            )
+        return call
 
     def mass(self, dtype: torch.dtype) -> Tensor:
-        """The sum of each row's local soft targets."""
+        """The sum of each row's local soft targets, (N)."""
         classes = self.options.shard.size
         ones = self.local.new_ones(classes, dtype=dtype)
         weight = ones if self.weight is None else self.weight.to(dtype)
         if self.has_labels:
             each = self.smoothing * weight.sum() / max(1, classes)
             return (self.share * each).expand(self.local.shape[0])
-        wide = self.local if self.weight is None else self.local * self.weight
-        of_probabilities = wide.sum(1, dtype=dtype)
-        each = (1 - self.smoothing) * of_probabilities + self.smoothing * weight.sum() / max(1, classes)
+        weighted = self.local if self.weight is None else self.local * self.weight
+        probabilities = weighted.sum(1, dtype=dtype)
+        each = (1 - self.smoothing) * probabilities + self.smoothing * weight.sum() / max(1, classes)
         return self.share * each
 
     def weight_of_label(self, dtype: torch.dtype) -> Tensor:
-        """Where this process has the row's class; 0 elsewhere."""
+        """The weight of each row's class where this process has it, (N); 0 elsewhere."""
         assert self.weight is not None
         return torch.where(self.owned, self.at_labels(self.weight.to(dtype)), 0)
 
-    def at_labels(self, of_classes: Tensor) -> Tensor:
-        """Numbers of local classes, (C) or (N, C), at each row's class or its stand-in."""
+    def at_labels(self, numbers: Tensor) -> Tensor:
+        """The numbers (C_local) or (N, C_local) of local classes at each row's class or its stand-in, (N)."""
         labels = self.local.clamp_min(0)
-        if of_classes.dim() == 1:
-            return of_classes[labels]
-        return of_classes.gather(1, labels.unsqueeze(1)).squeeze(1)
+        if numbers.dim() == 1:
+            return numbers[labels]
+        return numbers.gather(1, labels.unsqueeze(1)).squeeze(1)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from fused_losses import functional as F
-from fused_losses.dispatch import Backward
-from fused_losses.operands import check_backward
+from fused_losses.call import Backward
+from fused_losses.losses.checks import check_backward
 from fused_losses.swaps import Patch, Swap
 
 Items = Tensor | float | None

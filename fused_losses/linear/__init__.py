@@ -3,13 +3,15 @@
 Rows are taken a chunk at a time: their logits go into a workspace, a kernel turns them into the loss and, in
 place, into its gradient, and two more matrix products make the gradients of the head from that.
 
-    planning.py    which kernel, and what the mean divides by
-    chunks.py      which rows, and how many at a time
-    products.py    the matrix products
-    operators.py   the loop, as operators that torch.compile sees
-    autograd.py    the backward contract
-    composition.py the same with all logits there
-    run.py         which of these takes a call
+    functions.py   what users call
+    choice.py      whether a call goes chunk by chunk, or with all logits there
     divergence.py  distillation, as a cross-entropy
     module.py      torch.nn's module
+    composition.py the same losses with all logits there
+    autograd.py    the backward contract
+    operators.py   the loss and its gradients, as operators that torch.compile sees
+    loop.py        the loop over chunks
+    chunks.py      which rows, and how many at a time
+    products.py    the matrix products
+    head.py        a linear layer, and a call of a loss over it, as values
 """

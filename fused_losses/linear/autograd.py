@@ -8,128 +8,123 @@ recompute  the forward makes the loss only, one matrix product; the backward mak
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fused_losses.autograd import is_batched
-from fused_losses.linear.composition import composed
+from fused_losses import modes, reference
+from fused_losses.call import Reduction, SoftmaxOptions
+from fused_losses.linear.composition import logits_of
+from fused_losses.linear.head import HeadCall
 from fused_losses.linear.operators import (
+    HEAD_BIAS,
+    HEAD_INPUT,
+    HEAD_WEIGHT,
     LARGEST,
-    OF_BIAS,
-    OF_INPUT,
-    OF_WEIGHT,
     linear_loss,
     linear_loss_backward,
 )
+from fused_losses.registry import LOSSES
 
 Strategy = Literal["fused", "recompute"]
+
+_BITS = (HEAD_INPUT, HEAD_WEIGHT, HEAD_BIAS)
 
 
 class LinearLoss(Function):
     """A loss over a linear head, the gradients of input, weight and bias, and what rows have besides."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        linear_weight: Tensor,
-        linear_bias: Tensor | None,
-        call: tuple[Any, ...],
-        strategy: Strategy,
-        of_rows: int,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """The loss, and by the bits of `of_rows`, lse and argmax; `call` has the other arguments."""
-        wanted = sum(
-            bit
-            for bit, needed in zip((OF_INPUT, OF_WEIGHT, OF_BIAS), ctx.needs_input_grad, strict=False)
-            if needed
-        )
-        head = (input, linear_weight, linear_bias)
-        at_once = wanted if strategy == "fused" else 0
-        loss, scale, *rest = linear_loss(*head, *arguments_of(call, tensors), at_once | of_rows)
-        count = of_rows.bit_count()
-        rows, gradients = rest[:count], rest[count:]
-        if of_rows & LARGEST:
-            ctx.mark_non_differentiable(rows[1])
+    def forward(ctx: Any, strategy: Strategy, row_bits: int, *arguments: Any) -> tuple[Tensor, ...]:
+        """The loss, and by the bits of `row_bits`, lse and argmax; arguments are `HeadCall.to_arguments`."""
+        needed = ctx.needs_input_grad[2:5]
+        wanted = sum(bit for bit, is_needed in zip(_BITS, needed, strict=True) if is_needed)
+        in_forward = wanted if strategy == "fused" else 0
+        loss, scale, *rest = linear_loss(*arguments, in_forward | row_bits)
+        count = row_bits.bit_count()
+        row_results, gradients = rest[:count], rest[count:]
+        if row_bits & LARGEST:
+            ctx.mark_non_differentiable(row_results[1])
         ctx.set_materialize_grads(False)
-        ctx.call, ctx.wanted = call, wanted
         ctx.gradients = (scale, gradients) if strategy == "fused" else None
-        ctx.save_for_backward(*head, *tensors)
-        return loss, *rows
+        ctx.wanted = wanted
+        ctx.backend = None if modes.is_compiling() else modes.backend.get()
+        # Tensors are saved where autograd sees them, and their places are kept with the other arguments.
+        ctx.save_for_backward(*(x for x in arguments if isinstance(x, Tensor)))
+        ctx.arguments = tuple(_Saved if isinstance(x, Tensor) else x for x in arguments)
+        return loss, *row_results
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor | None, *of_rows: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The gradients of the head's operands, where they are needed."""
-        saved = ctx.saved_tensors  # once: checkpointing unpacks no tensor twice
-        head, tensors = list(saved[:3]), saved[3:]
-        of_lse = of_rows[0] if of_rows else None
-        nothing = (None,) * (6 + len(tensors))
+    def backward(
+        ctx: Any, upstream: Tensor | None, *row_gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of the head's operands, where they are needed, each shaped as its operand."""
+        saved = iter(ctx.saved_tensors)  # once: checkpointing unpacks no tensor twice
+        arguments = tuple(next(saved) if x is _Saved else x for x in ctx.arguments)
+        head_call = HeadCall.from_arguments(*arguments)
+        lse_gradient = row_gradients[0] if row_gradients else None
+        nothing = (None,) * (2 + len(arguments))
         if upstream is None:
-            if of_lse is None:
+            if lse_gradient is None:
                 return nothing
-            upstream = of_lse.new_zeros(of_lse.shape if "none" in ctx.call else ())
-        ready, by_torch = ctx.gradients, torch.is_grad_enabled() or is_batched(upstream)
-        if by_torch:
-            gradients = _gradients_by_torch(ctx, head, tensors, upstream, of_lse)
-        elif ready is not None and of_lse is None:
-            if not torch.compiler.is_compiling():
+            by_row = head_call.call.reduction is Reduction.NONE
+            upstream = lse_gradient.new_zeros(lse_gradient.shape if by_row else ())
+        ready = ctx.gradients
+        if torch.is_grad_enabled() or modes.is_batched(upstream):
+            gradients = _gradients_by_torch(head_call, ctx.wanted, upstream, lse_gradient)
+        elif ready is not None and lse_gradient is None:
+            if not modes.is_compiling():
                 ctx.gradients = None
             scale, gradients = ready
-            gradients = _scaled(gradients, scale * upstream, head, ctx.wanted)
+            gradients = _scaled(gradients, scale * upstream, _differentiated(head_call, ctx.wanted))
         else:
-            arguments = arguments_of(ctx.call, tensors)
-            gradients = linear_loss_backward(upstream, of_lse, *head, *arguments, ctx.wanted)
-            gradients = [g.to(x.dtype) for g, x in zip(gradients, _of(head, ctx.wanted), strict=True)]
+            with modes.prefer(ctx.backend):
+                gradients = linear_loss_backward(upstream, lse_gradient, *arguments, ctx.wanted)
+            operands = _differentiated(head_call, ctx.wanted)
+            gradients = [g.to(x.dtype) for g, x in zip(gradients, operands, strict=True)]
         remaining = iter(gradients)
-        of_head = (next(remaining) if ctx.wanted & bit else None for bit in (OF_INPUT, OF_WEIGHT, OF_BIAS))
-        return *of_head, *nothing[3:]
+        head_gradients = (next(remaining) if ctx.wanted & bit else None for bit in _BITS)
+        return None, None, *head_gradients, *nothing[5:]
 
 
-def arguments_of(call: tuple[Any, ...], tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-    """A call's, in the operators' order."""
-    loss, tensor_names, *rest = call
-    return loss, tensor_names, list(tensors), *rest
+class _Saved:
+    """Stands for an argument that autograd has saved."""
 
 
-def _of(head: list[Tensor | None], wanted: int) -> list[Tensor]:
-    """The operands whose gradients are wanted."""
-    bits = (OF_INPUT, OF_WEIGHT, OF_BIAS)
-    return [x for x, bit in zip(head, bits, strict=True) if wanted & bit and x is not None]
+def _differentiated(head_call: HeadCall, wanted: int) -> list[Tensor]:
+    """The operands of the head whose gradients are wanted."""
+    return [x for x, bit in zip(head_call.head, _BITS, strict=True) if wanted & bit and x is not None]
 
 
-def _scaled(gradients: list[Tensor], factor: Tensor, head: list[Tensor | None], wanted: int) -> list[Tensor]:
-    """In the operands' dtypes, rounded once; in place first, where no compiler looks: a head is large."""
-    in_place = not torch.compiler.is_compiling()
+def _scaled(gradients: list[Tensor], factor: Tensor, operands: list[Tensor]) -> list[Tensor]:
+    """Gradients times a factor (), in the operands' dtypes, rounded once.
+
+    They are multiplied in place, since a head is large, unless a compiler looks, which decides that itself.
+    """
+    in_place = not modes.is_compiling()
     return [
         (gradient.mul_(factor) if in_place else gradient * factor.to(gradient.dtype)).to(operand.dtype)
-        for gradient, operand in zip(gradients, _of(head, wanted), strict=True)
+        for gradient, operand in zip(gradients, operands, strict=True)
     ]
 
 
 def _gradients_by_torch(
-    ctx: Any,
-    head: list[Tensor | None],
-    tensors: tuple[Tensor, ...],
-    upstream: Tensor,
-    of_lse: Tensor | None,
+    head_call: HeadCall, wanted: int, upstream: Tensor, lse_gradient: Tensor | None
 ) -> list[Tensor]:
-    """Through torch's own operators and all logits, which autograd and vmap can see through."""
-    loss, tensor_names, option_names, options, reduction, *_ = ctx.call
-    create_graph = torch.is_grad_enabled()
-    keywords = dict(zip((*tensor_names, *option_names), (*tensors, *options), strict=True))
-    input, weight, bias = head
-    assert input is not None and weight is not None
+    """The gradients through torch's own operators and all logits, which autograd and vmap can see through."""
+    call, create_graph = head_call.call, torch.is_grad_enabled()
+    _, target, weight, extra = call.operands
+    target = target.to_dense() if target.is_sparse else target
     with torch.enable_grad():
-        if of_lse is None:
-            results = [composed(input, weight, bias, loss, reduction=reduction, **keywords)]
-        else:
-            both = composed(input, weight, bias, loss, reduction=reduction, return_lse=True, **keywords)
-            results = [both.loss, both.lse]
-    upstreams = [upstream, of_lse][: len(results)]
-    upstreams = [x.to(y.dtype) for x, y in zip(upstreams, results, strict=True) if x is not None]
-    return list(torch.autograd.grad(results, _of(head, ctx.wanted), upstreams, create_graph=create_graph))
+        logits = logits_of(head_call.head)
+        operands = (logits, target, weight, extra)
+        results = [LOSSES[call.name].reference(*operands, call.options, call.reduction.torch_name)]
+        upstreams = [upstream.to(results[0].dtype)]
+        if lse_gradient is not None:
+            assert isinstance(call.options, SoftmaxOptions)
+            results.append(reference.lse(logits, target, call.options))
+            upstreams.append(lse_gradient.to(results[1].dtype))
+    operands_wanted = _differentiated(head_call, wanted)
+    return list(torch.autograd.grad(results, operands_wanted, upstreams, create_graph=create_graph))

@@ -6,17 +6,18 @@ from typing import Any
 
 from torch import Tensor
 
-from fused_losses import functional
+from fused_losses import losses
 from fused_losses import unpatched as F
+from fused_losses.linear.head import Head
 
 
-def composed(
-    input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, loss: str, **keywords: Any
-) -> Any:
-    """What cannot go chunk by chunk, and what derivatives of any order see through."""
-    classes = linear_weight.shape[:-1]
-    flat_bias = None if linear_bias is None else linear_bias.reshape(-1)
-    logits = F.linear(input, linear_weight.reshape(-1, linear_weight.shape[-1]), flat_bias)
-    if len(classes) != 1:
-        logits = logits.reshape(*input.shape[:-1], *classes)
-    return getattr(functional, loss)(logits, **keywords)
+def logits_of(head: Head) -> Tensor:
+    """All logits of a head, (N, V) or (N, C, d1, ...)."""
+    bias = None if head.bias is None else head.bias.reshape(-1)
+    logits = F.linear(head.input, head.weight.reshape(-1, head.weight.shape[-1]), bias)
+    return logits if len(head.classes) == 1 else logits.reshape(*head.input.shape[:-1], *head.classes)
+
+
+def composed(head: Head, loss: str, **keywords: Any) -> Any:
+    """A loss of all logits, by its name, for what cannot go chunk by chunk."""
+    return getattr(losses, loss)(logits_of(head), **keywords)

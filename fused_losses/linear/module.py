@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fused_losses import functional
 from fused_losses.linear.autograd import Strategy
+from fused_losses.linear.functions import linear_cross_entropy
 
 
 class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
@@ -42,7 +42,7 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
         """The loss of the head's logits of `input`, (N, D) or (D)."""
         classes = (self.num_classes, *self.out_features)
         bias = self.linear.bias
-        return functional.linear_cross_entropy(
+        return linear_cross_entropy(
             input,
             self.linear.weight.reshape(*classes, self.linear.in_features),
             target,

@@ -1,211 +1,141 @@
-"""The operators `torch.ops.fused_losses.linear_loss` and `linear_loss_backward`: the loop over chunks.
+"""The operators `torch.ops.fused_losses.linear_loss` and `linear_loss_backward`.
 
     linear_loss           loss, what its sum was multiplied by, and as asked for, log-sum-exps, largest
                           classes and gradients of the sum
     linear_loss_backward  gradients, for an upstream gradient
 
 The gradients of the first are those of the sum of all losses, in float32 (float64 for float64): whoever
-multiplies them by the second result and the upstream gradient rounds once. A loss's name, tensors and options
-are those of its function in `fused_losses.functional`.
+multiplies them by the second result and the upstream gradient rounds once.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from fused_losses.dispatch import REDUCTION_CODES
+from fused_losses.call import Options, Reduction, SoftmaxOptions
+from fused_losses.divisors import divisor
 from fused_losses.linear import chunks
-from fused_losses.linear.planning import Operands, Plan, plan
-from fused_losses.linear.products import Products
+from fused_losses.linear.head import HeadCall, accumulate_dtype
+from fused_losses.linear.loop import Kernel, over_chunks
 from fused_losses.ops import OPERATORS
 from fused_losses.registry import ARGMAX, INPUT_GRADIENT, LOSSES, STATISTICS
+from fused_losses.shapes import losses_shape, positions
 
-OF_INPUT, OF_WEIGHT, OF_BIAS, LSE, LARGEST = 1, 2, 4, 8, 16
+HEAD_INPUT, HEAD_WEIGHT, HEAD_BIAS, LSE, LARGEST = 1, 2, 4, 8, 16
 """Bits of what the operators are asked for: gradients, and of a softmax's rows the log-sum-exp and the
 largest class."""
-GRADIENTS = OF_INPUT | OF_WEIGHT | OF_BIAS
+GRADIENTS = HEAD_INPUT | HEAD_WEIGHT | HEAD_BIAS
 
-_CALL = (
-    "Tensor input, Tensor linear_weight, Tensor? linear_bias, str loss, str[] tensor_names, "
-    "Tensor[] tensors, str[] option_names, Scalar[] options, str reduction, ScalarType dtype, "
-    "ScalarType logits_dtype, int rows"
+_ARGUMENTS = (
+    "Tensor input, Tensor linear_weight, Tensor? linear_bias, str loss, Tensor target, Tensor? weight, "
+    "Tensor? extra, float[] parameters, Scalar? ignore_index, float label_smoothing, float[] terms, "
+    "Tensor? normalizer, int reduction, ScalarType dtype, ScalarType logits_dtype, int chunk_rows"
 )
+"""Those of `HeadCall.to_arguments`."""
 
 _library = torch.library.Library("fused_losses", "FRAGMENT")
 
 
-@dataclass(frozen=True)
-class Call:
-    """The arguments that both operators share; input is (N, D), linear_weight (V, D) or (C, d1, ..., D)."""
-
-    input: Tensor
-    linear_weight: Tensor
-    linear_bias: Tensor | None
-    loss: str
-    tensor_names: list[str]
-    tensors: list[Tensor]
-    option_names: list[str]
-    options: list[Any]
-    reduction: str
-    dtype: torch.dtype
-    """The loss's."""
-    logits_dtype: torch.dtype
-    """The workspace's."""
-    rows: int
-    """At a time."""
-
-    def plan(self) -> Plan | None:
-        """Which kernel runs; None where none takes such a call."""
-        shape = self.input.shape[:1] + self.linear_weight.shape[:-1]
-        return plan(
-            self.loss,
-            (shape, self.logits_dtype, self.input.device),
-            **dict(zip(self.tensor_names, map(self._as_logits, self.tensors), strict=True)),
-            **dict(zip(self.option_names, self.options, strict=True)),
-            reduction=self.reduction,
-        )
-
-    def losses_shape(self) -> torch.Size:
-        """Of the losses of reduction="none"."""
-        rows, classes = self.input.shape[:1], self.linear_weight.shape[:-1]
-        family = LOSSES[self.loss].family
-        if family == "pointwise":
-            shape: torch.Size = torch.broadcast_shapes(rows + classes, *(x.shape for x in self.tensors))
-            return shape
-        return rows + classes[1:] if family == "softmax" else rows
-
-    def _as_logits(self, operand: Tensor) -> Tensor:
-        """Weights of classes in the logits' dtype; what is as large as logits stays as it is."""
-        small = operand.is_floating_point() and operand.dim() == 1
-        return operand.to(self.logits_dtype) if small else operand
-
-
-def is_taken(head: tuple[Tensor, Tensor, Tensor | None], tensors: list[Tensor], *call: Any) -> bool:
-    """Whether there is a kernel for a call, which yields the losses of rows or elements themselves."""
-    loss, names, *rest = call
-    found = Call(*head, loss, names, tensors, *rest).plan()
-    # Rows of a mean of elements, made by their function after the kernel.
-    summed_later = loss == "multilabel_soft_margin_loss" and "none" in rest
-    return found is not None and not summed_later
-
-
-class _Loop:
-    """Of a call, chunk by chunk: logits, then what a kernel makes of them, then gradients."""
-
-    def __init__(self, call: Call, wanted: int) -> None:
-        found = call.plan()
-        assert found is not None
-        self.plan = found
-        self.call, self.wanted, self.dtype = call, wanted, call.logits_dtype
-        self.wide = torch.float64 if self.dtype is torch.float64 else torch.float32
-        self.operators = OPERATORS[self.plan.name]
-        self.none = call.reduction == "none"
-        self.reduction = REDUCTION_CODES["none" if self.none else "sum"]
-        weight = call.linear_weight.reshape(-1, call.linear_weight.shape[-1])
-        bias = None if call.linear_bias is None else call.linear_bias.reshape(-1)
-        bits = (bool(wanted & bit) for bit in (OF_INPUT, OF_WEIGHT, OF_BIAS))
-        self.products = Products(weight, bias, self.dtype, *bits)
-        self.input_gradient = (
-            call.input.new_zeros(call.input.shape, dtype=self.wide) if wanted & OF_INPUT else None
-        )
-        self.rows = chunks.Rows.of(self.plan)
-        self.at_once = min(call.rows, max(1, self.rows.total))
-        self.logits = call.input.new_empty((self.at_once, weight.shape[0]), dtype=self.dtype)
-
-    def run(self, kernel: Callable[[slice | Tensor, Tensor, Operands], None]) -> list[Tensor]:
-        """Calls kernel(rows, logits, operands), which turns logits into their gradient if one is wanted."""
-        for rows in self.rows.chunks(self.at_once):
-            x = chunks.take(self.call.input, rows).to(self.dtype)
-            logits = self.logits[: x.shape[0]]
-            self.products.logits(x, logits)
-            shaped = logits.view(x.shape[0], *self.call.linear_weight.shape[:-1])
-            kernel(rows, shaped, self.plan.operands(rows))
-            if self.wanted & GRADIENTS:
-                of_x = self.products.gradients(logits, x)
-                if self.input_gradient is not None and of_x is not None:
-                    chunks.put(self.input_gradient, rows, of_x)
-        found = (self.input_gradient, self.products.weight_gradient, self.products.bias_gradient)
-        like = (None, self.call.linear_weight, self.call.linear_bias)
-        return [
-            x if as_ is None else x.view(as_.shape)
-            for x, as_ in zip(found, like, strict=True)
-            if x is not None
-        ]
-
-
 def _forward(*arguments: Any) -> list[Tensor]:
-    call, wanted = Call(*arguments[:-1]), arguments[-1]
-    loop = _Loop(call, wanted)
-    options = loop.plan.options_of_sum
-    run = loop.operators.forward_inplace if wanted & GRADIENTS else loop.operators.forward
+    head_call, wanted = HeadCall.from_arguments(*arguments[:-1]), arguments[-1]
+    call, input = head_call.call, head_call.head.input
+    operators, family = OPERATORS[call.name], LOSSES[call.name].family
+    run = operators.forward_inplace if wanted & GRADIENTS else operators.forward
     bits = INPUT_GRADIENT if wanted & GRADIENTS else 0
     bits |= (STATISTICS if wanted & LSE else 0) | (ARGMAX if wanted & LARGEST else 0)
-    total = call.input.new_zeros((), dtype=torch.float64)
-    losses = call.input.new_zeros(call.losses_shape(), dtype=call.dtype) if loop.none else None
-    found = _rows(call, wanted)
+    losses = None
+    if call.reduction is Reduction.NONE:
+        losses = input.new_zeros(losses_shape(family, *call.operands), dtype=head_call.dtype)
+    reduction = Reduction.SUM if losses is None else Reduction.NONE
+    options, dtype = _without_normalizer(call.options), accumulate_dtype(head_call.logits_dtype)
+    total = input.new_zeros((), dtype=torch.float64)
+    row_results = _row_results(head_call, wanted)
 
-    def kernel(rows: slice | Tensor, logits: Tensor, operands: Operands) -> None:
-        loss, *of_rows = run(logits, *operands, *options, loop.reduction, loop.wide, bits)
+    def kernel(rows: slice | Tensor, logits: Tensor) -> None:
+        operands = chunks.operands_of_rows(call, rows)
+        loss, *found = run(logits, *operands, *options, reduction, dtype, bits)
         if wanted & LSE:
-            of_rows[0] = (of_rows[0][0] + of_rows[0][1].log()).view(-1, *found[0].shape[1:])
-        for into, values in zip(found, of_rows, strict=False):
+            found[0] = (found[0][0] + found[0][1].log()).view(positions(logits))
+        for into, values in zip(row_results, found, strict=False):
             chunks.put(into, rows, values)
         if losses is None:
             total.add_(loss)
         else:
             chunks.put(losses, rows, loss)
 
-    gradients = loop.run(kernel)
+    gradients = _over_rows(head_call, wanted, kernel)
     if losses is not None:
-        return [losses, torch.ones_like(total), *found, *gradients]
-    scale = 1 / loop.plan.divisor()
-    return [(total * scale).to(call.dtype), scale, *found, *gradients]
-
-
-def _rows(call: Call, wanted: int) -> list[Tensor]:
-    """Where log-sum-exps and largest classes go; as they are for rows that do not count."""
-    if not wanted & (LSE | LARGEST):
-        return []
-    shape = call.input.shape[:1] + call.linear_weight.shape[1:-1]
-    wide = torch.float64 if call.logits_dtype is torch.float64 else torch.float32
-    lse = call.input.new_zeros(shape, dtype=wide)
-    return [lse, call.input.new_full(shape, -1, dtype=torch.int64)] if wanted & LARGEST else [lse]
+        return [losses, torch.ones_like(total), *row_results, *gradients]
+    scale = 1 / divisor(call)
+    return [(total * scale).to(head_call.dtype), scale, *row_results, *gradients]
 
 
 def _backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) -> list[Tensor]:
-    call, wanted = Call(*arguments[:-1]), arguments[-1]
-    loop = _Loop(call, wanted)
-    options = loop.plan.options_of_sum
-    factor = upstream if loop.none else upstream.double() / loop.plan.divisor()
-    # If that will do, after the products: float16 has no room for 1 / N times a logit's gradient.
-    later = not loop.none and lse_gradient is None
-    whole = upstream.new_ones((), dtype=loop.wide) if later else factor.to(loop.wide)
+    head_call, wanted = HeadCall.from_arguments(*arguments[:-1]), arguments[-1]
+    call = head_call.call
+    operators, options = OPERATORS[call.name], _without_normalizer(call.options)
+    by_row = call.reduction is Reduction.NONE
+    factor = upstream if by_row else upstream.double() / divisor(call)
+    # After the products where that will do: float16 has no room for 1 / N times a logit's gradient.
+    multiply_later = not by_row and lse_gradient is None
+    dtype = accumulate_dtype(head_call.logits_dtype)
+    loss_gradient = upstream.new_ones((), dtype=dtype) if multiply_later else factor.to(dtype)
 
-    def kernel(rows: slice | Tensor, logits: Tensor, operands: Operands) -> None:
-        of_losses = chunks.take(whole, rows).contiguous() if loop.none else whole
+    def kernel(rows: slice | Tensor, logits: Tensor) -> None:
+        chunk_gradient = chunks.take(loss_gradient, rows).contiguous() if by_row else loss_gradient
         given = options
-        if lse_gradient is not None:
-            given = (*options[:-1], chunks.take(lse_gradient, rows))
-        loop.operators.backward_into(
-            [logits], False, of_losses, logits, *operands, *given, loop.reduction, INPUT_GRADIENT
+        if lse_gradient is not None and isinstance(options, SoftmaxOptions):
+            given = options._replace(lse_gradient=chunks.take(lse_gradient, rows))
+        operands = chunks.operands_of_rows(call, rows)
+        reduction = Reduction.NONE if by_row else Reduction.SUM
+        operators.backward_into(
+            [logits], False, chunk_gradient, logits, *operands, *given, reduction, INPUT_GRADIENT
         )
 
-    gradients = loop.run(kernel)
-    if later:
+    gradients = _over_rows(head_call, wanted, kernel)
+    if multiply_later:
         for gradient in gradients:
             gradient.mul_(factor)
     return gradients
 
 
+def _over_rows(head_call: HeadCall, wanted: int, kernel: Kernel) -> list[Tensor]:
+    """Runs a kernel over all rows that count; the gradients that are wanted, in the order of bits."""
+    rows = chunks.Rows.that_count(head_call.call)
+    chunk_rows = min(head_call.chunk_rows, max(1, rows.total))
+    gradients = over_chunks(
+        head_call.head,
+        rows.chunks(chunk_rows),
+        chunk_rows,
+        head_call.logits_dtype,
+        (bool(wanted & HEAD_INPUT), bool(wanted & HEAD_WEIGHT), bool(wanted & HEAD_BIAS)),
+        kernel,
+    )
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def _without_normalizer(options: Options) -> Options:
+    """The options of a kernel that adds up losses: what the mean divides by is not its business."""
+    return options._replace(normalizer=None) if isinstance(options, SoftmaxOptions) else options
+
+
+def _row_results(head_call: HeadCall, wanted: int) -> list[Tensor]:
+    """Memory for log-sum-exps and largest classes (N, d1, ...), filled as for rows that do not count."""
+    if not wanted & (LSE | LARGEST):
+        return []
+    input = head_call.call.operands.input
+    lse = head_call.head.input.new_zeros(positions(input), dtype=accumulate_dtype(input.dtype))
+    return [lse, lse.new_full(lse.shape, -1, dtype=torch.int64)] if wanted & LARGEST else [lse]
+
+
 def _as_operator(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
-    """On the tensors' device, and without autocast, which would cast what the products write to."""
+    """The function, on the tensors' device and without autocast, which would cast what products write to."""
 
     @functools.wraps(function)
     def run(*arguments: Any) -> list[Tensor]:
@@ -216,22 +146,26 @@ def _as_operator(function: Callable[..., list[Tensor]]) -> Callable[..., list[Te
     return run
 
 
-def _fake_gradients(call: Call, wanted: int) -> list[Tensor]:
-    wide = torch.float64 if call.logits_dtype is torch.float64 else torch.float32
-    of = ((OF_INPUT, call.input), (OF_WEIGHT, call.linear_weight), (OF_BIAS, call.linear_bias))
-    return [call.input.new_empty(x.shape, dtype=wide) for bit, x in of if wanted & bit and x is not None]
+def _fake_gradients(head_call: HeadCall, wanted: int) -> list[Tensor]:
+    input, weight, bias = head_call.head
+    dtype = accumulate_dtype(head_call.logits_dtype)
+    operands = ((HEAD_INPUT, input), (HEAD_WEIGHT, weight), (HEAD_BIAS, bias))
+    return [input.new_empty(x.shape, dtype=dtype) for bit, x in operands if wanted & bit and x is not None]
 
 
 def _fake_forward(*arguments: Any) -> list[Tensor]:
-    call, wanted = Call(*arguments[:-1]), arguments[-1]
-    shape = call.losses_shape() if call.reduction == "none" else ()
-    scale = call.input.new_empty((), dtype=torch.float64)
-    loss = call.input.new_empty(shape, dtype=call.dtype)
-    return [loss, scale, *_rows(call, wanted), *_fake_gradients(call, wanted)]
+    head_call, wanted = HeadCall.from_arguments(*arguments[:-1]), arguments[-1]
+    call, input = head_call.call, head_call.head.input
+    shape: Any = ()
+    if call.reduction is Reduction.NONE:
+        shape = losses_shape(LOSSES[call.name].family, *call.operands)
+    scale = input.new_empty((), dtype=torch.float64)
+    loss = input.new_empty(shape, dtype=head_call.dtype)
+    return [loss, scale, *_row_results(head_call, wanted), *_fake_gradients(head_call, wanted)]
 
 
 def _fake_backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) -> list[Tensor]:
-    return _fake_gradients(Call(*arguments[:-1]), arguments[-1])
+    return _fake_gradients(HeadCall.from_arguments(*arguments[:-1]), arguments[-1])
 
 
 def _define(
@@ -245,9 +179,9 @@ def _define(
     return operator
 
 
-linear_loss = _define(f"linear_loss({_CALL}, int wanted) -> Tensor[]", _forward, _fake_forward)
+linear_loss = _define(f"linear_loss({_ARGUMENTS}, int wanted) -> Tensor[]", _forward, _fake_forward)
 linear_loss_backward = _define(
-    f"linear_loss_backward(Tensor upstream, Tensor? lse_gradient, {_CALL}, int gradients) -> Tensor[]",
+    f"linear_loss_backward(Tensor upstream, Tensor? lse_gradient, {_ARGUMENTS}, int wanted) -> Tensor[]",
     _backward,
     _fake_backward,
 )

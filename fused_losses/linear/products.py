@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fused_losses.linear.head import accumulate_dtype
+
 if TYPE_CHECKING:  # torch 2.11 does not have it
     from torch.nn import LinearCrossEntropyOptions
 
-BLOCK = 4 * 2**20
-"""Bytes of the head that a CPU multiplies at a time: they stay in cache for both gradients, and are what is
-converted of a head of 16 bits. Measured: a chunk of rows times so much is as fast as all rows times all of
-it."""
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of the head that a CPU multiplies at a time. They stay in cache for both gradients, and so much of a
+16-bit head is converted at a time. Measured: a chunk of rows times so much is as fast as all rows times all
+of the head."""
 
 
-def logits_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Of the workspace: float32 rather than 16 bits on a CPU that has no instructions for their products."""
+def choose_logits_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The workspace's dtype: the head's, but float32 on a CPU that has no instructions for its products."""
     if dtype in (torch.float32, torch.float64) or device.type != "cpu":
         return dtype
     return dtype if _cpu_multiplies(dtype) else torch.float32
 
 
 def logits_dtype_of(options: LinearCrossEntropyOptions, input: Tensor) -> torch.dtype | None:
-    """The workspace's dtype that torch's options ask for; None where they leave it to `logits_dtype`."""
+    """The workspace's dtype that options of torch ask for; None where they leave it to the device."""
     if input.dtype in (torch.float32, torch.float64) or input.device.type != "cpu":
         return None
     return options.acc_dtype or torch.float32
@@ -40,34 +42,50 @@ def _cpu_multiplies(dtype: torch.dtype) -> bool:
 
 
 class Products:
-    """Of one head, and the sums of its gradients over chunks, in float32 (float64 for float64)."""
+    """The products of one head, and the sums of its gradients over chunks, float32 or float64.
+
+    Args:
+        weight: (V, D).
+        bias: (V) or None.
+        dtype: the logits'.
+        input_wanted: whether gradients of the input are wanted.
+        weight_wanted: whether the gradient of the weight is.
+        bias_wanted: whether the gradient of the bias is.
+    """
 
     def __init__(
         self,
         weight: Tensor,
         bias: Tensor | None,
         dtype: torch.dtype,
-        of_input: bool,
-        of_weight: bool,
-        of_bias: bool,
+        input_wanted: bool,
+        weight_wanted: bool,
+        bias_wanted: bool,
     ) -> None:
         self._weight, self._bias, self._dtype = weight, bias, dtype
-        self._wide = torch.float64 if dtype is torch.float64 else torch.float32
-        self._of_input = of_input
+        self._sum_dtype = accumulate_dtype(dtype)
+        self._input_wanted = input_wanted
         self._converted: Tensor | None = None
-        self.weight_gradient = weight.new_zeros(weight.shape, dtype=self._wide) if of_weight else None
-        self.bias_gradient = weight.new_zeros(weight.shape[:1], dtype=self._wide) if of_bias else None
+        self.weight_gradient = (
+            weight.new_zeros(weight.shape, dtype=self._sum_dtype) if weight_wanted else None
+        )
+        self.bias_gradient = (
+            weight.new_zeros(weight.shape[:1], dtype=self._sum_dtype) if bias_wanted else None
+        )
 
     def _blocks(self) -> Iterator[slice]:
         classes, features = self._weight.shape
         block = classes
         if self._weight.device.type == "cpu":
-            block = max(1, BLOCK // (self._wide.itemsize * max(1, features)))
+            block = max(1, BLOCK_BYTES // (self._sum_dtype.itemsize * max(1, features)))
         for begin in range(0, classes, block):
             yield slice(begin, min(begin + block, classes))
 
     def _weight_of(self, block: slice) -> Tensor:
-        """In the logits' dtype; converted into memory that is there, since a heap may keep what is freed."""
+        """Some rows of the weight, in the logits' dtype.
+
+        They are converted into the same memory each time, since a heap may keep what is freed.
+        """
         weight = self._weight[block]
         if weight.dtype is self._dtype or weight.device.type != "cpu":
             return weight.to(self._dtype)
@@ -76,7 +94,7 @@ class Products:
         return self._converted[: weight.shape[0]].copy_(weight)
 
     def logits(self, x: Tensor, out: Tensor) -> None:
-        """Of rows x, in the logits' dtype."""
+        """Writes the logits of rows x (n, D), in the logits' dtype, to out (n, V)."""
         for block in self._blocks():
             weight = self._weight_of(block).t()
             if self._bias is None:
@@ -85,28 +103,32 @@ class Products:
                 torch.addmm(self._bias[block].to(self._dtype), x, weight, out=out[:, block])
 
     def gradients(self, gradient: Tensor, x: Tensor) -> Tensor | None:
-        """Adds to the head's gradients, and returns that of rows x, given that of their logits."""
-        wide = self._dtype is self._wide
-        by_gpu = not wide and gradient.is_cuda
-        of_x = None
-        if self._of_input and not by_gpu:
-            of_x = x.new_zeros(x.shape, dtype=self._wide)
+        """Adds to the head's gradients, given the gradient (n, V) of the logits of rows x (n, D).
+
+        Returns:
+            The gradient of x (n, D), in the dtype of sums, if it is wanted.
+        """
+        sums_in_logits_dtype = self._dtype is self._sum_dtype
+        by_gpu = not sums_in_logits_dtype and gradient.is_cuda
+        x_gradient = None
+        if self._input_wanted and not by_gpu:
+            x_gradient = x.new_zeros(x.shape, dtype=self._sum_dtype)
         for block in self._blocks():
             part = gradient[:, block]
-            if of_x is not None:
+            if x_gradient is not None:
                 # Each block by itself: of 131072 classes, the sum of blocks' sums has less than half the
-                # error of one product. Products of 16 bits are rounded to 16 bits by a CPU.
-                of_x.add_(torch.mm(part, self._weight_of(block)))
-            elif self._of_input:
-                of_x = torch.mm(part, self._weight.to(self._dtype), out_dtype=self._wide)
+                # error of one product. A CPU rounds products of 16 bits to 16 bits.
+                x_gradient.add_(torch.mm(part, self._weight_of(block)))
+            elif self._input_wanted:
+                x_gradient = torch.mm(part, self._weight.to(self._dtype), out_dtype=self._sum_dtype)
             if self.weight_gradient is not None:
                 into = self.weight_gradient[block]
-                if wide:
+                if sums_in_logits_dtype:
                     into.addmm_(part.t(), x)
                 elif by_gpu:
-                    torch.addmm(into, part.t(), x, out_dtype=self._wide, out=into)
+                    torch.addmm(into, part.t(), x, out_dtype=self._sum_dtype, out=into)
                 else:
                     into.add_(torch.mm(part.t(), x))
         if self.bias_gradient is not None:
-            self.bias_gradient.add_(gradient.sum(0, dtype=self._wide))
-        return of_x
+            self.bias_gradient.add_(gradient.sum(0, dtype=self._sum_dtype))
+        return x_gradient

@@ -28,11 +28,16 @@ def key() -> str:
     return "CPU" if knobs.runtime.interpret else "CUDA"
 
 
-def register() -> torch.library.Library:
-    """Takes the key for all operators; they are given back when the library returned is destroyed."""
+def register(choose: Callable[[str, str, Callable[..., Any]], Callable[..., Any]]) -> torch.library.Library:
+    """Takes the key for all operators; they are given back when the library returned is destroyed.
+
+    Args:
+        choose: makes, of an operator's name, the key and Triton's function, what is registered: a function of
+            the dispatcher's keys and the operator's arguments.
+    """
     library = torch.library.Library("fused_losses", "IMPL", key())
     for name, function in _implementations().items():
-        library.impl(name, function, allow_override=True)
+        library.impl(name, choose(name, key(), function), with_keyset=True, allow_override=True)
     return library
 
 

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, compile, make_backend
 from triton.runtime.jit import JITFunction, compute_cache_key, create_function_from_signature
 
-from fused_losses import backends, triton_kernels
+from fused_losses import devices, triton_kernels
 from fused_losses.triton_kernels import launch
 
 
@@ -72,9 +72,9 @@ def compiling(target: GPUTarget) -> Iterator[list[Launch]]:
         key, compiled = compile_for(target, kernel, arguments, constants)
         launches.append(Launch(kernel.__name__, programs, constants, key, compiled))
 
-    before = launch.taker, backends.devices
+    before = launch.taker
     launch.taker = take
-    backends.devices = {**backends.devices, "meta": "Triton, compiled only"}
+    devices.triton["meta"] = "Triton, compiled only"
     library = torch.library.Library("fused_losses", "IMPL", "Meta")
     for name, function in triton_kernels._implementations().items():
         library.impl(name, function, allow_override=True)
@@ -82,4 +82,5 @@ def compiling(target: GPUTarget) -> Iterator[list[Launch]]:
         yield launches
     finally:
         library._destroy()
-        launch.taker, backends.devices = before
+        launch.taker = before
+        del devices.triton["meta"]

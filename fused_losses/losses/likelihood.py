@@ -5,20 +5,22 @@ from __future__ import annotations
 import warnings
 
 from torch import Tensor
-from torch.nn import _reduction as legacy
 
 from fused_losses import unpatched as F
-from fused_losses.dispatch import BATCH_MEAN, REDUCTION_CODES, Backward, by_torch, kernels_take, run
-from fused_losses.operands import (
+from fused_losses.call import REDUCTIONS, Backward, Call, Operands, PointwiseOptions, Reduction
+from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.losses.checks import (
     are_flags,
     are_numbers,
     as_floating,
     check_backward,
     promoted,
     promoted_without_autocast,
+    reduction_of,
     takes_elements,
     warn,
 )
+from fused_losses.losses.plans import plans
 from fused_losses.shapes import broadcast_shape
 
 
@@ -54,31 +56,41 @@ def poisson_nll_loss(
         RuntimeError: shapes that do not broadcast.
         ValueError: another reduction.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_poisson_nll(input, target, log_input, full, eps, reduction)
+    if call is not None:
+        return run(call, backward)
+    return by_torch(
+        F.poisson_nll_loss, input, target, log_input=log_input, full=full, eps=eps, reduction=reduction
+    )
+
+
+@plans("poisson_nll_loss")
+def _plan_poisson_nll(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Call | None:
+    if not (
         kernels_take(input, target)
         and are_flags(log_input, full)
         and are_numbers(eps)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and broadcast_shape(input, target) is not None
     ):
-        target = as_floating(target, input)
-        if takes_elements(input, target, None):
-            return run(
-                "poisson_nll_loss",
-                input,
-                target,
-                None,
-                None,
-                ((float(log_input), float(full), float(eps)), None),
-                REDUCTION_CODES[reduction],
-                promoted(input, target),
-                backward,
-            )
-    return by_torch(
-        F.poisson_nll_loss, input, target, log_input=log_input, full=full, eps=eps, reduction=reduction
+        return None
+    target = as_floating(target, input)
+    if not takes_elements(input, target):
+        return None
+    return Call(
+        "poisson_nll_loss",
+        Operands(input, target),
+        PointwiseOptions((float(log_input), float(full), float(eps))),
+        REDUCTIONS[reduction],
+        promoted(input, target),
     )
 
 
@@ -111,37 +123,49 @@ def gaussian_nll_loss(
         RuntimeError: shapes that do not broadcast.
     """
     check_backward(backward)
+    call = _plan_gaussian_nll(input, target, var, full, eps, reduction)
+    if call is not None:
+        return run(call, backward)
+    return by_torch(F.gaussian_nll_loss, input, target, var, full=full, eps=eps, reduction=reduction)
+
+
+@plans("gaussian_nll_loss")
+def _plan_gaussian_nll(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Call | None:
     if isinstance(var, float):
         # As an operand without dimensions, which every element reads.
         variances = input.new_full((), var) if var >= 0 and input.dim() else None
     else:
         variances = _variances(input, var)
-    if (
+    if not (
         variances is not None
         and kernels_take(input, target, variances)
         and are_flags(full)
         and are_numbers(eps)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and broadcast_shape(input, target, variances) is not None
     ):
-        target = as_floating(target, input)
-        if takes_elements(input, target, None) and takes_elements(input, variances, None):
-            return run(
-                "gaussian_nll_loss",
-                input,
-                target,
-                None,
-                variances,
-                ((float(full), float(eps)), None),
-                REDUCTION_CODES[reduction],
-                promoted_without_autocast(input, target, variances),
-                backward,
-            )
-    return by_torch(F.gaussian_nll_loss, input, target, var, full=full, eps=eps, reduction=reduction)
+        return None
+    target = as_floating(target, input)
+    if not (takes_elements(input, target) and takes_elements(input, variances)):
+        return None
+    return Call(
+        "gaussian_nll_loss",
+        Operands(input, target, None, variances),
+        PointwiseOptions((float(full), float(eps))),
+        REDUCTIONS[reduction],
+        promoted_without_autocast(input, target, variances),
+    )
 
 
 def _variances(input: Tensor, var: Tensor) -> Tensor | None:
-    """What broadcasts with input, of the shapes that torch takes; else None."""
+    """The variances in a shape that broadcasts with input; None for a shape that torch does not take."""
     if not isinstance(var, Tensor):
         return None
     if var.shape == input.shape:
@@ -181,33 +205,38 @@ def kl_div(
         RuntimeError: shapes that do not broadcast; integers.
         ValueError: another reduction.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    elif reduction == "mean":
+    named = size_average is None and reduce is None
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    if reduction == "mean" and named:
         warn(
             "reduction='mean' averages over all elements; the divergence itself is 'batchmean'. torch "
             "announces that 'mean' will become the same as 'batchmean'.",
             stacklevel=3,
         )
-    if (
-        kernels_take(input, target)
-        and are_flags(log_target)
-        and (reduction in REDUCTION_CODES or reduction == "batchmean")
-        and broadcast_shape(input, target) is not None
-        and takes_elements(input, target, None)
-    ):
-        return run(
-            "kl_div",
-            input,
-            target,
-            None,
-            None,
-            ((float(log_target),), None),
-            BATCH_MEAN if reduction == "batchmean" else REDUCTION_CODES[reduction],
-            promoted(input, target),
-            backward,
-        )
+    call = _plan_kl_div(input, target, reduction, log_target)
+    if call is not None:
+        return run(call, backward)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="reduction: 'mean' divides")  # given above
         return by_torch(F.kl_div, input, target, reduction=reduction, log_target=log_target)
+
+
+@plans("kl_div")
+def _plan_kl_div(
+    input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False
+) -> Call | None:
+    if not (
+        kernels_take(input, target)
+        and are_flags(log_target)
+        and (reduction in REDUCTIONS or reduction == "batchmean")
+        and broadcast_shape(input, target) is not None
+        and takes_elements(input, target)
+    ):
+        return None
+    return Call(
+        "kl_div",
+        Operands(input, target),
+        PointwiseOptions((float(log_target),)),
+        Reduction.BATCH_MEAN if reduction == "batchmean" else REDUCTIONS[reduction],
+        promoted(input, target),
+    )

@@ -6,18 +6,33 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch.nn import _reduction as legacy
 
-from fused_losses.dispatch import autocasts
-from fused_losses.shapes import spans
+from fused_losses import modes
+from fused_losses.modes import autocasts
+from fused_losses.shapes import positions, spans
 
 FLOATING = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 INTEGRAL = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
 def check_backward(backward: str) -> None:
-    """Raises ValueError for a strategy that is none."""
-    if backward not in ("fused", "recompute", "inplace", "plan"):
+    """Raises ValueError for a `backward` that is no strategy."""
+    if backward not in ("fused", "recompute", "inplace"):
         raise ValueError(f"backward must be 'fused', 'recompute' or 'inplace', but it is {backward!r}")
+
+
+def reduction_of(backward: str, reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+    """The reduction that is meant by torch's three arguments, two of which are deprecated.
+
+    Raises:
+        ValueError: `backward` is no strategy; every loss that has these arguments has that one, too.
+    """
+    check_backward(backward)
+    if size_average is None and reduce is None:
+        return reduction
+    meant: str = legacy.legacy_get_string(size_average, reduce)
+    return meant
 
 
 def are_numbers(*options: object) -> bool:
@@ -35,8 +50,12 @@ def is_index(option: object) -> bool:
     return isinstance(option, int) and not isinstance(option, bool)
 
 
-def takes_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    """Whether shapes and dtypes are such as the softmax family is defined on."""
+def takes_softmax(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+    """Whether the softmax family is defined on such operands.
+
+    That is: input (N, C, d1, ...) or (C); target labels (N, d1, ...), int64 or uint8, or probabilities shaped
+    as input; weight (C).
+    """
     dims = input.dim()
     if dims == 0 or input.dtype not in FLOATING:
         return False
@@ -44,22 +63,24 @@ def takes_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
     if classes == 0:
         return False
     if target.is_floating_point():
-        # Of another dtype, torch promotes; it has kernels for that, we do not.
-        fits = target.shape == input.shape and target.dtype in FLOATING
-        wide = (input.dtype is torch.float64) != (target.dtype is torch.float64)
-        fits = fits and not wide
+        # Torch has kernels for float64 beside narrower dtypes, to which it promotes; this package has none.
+        same_width = (input.dtype is torch.float64) == (target.dtype is torch.float64)
+        fits = target.shape == input.shape and target.dtype in FLOATING and same_width
     elif target.dtype is torch.int64 or target.dtype is torch.uint8:
         if dims == 2:  # the common case, at half the price
             fits = target.dim() == 1 and target.shape[0] == input.shape[0]
         else:
-            fits = target.shape == (input.shape[:1] + input.shape[2:] if dims > 1 else input.shape[1:])
+            fits = target.shape == positions(input)
     else:
         fits = False
     return fits and (weight is None or _takes_class_weight(input, weight, classes))
 
 
-def takes_labels(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    """Whether the class margins are defined on these scores, weights and dtypes; not whether target fits."""
+def takes_class_margin(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+    """Whether class margins are defined on input (N, C) or (C), int64 labels and weight (C).
+
+    Whether the shape of target fits is left to the loss.
+    """
     return (
         input.dim() <= 2
         and input.dtype in FLOATING
@@ -78,8 +99,8 @@ def _takes_class_weight(input: Tensor, weight: Tensor, classes: int) -> bool:
     )
 
 
-def takes_elements(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    """Whether the pointwise family is defined on these dtypes and this weight."""
+def takes_elements(input: Tensor, target: Tensor, weight: Tensor | None = None) -> bool:
+    """Whether the elementwise losses are defined on these dtypes and this weight."""
     return (
         input.dtype in FLOATING
         and target.dtype in FLOATING
@@ -95,12 +116,12 @@ def takes_factor(input: Tensor, factor: Tensor) -> bool:
 
 
 def as_floating(tensor: Tensor, like: Tensor) -> Tensor:
-    """Integers as the dtype that torch promotes them to beside `like`."""
+    """Integers in the dtype that torch promotes them to beside `like`."""
     return tensor.to(like.dtype) if tensor.dtype in INTEGRAL else tensor
 
 
 def promoted(*tensors: Tensor | None) -> torch.dtype | None:
-    """The loss's dtype where it is not the input's: promoted, or float32 under autocast."""
+    """The loss's dtype where it is not the first tensor's: promoted, or float32 under autocast."""
     dtype = _promotion(*tensors)
     input = tensors[0]
     assert input is not None
@@ -143,5 +164,5 @@ def warn_of_broadcast(input: Tensor, target: Tensor) -> None:
 
 def warn(message: str, stacklevel: int) -> None:
     """A warning at the caller, but not from within a graph that is being compiled: it would break it."""
-    if not torch.compiler.is_compiling():
+    if not modes.is_compiling():
         warnings.warn(message, stacklevel=stacklevel)

@@ -6,18 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.nn import _reduction as legacy
 
 from fused_losses import unpatched as F
-from fused_losses.dispatch import REDUCTION_CODES, Backward, autocasts, by_torch, kernels_take, run
-from fused_losses.operands import (
+from fused_losses.call import REDUCTIONS, Backward, Call, Operands, PointwiseOptions
+from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.losses.checks import (
     FLOATING,
     as_floating,
     check_backward,
     promoted,
+    reduction_of,
     takes_elements,
     warn_of_broadcast,
 )
+from fused_losses.losses.plans import plans
+from fused_losses.modes import autocasts
 from fused_losses.shapes import broadcast_shape
 
 
@@ -46,10 +49,16 @@ def mse_loss(
         ValueError: a weight shaped otherwise than input.
         RuntimeError: shapes that do not broadcast.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    return _difference_loss("mse_loss", F.mse_loss, input, target, weight, (), reduction, backward)
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_mse(input, target, reduction, weight)
+    return _computed(call, backward, F.mse_loss, input, target, weight, reduction=reduction)
+
+
+@plans("mse_loss")
+def _plan_mse(
+    input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
+) -> Call | None:
+    return _difference("mse_loss", input, target, reduction, weight)
 
 
 def l1_loss(
@@ -77,10 +86,16 @@ def l1_loss(
         ValueError: a weight shaped otherwise than input.
         RuntimeError: shapes that do not broadcast.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    return _difference_loss("l1_loss", F.l1_loss, input, target, weight, (), reduction, backward)
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_l1(input, target, reduction, weight)
+    return _computed(call, backward, F.l1_loss, input, target, weight, reduction=reduction)
+
+
+@plans("l1_loss")
+def _plan_l1(
+    input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
+) -> Call | None:
+    return _difference("l1_loss", input, target, reduction, weight)
 
 
 def smooth_l1_loss(
@@ -110,24 +125,18 @@ def smooth_l1_loss(
     Raises:
         RuntimeError: shapes that do not broadcast; a negative beta.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_smooth_l1(input, target, reduction, beta)
+    return _computed(call, backward, F.smooth_l1_loss, input, target, reduction=reduction, beta=beta)
+
+
+@plans("smooth_l1_loss")
+def _plan_smooth_l1(input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Call | None:
     if beta == 0:
-        return _difference_loss("l1_loss", F.l1_loss, input, target, None, (), reduction, backward)
+        return _plan_l1(input, target, reduction)
     if not beta > 0:
-        return by_torch(F.smooth_l1_loss, input, target, reduction=reduction, beta=beta)
-    return _difference_loss(
-        "smooth_l1_loss",
-        F.smooth_l1_loss,
-        input,
-        target,
-        None,
-        (float(beta),),
-        reduction,
-        backward,
-        beta=beta,
-    )
+        return None
+    return _difference("smooth_l1_loss", input, target, reduction, None, float(beta))
 
 
 def huber_loss(
@@ -157,55 +166,60 @@ def huber_loss(
         RuntimeError: shapes that do not broadcast; a delta that is not above 0; operands of different dtypes.
     """
     check_backward(backward)
+    call = _plan_huber(input, target, reduction, delta, weight)
+    return _computed(call, backward, F.huber_loss, input, target, weight, reduction=reduction, delta=delta)
+
+
+@plans("huber_loss")
+def _plan_huber(
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    delta: float = 1.0,
+    weight: Tensor | None = None,
+) -> Call | None:
     if not delta > 0 or (input.dtype is not target.dtype and not autocasts(input)):
-        return by_torch(F.huber_loss, input, target, reduction=reduction, delta=delta, weight=weight)
-    return _difference_loss(
-        "huber_loss",
-        F.huber_loss,
-        input,
-        target,
-        weight,
-        (float(delta),),
-        reduction,
-        backward,
-        delta=delta,
+        return None
+    return _difference("huber_loss", input, target, reduction, weight, float(delta))
+
+
+def _difference(
+    name: str, input: Tensor, target: Tensor, reduction: str, weight: Tensor | None, *parameters: float
+) -> Call | None:
+    """The plan of a loss of the difference of two tensors that broadcast with each other."""
+    if not (
+        kernels_take(input, target, weight)
+        and reduction in REDUCTIONS
+        and (weight is None or (weight.shape == input.shape and not weight.requires_grad))
+        and (input.shape == target.shape or broadcast_shape(input, target) is not None)
+    ):
+        return None
+    target = as_floating(target, input)
+    if not (takes_elements(input, target) and (weight is None or weight.dtype in FLOATING)):
+        return None
+    return Call(
+        name,
+        Operands(input, target, weight),
+        PointwiseOptions(parameters),
+        REDUCTIONS[reduction],
+        promoted(input, target, weight),
     )
 
 
-def _difference_loss(
-    name: str,
+def _computed(
+    call: Call | None,
+    backward: Backward,
     twin: Callable[..., Tensor],
     input: Tensor,
     target: Tensor,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    backward: Backward,
+    weight: Tensor | None = None,
     **keywords: Any,
 ) -> Tensor:
-    """A loss of the difference of two tensors that may broadcast; `keywords` are for torch's `twin`."""
-    same_shape = input.shape == target.shape
-    if (
-        kernels_take(input, target, weight)
-        and reduction in REDUCTION_CODES
-        and (weight is None or (weight.shape == input.shape and not weight.requires_grad))
-        and (same_shape or broadcast_shape(input, target) is not None)
-    ):
-        target = as_floating(target, input)
-        if takes_elements(input, target, None) and (weight is None or weight.dtype in FLOATING):
-            if not same_shape:
-                warn_of_broadcast(input, target)
-            return run(
-                name,
-                input,
-                target,
-                weight,
-                None,
-                (parameters, None),
-                REDUCTION_CODES[reduction],
-                promoted(input, target, weight),
-                backward,
-            )
-    if weight is not None:
-        keywords["weight"] = weight
-    return by_torch(twin, input, target, reduction=reduction, **keywords)
+    """The loss of a call, with torch's warning where operands broadcast; without a call, that of `twin`."""
+    if call is None:
+        if weight is not None:
+            keywords["weight"] = weight
+        return by_torch(twin, input, target, **keywords)
+    if input.shape != target.shape:
+        warn_of_broadcast(input, target)
+    return run(call, backward)

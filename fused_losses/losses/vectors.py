@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction as legacy
 
 from fused_losses import unpatched as F
-from fused_losses.dispatch import REDUCTION_CODES, Backward, by_torch, kernels_take, run
-from fused_losses.operands import (
+from fused_losses.call import REDUCTIONS, Backward, Call, Operands, Parameters
+from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.losses.checks import (
     FLOATING,
     are_flags,
     are_numbers,
@@ -20,7 +20,9 @@ from fused_losses.operands import (
     check_backward,
     promoted,
     promoted_without_autocast,
+    reduction_of,
 )
+from fused_losses.losses.plans import plans
 from fused_losses.reference import cosine_distance as cosine_distance
 from fused_losses.shapes import broadcast_shape
 
@@ -33,7 +35,7 @@ def euclidean_distance(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 class _Distance(NamedTuple):
-    """A distance that kernels know: the p-norm of x1 - x2 + eps, or the cosine's."""
+    """A distance that kernels know: the p-norm of x1 - x2 + eps, or 1 - cosine similarity."""
 
     p: float = 2.0
     eps: float = 1e-6
@@ -76,27 +78,10 @@ def triplet_margin_loss(
         ValueError: a margin that is not above 0.
         RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
-        margin > 0
-        and are_numbers(margin, p, eps)
-        and are_flags(swap)
-        and _takes_vectors(anchor, positive, negative, p)
-        and reduction in REDUCTION_CODES
-    ):
-        return run(
-            "triplet_margin_loss",
-            anchor,
-            positive,
-            None,
-            negative,
-            ((float(margin), float(p), float(eps), float(swap)),),
-            REDUCTION_CODES[reduction],
-            promoted(anchor, positive, negative),
-            backward,
-        )
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_triplet_margin(anchor, positive, negative, margin, p, eps, swap, reduction)
+    if call is not None:
+        return run(call, backward)
     return by_torch(
         F.triplet_margin_loss,
         anchor,
@@ -107,6 +92,34 @@ def triplet_margin_loss(
         eps=eps,
         swap=swap,
         reduction=reduction,
+    )
+
+
+@plans("triplet_margin_loss")
+def _plan_triplet_margin(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Call | None:
+    if not (
+        margin > 0
+        and are_numbers(margin, p, eps)
+        and are_flags(swap)
+        and _takes_vectors(anchor, positive, negative, p)
+        and reduction in REDUCTIONS
+    ):
+        return None
+    return Call(
+        "triplet_margin_loss",
+        Operands(anchor, positive, None, negative),
+        Parameters((float(margin), float(p), float(eps), float(swap))),
+        REDUCTIONS[reduction],
+        promoted(anchor, positive, negative),
     )
 
 
@@ -143,26 +156,17 @@ def triplet_margin_with_distance_loss(
         RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
     """
     check_backward(backward)
-    distance = _known_distance(distance_function)
-    if (
-        distance is not None
-        and margin > 0
-        and are_numbers(margin)
-        and are_flags(swap)
-        and _takes_vectors(anchor, positive, negative, distance.p)
-        and reduction in REDUCTION_CODES
-    ):
-        return run(
-            "triplet_margin_with_distance_loss",
-            anchor,
-            positive,
-            None,
-            negative,
-            ((float(margin), float(distance.p), float(distance.eps), float(swap), float(distance.cosine)),),
-            REDUCTION_CODES[reduction],
-            promoted_without_autocast(anchor, positive, negative),
-            backward,
-        )
+    call = _plan_triplet_margin_with_distance(
+        anchor,
+        positive,
+        negative,
+        distance_function=distance_function,
+        margin=margin,
+        swap=swap,
+        reduction=reduction,
+    )
+    if call is not None:
+        return run(call, backward)
     return by_torch(
         F.triplet_margin_with_distance_loss,
         anchor,
@@ -172,6 +176,37 @@ def triplet_margin_with_distance_loss(
         margin=margin,
         swap=swap,
         reduction=reduction,
+    )
+
+
+@plans("triplet_margin_with_distance_loss")
+def _plan_triplet_margin_with_distance(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    distance_function: DistanceFunction | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Call | None:
+    distance = _known_distance(distance_function)
+    if not (
+        distance is not None
+        and margin > 0
+        and are_numbers(margin)
+        and are_flags(swap)
+        and _takes_vectors(anchor, positive, negative, distance.p)
+        and reduction in REDUCTIONS
+    ):
+        return None
+    p, eps, cosine = distance
+    return Call(
+        "triplet_margin_with_distance_loss",
+        Operands(anchor, positive, None, negative),
+        Parameters((float(margin), float(p), float(eps), float(swap), float(cosine))),
+        REDUCTIONS[reduction],
+        promoted_without_autocast(anchor, positive, negative),
     )
 
 
@@ -204,32 +239,40 @@ def cosine_embedding_loss(
     Raises:
         RuntimeError: other numbers of dimensions, shapes that do not broadcast.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
-        target.dim() == input1.dim() - 1 <= 1
-        and are_numbers(margin)
-        and _takes_vectors(input1, input2, signs := as_floating(target, input1).unsqueeze(-1))
-        and input1.shape[-1] == input2.shape[-1]  # of one number for all, torch takes the norm of that number
-        and reduction in REDUCTION_CODES
-    ):
-        return run(
-            "cosine_embedding_loss",
-            input1,
-            input2,
-            None,
-            signs,
-            ((float(margin),),),
-            REDUCTION_CODES[reduction],
-            promoted(input1, input2),  # the target is only asked which case it is
-            backward,
-        )
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_cosine_embedding(input1, input2, target, margin, reduction)
+    if call is not None:
+        return run(call, backward)
     return by_torch(F.cosine_embedding_loss, input1, input2, target, margin=margin, reduction=reduction)
 
 
+@plans("cosine_embedding_loss")
+def _plan_cosine_embedding(
+    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, reduction: str = "mean"
+) -> Call | None:
+    if not (
+        target.dim() == input1.dim() - 1 <= 1
+        and are_numbers(margin)
+        and _takes_vectors(input1, input2, signs := as_floating(target, input1).unsqueeze(-1))
+        # Where one of them has a single number, torch takes the norm of that number.
+        and input1.shape[-1] == input2.shape[-1]
+        and reduction in REDUCTIONS
+    ):
+        return None
+    return Call(
+        "cosine_embedding_loss",
+        Operands(input1, input2, None, signs),
+        Parameters((float(margin),)),
+        REDUCTIONS[reduction],
+        promoted(input1, input2),  # the target is only asked which case it is
+    )
+
+
 def _takes_vectors(input: Tensor, other: Tensor, third: Tensor, p: float = 2) -> bool:
-    """Whether the kernels of rows are defined on these operands; torch's 0-norm has no gradient."""
+    """Whether the kernels of vectors are defined on operands (..., D) and the p-norm.
+
+    They are not on the 0-norm, for which torch has no gradient.
+    """
     if not kernels_take(input, other, third) or p == 0:
         return False
     if not 0 < input.dim() == other.dim() == third.dim():
@@ -245,6 +288,7 @@ def _takes_vectors(input: Tensor, other: Tensor, third: Tensor, p: float = 2) ->
 
 
 def _known_distance(function: DistanceFunction | None) -> _Distance | None:
+    """The distance that a user's function computes, if kernels know it."""
     if function is None or function is F.pairwise_distance:
         return _Distance()
     if function is cosine_distance:

@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.dispatch import autocasts, by_torch, kernels_take, outline
-from fused_losses.functional.cross_entropy import Asked, CrossEntropyOutput, divisor_of, output_of, terms_of
+from fused_losses.call import SoftmaxOptions
+from fused_losses.dispatch import by_torch, kernels_take
 from fused_losses.linear.autograd import Strategy
+from fused_losses.linear.choice import over_head
 from fused_losses.linear.composition import composed
 from fused_losses.linear.divergence import divergence
+from fused_losses.linear.head import Head, is_head, logits_like
 from fused_losses.linear.operators import LARGEST, LSE
 from fused_losses.linear.products import logits_dtype_of
-from fused_losses.linear.run import is_head, over_head
+from fused_losses.losses.softmax_outputs import (
+    CrossEntropyOutput,
+    Requested,
+    build_output,
+    divisor_of,
+    terms_of,
+)
+from fused_losses.modes import autocasts
 from fused_losses.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -87,22 +96,23 @@ def linear_cross_entropy(
         ValueError: another `backward`; a workspace that is not positive.
     """
     _check(workspace, backward)
+    head = Head(input, linear_weight, linear_bias)
     terms = terms_of(z_loss, entropy, logit_scale, softcap)
     divisor = divisor_of(normalizer, reduction, input.device)
-    asked = Asked(return_lse, return_z_loss, return_accuracy, return_argmax)
-    probabilities = target.shape == (*input.shape[:-1], *linear_weight.shape[:-1])
+    requested = Requested(return_lse, return_z_loss, return_accuracy, return_argmax)
+    are_probabilities = target.shape == input.shape[:-1] + head.classes
     if (
         input.dim() not in (1, 2)
         or (input.dim() == 1 and linear_weight.dim() != 2)
-        or not is_head(input, linear_weight, linear_bias)
+        or not is_head(head)
         or not kernels_take(target, weight)
         or reduction not in ("none", "mean", "sum")
-        or (probabilities and ignore_index is not None)
+        or (are_probabilities and ignore_index is not None)
         or (weight is not None and weight.dtype is not input.dtype and not autocasts(input))
     ):
         further: dict[str, Any] = {}
         function = getattr(F, "linear_cross_entropy", _composed_cross_entropy)
-        if terms or divisor is not None or any(asked):
+        if terms or divisor is not None or any(requested):
             function = _composed_cross_entropy
             further = {
                 "z_loss": z_loss,
@@ -110,7 +120,7 @@ def linear_cross_entropy(
                 "logit_scale": logit_scale,
                 "softcap": softcap,
                 "normalizer": divisor,
-                **{f"return_{name}": value for name, value in asked._asdict().items()},
+                **{f"return_{name}": value for name, value in requested._asdict().items()},
             }
         return by_torch(
             function,
@@ -124,32 +134,41 @@ def linear_cross_entropy(
             label_smoothing=label_smoothing,
             **further,
         )
-    single = input.dim() == 1
-    if single:
-        input, target = input.unsqueeze(0), target.unsqueeze(0)
+    is_single_row = input.dim() == 1
+    if is_single_row:
+        head, target = head._replace(input=input.unsqueeze(0)), target.unsqueeze(0)
     ignored = -100 if ignore_index is None else ignore_index
     keywords: dict[str, Any] = {"target": target, "weight": weight, "normalizer": divisor}
     keywords |= {"ignore_index": ignored, "label_smoothing": label_smoothing}
     if terms:
         keywords |= {"z_loss": z_loss, "entropy": entropy, "logit_scale": logit_scale, "softcap": softcap}
-    largest = return_accuracy or return_argmax
-    loss, *of_rows = over_head(
-        (input, linear_weight, linear_bias),
+    loss, *row_results = over_head(
+        head,
         "cross_entropy",
         keywords,
         reduction,
         workspace if options is None else None,
         backward,
-        rows=None if options is None else options.batch_chunk_size,
-        logits=None if options is None else logits_dtype_of(options, input),
-        of_rows=(LSE if any(asked) else 0) | (LARGEST if largest else 0),
+        chunk_rows=None if options is None else options.batch_chunk_size,
+        logits_dtype=None if options is None else logits_dtype_of(options, input),
+        row_bits=(LSE if any(requested) else 0) | (LARGEST if requested.needs_argmax else 0),
     )
-    if not of_rows:
-        return loss.squeeze(0) if single and reduction == "none" else loss
-    lse, argmax = of_rows[0], of_rows[1] if largest else None
-    logits = outline(input.shape[:1] + linear_weight.shape[:-1], input.dtype, input.device)
-    result = output_of(asked, loss, lse, argmax, logits, target, weight, ignored, z_loss, reduction, divisor)
-    if not single:
+    if not row_results:
+        return loss.squeeze(0) if is_single_row and reduction == "none" else loss
+    lse, argmax = row_results[0], row_results[1] if requested.needs_argmax else None
+    result = build_output(
+        requested,
+        loss,
+        lse,
+        argmax,
+        logits_like(head, input.dtype),
+        target,
+        weight,
+        SoftmaxOptions(ignored, label_smoothing, terms, divisor),
+        z_loss,
+        reduction,
+    )
+    if not is_single_row:
         return result
     return CrossEntropyOutput._make(x.squeeze(0) if x is not None and x.dim() else x for x in result)
 
@@ -195,11 +214,11 @@ def linear_loss(
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, but it is {loss!r}")
     keywords = options if target is None else {"target": target, **options}
-    head = (input, linear_weight, linear_bias)
+    head = Head(input, linear_weight, linear_bias)
     if loss == "kl_div":
         return divergence(head, reduction, workspace, backward, **keywords)
-    if not is_head(*head) or input.dim() != 2:
-        result: Tensor = composed(*head, loss, reduction=reduction, **keywords)
+    if not is_head(head) or input.dim() != 2:
+        result: Tensor = composed(head, loss, reduction=reduction, **keywords)
         return result
     (result,) = over_head(head, loss, keywords, reduction, workspace, backward)
     return result
@@ -221,8 +240,7 @@ def _composed_cross_entropy(
     ignore_index: int | None,
     **keywords: Any,
 ) -> Any:
-    """With what torch's function does not have, or for a torch that does not have it."""
+    """All logits, and their loss: for options that torch's function lacks, or for a torch that lacks it."""
     ignored = -100 if ignore_index is None else ignore_index
-    return composed(
-        input, linear_weight, linear_bias, "cross_entropy", target=target, ignore_index=ignored, **keywords
-    )
+    head = Head(input, linear_weight, linear_bias)
+    return composed(head, "cross_entropy", target=target, ignore_index=ignored, **keywords)

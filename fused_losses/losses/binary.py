@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.nn import _reduction as legacy
 
 from fused_losses import reference
 from fused_losses import unpatched as F
-from fused_losses.dispatch import REDUCTION_CODES, Backward, autocasts, by_torch, kernels_take, run
-from fused_losses.operands import (
+from fused_losses.call import REDUCTIONS, Backward, Call, Operands, PointwiseOptions
+from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.losses.checks import (
     as_floating,
-    check_backward,
     promoted,
     promoted_without_autocast,
+    reduction_of,
     takes_elements,
     takes_factor,
 )
+from fused_losses.losses.plans import plans
+from fused_losses.modes import autocasts
 from fused_losses.shapes import broadcast_shape
 
 
@@ -50,31 +54,39 @@ def binary_cross_entropy(
         ValueError: input and target of different shapes.
         RuntimeError: input outside [0, 1]; operands of different dtypes.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_of_probabilities(input, target, weight, reduction, ignore_index=ignore_index)
+    if call is not None:
+        return run(call, backward)
+    options = PointwiseOptions((), ignore_index)
+    return by_torch(reference.binary_cross_entropy, input, target, weight, None, options, reduction)
+
+
+@plans("binary_cross_entropy")
+def _plan_of_probabilities(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    ignore_index: float | None = None,
+) -> Call | None:
     autocast = autocasts(input)
-    if (
+    if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and input.shape == target.shape
         and takes_elements(input, target, weight)
         and (autocast or input.dtype is target.dtype)
         and (autocast or weight is None or weight.dtype is input.dtype)
     ):
-        return run(
-            "binary_cross_entropy",
-            input,
-            target,
-            weight,
-            None,
-            ((), ignore_index),
-            REDUCTION_CODES[reduction],
-            promoted(input, target, weight) if autocast else None,
-            backward,
-        )
-    return by_torch(
-        reference.binary_cross_entropy, input, target, weight, None, ((), ignore_index), reduction
+        return None
+    return Call(
+        "binary_cross_entropy",
+        Operands(input, target, weight),
+        PointwiseOptions((), ignore_index),
+        REDUCTIONS[reduction],
+        promoted(input, target, weight) if autocast else None,
     )
 
 
@@ -111,39 +123,43 @@ def binary_cross_entropy_with_logits(
         ValueError: input and target of different shapes.
         RuntimeError: a weight that requires grad, for which torch has no gradient either.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_of_logits(input, target, weight, reduction, pos_weight, ignore_index=ignore_index)
+    if call is not None:
+        return run(call, backward)
+    options = PointwiseOptions((), ignore_index)
+    function = reference.binary_cross_entropy_with_logits
+    return by_torch(function, input, target, weight, pos_weight, options, reduction)
+
+
+@plans("binary_cross_entropy_with_logits")
+def _plan_of_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+    *,
+    ignore_index: float | None = None,
+) -> Call | None:
+    if not (
         kernels_take(input, target, weight, pos_weight)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and input.shape == target.shape
         and takes_elements(input, target, weight)
         and (pos_weight is None or takes_factor(input, pos_weight))
     ):
-        if autocasts(input):
-            dtype = promoted(input, target, weight, pos_weight)
-        else:  # torch builds the loss up in the target's dtype
-            dtype = None if target.dtype is input.dtype else target.dtype
-        return run(
-            "binary_cross_entropy_with_logits",
-            input,
-            target,
-            weight,
-            pos_weight,
-            ((), ignore_index),
-            REDUCTION_CODES[reduction],
-            dtype,
-            backward,
-        )
-    return by_torch(
-        reference.binary_cross_entropy_with_logits,
-        input,
-        target,
-        weight,
-        pos_weight,
-        ((), ignore_index),
-        reduction,
+        return None
+    if autocasts(input):
+        dtype = promoted(input, target, weight, pos_weight)
+    else:  # torch builds the loss up in the target's dtype
+        dtype = None if target.dtype is input.dtype else target.dtype
+    return Call(
+        "binary_cross_entropy_with_logits",
+        Operands(input, target, weight, pos_weight),
+        PointwiseOptions((), ignore_index),
+        REDUCTIONS[reduction],
+        dtype,
     )
 
 
@@ -176,36 +192,49 @@ def multilabel_soft_margin_loss(
         RuntimeError: shapes that do not broadcast.
         ValueError: another reduction.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_multilabel_soft_margin(input, target, weight, reduction)
+    if call is not None:
+        return run(call, backward)
+    return by_torch(F.multilabel_soft_margin_loss, input, target, weight, reduction=reduction)
+
+
+@plans("multilabel_soft_margin_loss")
+def _plan_multilabel_soft_margin(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Call | None:
+    if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and input.dim() > 0
         and input.shape[-1] > 0
         and broadcast_shape(input, target) == input.shape
     ):
-        target = as_floating(target, input)
-        if takes_elements(input, target, weight):
-            dtype = promoted_without_autocast(input, target, weight)
-            # The mean over rows of the mean over classes is that over elements.
-            share = 1.0 if reduction == "mean" else 1 / input.shape[-1]
-            elements = reduction == "none"
-            loss = run(
-                "multilabel_soft_margin_loss",
-                input,
-                target,
-                weight,
-                None,
-                ((share,), None),
-                REDUCTION_CODES[reduction],
-                # Elements are rounded after they are added up.
-                torch.float32 if elements and (dtype or input.dtype) is not torch.float64 else dtype,
-                backward,
-            )
-            return loss.sum(-1).to(dtype or input.dtype) if elements else loss
-    return by_torch(F.multilabel_soft_margin_loss, input, target, weight, reduction=reduction)
+        return None
+    target = as_floating(target, input)
+    if not takes_elements(input, target, weight):
+        return None
+    dtype = promoted_without_autocast(input, target, weight)
+    # The mean over rows of the mean over classes is that over elements.
+    share = 1.0 if reduction == "mean" else 1 / input.shape[-1]
+    finish = None
+    if reduction == "none":
+        # Elements are rounded after they are added up.
+        result_dtype = dtype or input.dtype
+        dtype = torch.float64 if result_dtype is torch.float64 else torch.float32
+        finish = partial(_sum_over_classes, dtype=result_dtype)
+    return Call(
+        "multilabel_soft_margin_loss",
+        Operands(input, target, weight),
+        PointwiseOptions((share,)),
+        REDUCTIONS[reduction],
+        dtype,
+        finish,
+    )
+
+
+def _sum_over_classes(losses: Tensor, dtype: torch.dtype) -> Tensor:
+    return losses.sum(-1).to(dtype)
 
 
 def soft_margin_loss(
@@ -233,26 +262,31 @@ def soft_margin_loss(
     Raises:
         RuntimeError: shapes that do not broadcast; a target that requires grad.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_soft_margin(input, target, reduction)
+    return (
+        by_torch(F.soft_margin_loss, input, target, reduction=reduction)
+        if call is None
+        else run(call, backward)
+    )
+
+
+@plans("soft_margin_loss")
+def _plan_soft_margin(input: Tensor, target: Tensor, reduction: str = "mean") -> Call | None:
+    if not (
         kernels_take(input, target)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and not target.requires_grad
         and broadcast_shape(input, target) == input.shape
     ):
-        target = as_floating(target, input)
-        if takes_elements(input, target, None):
-            return run(
-                "soft_margin_loss",
-                input,
-                target,
-                None,
-                None,
-                ((), None),
-                REDUCTION_CODES[reduction],
-                promoted(input),
-                backward,
-            )
-    return by_torch(F.soft_margin_loss, input, target, reduction=reduction)
+        return None
+    target = as_floating(target, input)
+    if not takes_elements(input, target):
+        return None
+    return Call(
+        "soft_margin_loss",
+        Operands(input, target),
+        PointwiseOptions(),
+        REDUCTIONS[reduction],
+        promoted(input),
+    )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.nn import _reduction as legacy
 
 from fused_losses import unpatched as F
-from fused_losses.dispatch import REDUCTION_CODES, Backward, autocasts, by_torch, kernels_take, run
-from fused_losses.operands import are_numbers, check_backward, is_index, promoted, takes_classes, takes_labels
+from fused_losses.call import REDUCTIONS, Backward, Call, Operands, Parameters, SoftmaxOptions
+from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.losses.checks import (
+    are_numbers,
+    is_index,
+    promoted,
+    reduction_of,
+    takes_class_margin,
+    takes_softmax,
+)
+from fused_losses.losses.plans import plans
+from fused_losses.modes import autocasts
 
 
 def nll_loss(
@@ -41,28 +52,36 @@ def nll_loss(
         ValueError: input and target of different numbers of rows.
         RuntimeError: operands whose shapes or dtypes torch does not take either.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_nll(input, target, weight, ignore_index, reduction)
+    if call is not None:
+        return run(call, backward)
+    return by_torch(F.nll_loss, input, target, weight, ignore_index=ignore_index, reduction=reduction)
+
+
+@plans("nll_loss")
+def _plan_nll(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Call | None:
+    if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and not target.is_floating_point()
-        and takes_classes(input, target, weight)
+        and takes_softmax(input, target, weight)
         and is_index(ignore_index)
     ):
-        return run(
-            "nll_loss",
-            input,
-            target,
-            weight,
-            None,
-            (ignore_index, 0.0, (), None, None),
-            REDUCTION_CODES[reduction],
-            torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
-            backward,
-        )
-    return by_torch(F.nll_loss, input, target, weight, ignore_index=ignore_index, reduction=reduction)
+        return None
+    return Call(
+        "nll_loss",
+        Operands(input, target, weight),
+        SoftmaxOptions(ignore_index),
+        REDUCTIONS[reduction],
+        torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
+    )
 
 
 def multi_margin_loss(
@@ -97,33 +116,43 @@ def multi_margin_loss(
         RuntimeError: a class index outside [0, C); shapes or dtypes that do not fit.
         ValueError: another p; a weight that is not one-dimensional.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_multi_margin(input, target, p, margin, weight, reduction)
+    if call is not None:
+        return run(call, backward)
+    return by_torch(
+        F.multi_margin_loss, input, target, p=p, margin=margin, weight=weight, reduction=reduction
+    )
+
+
+@plans("multi_margin_loss")
+def _plan_multi_margin(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Call | None:
+    if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and (p == 1 or p == 2)
         and are_numbers(margin)
-        and takes_labels(input, target, weight)
+        and takes_class_margin(input, target, weight)
         and target.numel() == (input.shape[0] if input.dim() == 2 else 1)
         and target.dim() <= 1
     ):
-        loss = run(
-            "multi_margin_loss",
-            input if input.dim() else input.reshape(1),
-            target,
-            weight,
-            None,
-            ((float(p), float(margin)),),
-            REDUCTION_CODES[reduction],
-            promoted(input),
-            backward,
-        )
-        # Of a single row, a target may have a dimension or none, whether input has one for rows or not.
-        return loss.reshape(target.shape) if reduction == "none" and loss.dim() != target.dim() else loss
-    return by_torch(
-        F.multi_margin_loss, input, target, p=p, margin=margin, weight=weight, reduction=reduction
+        return None
+    # The target of a single row may have a dimension or none, whether input has one for rows or not.
+    reshaped = reduction == "none" and target.dim() != max(0, input.dim() - 1)
+    return Call(
+        "multi_margin_loss",
+        Operands(input if input.dim() else input.reshape(1), target, weight),
+        Parameters((float(p), float(margin))),
+        REDUCTIONS[reduction],
+        promoted(input),
+        partial(torch.reshape, shape=target.shape) if reshaped else None,
     )
 
 
@@ -153,24 +182,28 @@ def multilabel_margin_loss(
     Raises:
         RuntimeError: an element of target outside [-1, C); shapes or dtypes that do not fit.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_multilabel_margin(input, target, reduction)
+    if call is not None:
+        return run(call, backward)
+    return by_torch(F.multilabel_margin_loss, input, target, reduction=reduction)
+
+
+@plans("multilabel_margin_loss")
+def _plan_multilabel_margin(input: Tensor, target: Tensor, reduction: str = "mean") -> Call | None:
+    if not (
         kernels_take(input, target)
-        and reduction in REDUCTION_CODES
-        and takes_labels(input, target, None)
+        and reduction in REDUCTIONS
+        and takes_class_margin(input, target, None)
         and target.shape == input.shape
     ):
-        return run(
-            "multilabel_margin_loss",
-            input if input.dim() else input.reshape(1),
-            target if target.dim() else target.reshape(1),
-            None,
-            None,
-            ((),),
-            REDUCTION_CODES[reduction],
-            promoted(input),
-            backward,
-        )
-    return by_torch(F.multilabel_margin_loss, input, target, reduction=reduction)
+        return None
+    if not input.dim():
+        input, target = input.reshape(1), target.reshape(1)
+    return Call(
+        "multilabel_margin_loss",
+        Operands(input, target),
+        Parameters(),
+        REDUCTIONS[reduction],
+        promoted(input),
+    )

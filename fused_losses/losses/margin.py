@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import _reduction as legacy
 
 from fused_losses import unpatched as F
-from fused_losses.dispatch import REDUCTION_CODES, Backward, by_torch, kernels_take, run
-from fused_losses.operands import are_numbers, as_floating, check_backward, promoted, takes_elements
+from fused_losses.call import REDUCTIONS, Backward, Call, Operands, PointwiseOptions
+from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.losses.checks import are_numbers, as_floating, promoted, reduction_of, takes_elements
+from fused_losses.losses.plans import plans
 from fused_losses.shapes import broadcast_shape
 
 
@@ -38,29 +39,34 @@ def hinge_embedding_loss(
     Raises:
         RuntimeError: shapes that do not broadcast.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_hinge_embedding(input, target, margin, reduction)
+    if call is not None:
+        return run(call, backward)
+    return by_torch(F.hinge_embedding_loss, input, target, margin=margin, reduction=reduction)
+
+
+@plans("hinge_embedding_loss")
+def _plan_hinge_embedding(
+    input: Tensor, target: Tensor, margin: float = 1.0, reduction: str = "mean"
+) -> Call | None:
+    if not (
         kernels_take(input, target)
         and are_numbers(margin)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and broadcast_shape(input, target) is not None
     ):
-        target = as_floating(target, input)
-        if takes_elements(input, target, None):
-            return run(
-                "hinge_embedding_loss",
-                input,
-                target,
-                None,
-                None,
-                ((float(margin),), None),
-                REDUCTION_CODES[reduction],
-                promoted(input),  # the target is only asked which case it is
-                backward,
-            )
-    return by_torch(F.hinge_embedding_loss, input, target, margin=margin, reduction=reduction)
+        return None
+    target = as_floating(target, input)
+    if not takes_elements(input, target):
+        return None
+    return Call(
+        "hinge_embedding_loss",
+        Operands(input, target),
+        PointwiseOptions((float(margin),)),
+        REDUCTIONS[reduction],
+        promoted(input),  # the target is only asked which case it is
+    )
 
 
 def margin_ranking_loss(
@@ -91,27 +97,32 @@ def margin_ranking_loss(
     Raises:
         RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
     """
-    check_backward(backward)
-    if size_average is not None or reduce is not None:
-        reduction = legacy.legacy_get_string(size_average, reduce)
-    if (
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    call = _plan_margin_ranking(input1, input2, target, margin, reduction)
+    if call is not None:
+        return run(call, backward)
+    return by_torch(F.margin_ranking_loss, input1, input2, target, margin=margin, reduction=reduction)
+
+
+@plans("margin_ranking_loss")
+def _plan_margin_ranking(
+    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, reduction: str = "mean"
+) -> Call | None:
+    if not (
         kernels_take(input1, input2, target)
         and are_numbers(margin)
-        and reduction in REDUCTION_CODES
+        and reduction in REDUCTIONS
         and input1.dim() == input2.dim() == target.dim()
         and broadcast_shape(input1, input2, target) is not None
     ):
-        signs = as_floating(target, input1)
-        if takes_elements(input1, input2, None) and takes_elements(input1, signs, None):
-            return run(
-                "margin_ranking_loss",
-                input1,
-                input2,
-                None,
-                signs,
-                ((float(margin),), None),
-                REDUCTION_CODES[reduction],
-                promoted(input1, input2, signs),
-                backward,
-            )
-    return by_torch(F.margin_ranking_loss, input1, input2, target, margin=margin, reduction=reduction)
+        return None
+    signs = as_floating(target, input1)
+    if not (takes_elements(input1, input2) and takes_elements(input1, signs)):
+        return None
+    return Call(
+        "margin_ranking_loss",
+        Operands(input1, input2, None, signs),
+        PointwiseOptions((float(margin),)),
+        REDUCTIONS[reduction],
+        promoted(input1, input2, signs),
+    )

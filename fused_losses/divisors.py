@@ -1,0 +1,41 @@
+"""What the mean of a loss divides by, for those who add up the losses themselves."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fused_losses import reference
+from fused_losses.call import Call, PointwiseOptions, Reduction, SoftmaxOptions
+from fused_losses.registry import LOSSES
+from fused_losses.shapes import broadcast
+
+
+def divisor(call: Call) -> Tensor:
+    """What the reduction divides the sum of all losses by: (), float64; 1 for a sum.
+
+    Of the call's input, nothing but shape and device is looked at.
+    """
+    input, target, weight, extra = call.operands
+    if call.reduction is Reduction.MEAN:
+        loss = LOSSES[call.name]
+        if loss.family == "softmax":
+            options = cast(SoftmaxOptions, call.options)
+            if options.normalizer is not None:
+                return options.normalizer
+            return reference.divisor_of_mean(input, target, weight, options.ignore_index)
+        if loss.family == "pointwise":
+            if loss.mean_over_weights and weight is not None:
+                return weight.sum(dtype=torch.float64)
+            ignored = cast(PointwiseOptions, call.options).ignore_index
+            if ignored is not None:
+                return (target != ignored).sum(dtype=torch.float64)
+            return _number(broadcast(input, target, extra).numel(), input)
+        return _number(input.shape[0], input)
+    return _number(input.shape[0] if call.reduction is Reduction.BATCH_MEAN else 1, input)
+
+
+def _number(count: int, like: Tensor) -> Tensor:
+    return like.new_full((), count, dtype=torch.float64)

@@ -1,0 +1,95 @@
+"""Who takes a loss over a linear head: the operators, chunk by chunk, or all of its logits at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_losses import modes
+from fused_losses.call import Reduction
+from fused_losses.linear import operators
+from fused_losses.linear.autograd import LinearLoss, Strategy
+from fused_losses.linear.chunks import rows_per_chunk
+from fused_losses.linear.composition import composed
+from fused_losses.linear.head import Head, HeadCall, plan
+from fused_losses.linear.products import choose_logits_dtype
+
+
+def over_head(
+    head: Head,
+    loss: str,
+    keywords: dict[str, Any],
+    reduction: str,
+    workspace: int | None,
+    backward: Strategy,
+    *,
+    chunk_rows: int | None = None,
+    dtype: torch.dtype | None = None,
+    logits_dtype: torch.dtype | None = None,
+    row_bits: int = 0,
+) -> tuple[Tensor, ...]:
+    """Chunk by chunk if kernels take the loss, and nothing but the head requires grad.
+
+    Args:
+        head: the layer; input (N, D).
+        loss: its name.
+        keywords: its other arguments.
+        reduction: its reduction.
+        workspace: bytes of logits at a time.
+        backward: the strategy that is asked for.
+        chunk_rows: how many rows have logits at a time, whatever that takes.
+        dtype: the loss's, if not the input's.
+        logits_dtype: the logits', if it is not to be chosen by what the device multiplies well.
+        row_bits: bits of `operators`: what rows of a softmax are to have.
+
+    Returns:
+        The loss, and what rows have, in the order of bits.
+    """
+    keywords = {name: value for name, value in keywords.items() if value is not None}
+    if modes.autocasts(head.input):
+        head, dtype = _autocast(head), dtype or head.accumulate_dtype
+    device = head.input.device
+    if logits_dtype is None:
+        logits_dtype = choose_logits_dtype(torch.promote_types(head.input.dtype, head.weight.dtype), device)
+    if chunk_rows is None:
+        chunk_rows = rows_per_chunk(head.classes.numel(), logits_dtype.itemsize, workspace, device)
+    is_differentiated = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in head)
+    call = why = None
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in keywords.values()):
+        why = "an operand besides the head requires grad"
+    elif modes.is_transformed():
+        why = "torch.func and forward-mode AD must see through the operators"
+    else:
+        call = plan(loss, head, logits_dtype, reduction, keywords)
+        if call is None:
+            why = "kernels do not take this loss, or not for a part of the rows"
+    if not modes.is_compiling() and (heard := modes.decisions.get()) is not None:
+        how = f"chunks of {chunk_rows} rows, {backward}" if why is None else f"all logits, because {why}"
+        heard.append(f"linear {loss}: {how}")
+    if call is None:
+        if not row_bits:
+            return (composed(head, loss, reduction=reduction, **keywords),)
+        keywords |= {"return_lse": True, "return_argmax": bool(row_bits & operators.LARGEST)}
+        results = composed(head, loss, reduction=reduction, **keywords)
+        return results.loss, results.lse, results.argmax
+    arguments = HeadCall(head, call, dtype or head.input.dtype, chunk_rows).to_arguments()
+    if not is_differentiated:
+        result, _, *row_results = operators.linear_loss(*arguments, row_bits)
+        return result, *row_results
+    is_hooked = not modes.is_compiling() and modes.saved_tensors_are_hooked()
+    recompute = backward == "recompute" or call.reduction is Reduction.NONE or is_hooked
+    strategy: Strategy = "recompute" if recompute else "fused"
+    results_and_rows: tuple[Tensor, ...] = LinearLoss.apply(strategy, row_bits, *arguments)
+    return results_and_rows
+
+
+def _autocast(head: Head) -> Head:
+    """The head in autocast's dtype, where the device multiplies that well; float64 stays, as in torch."""
+    device = head.input.device
+    dtype = torch.get_autocast_dtype(device.type)
+    if choose_logits_dtype(dtype, device) is not dtype or head.input.dtype is torch.float64:
+        return head
+    input, weight, bias = head
+    return Head(input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))

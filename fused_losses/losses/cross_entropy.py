@@ -1,0 +1,175 @@
+"""Softmax cross-entropy, with what else can be had of the softmax in the same pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_losses import reference
+from fused_losses import unpatched as F
+from fused_losses.call import REDUCTIONS, Backward, Call, Operands, SoftmaxOptions
+from fused_losses.dispatch import by_torch, kernels_take, run, run_with_rows
+from fused_losses.losses.checks import is_index, reduction_of, takes_softmax
+from fused_losses.losses.plans import plans
+from fused_losses.losses.softmax_outputs import Requested, argmax_by_torch, build_output, divisor_of, terms_of
+from fused_losses.modes import autocasts
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    backward: Backward = "fused",
+    z_loss: float = 0.0,
+    entropy: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    normalizer: Tensor | float | None = None,
+    return_lse: bool = False,
+    return_z_loss: bool = False,
+    return_accuracy: bool = False,
+    return_argmax: bool = False,
+) -> Any:  # as a union, it would be no drop-in for whoever checks types
+    r"""Softmax cross-entropy between logits and class indices or class probabilities.
+
+    With :math:`q` the target's distribution over classes, smoothed by :math:`\epsilon`, the loss of a row is
+    :math:`-\sum_c w_c q_c \log \mathrm{softmax}(x)_c`; see :func:`torch.nn.functional.cross_entropy`.
+
+    What is not in torch comes in the same pass. Of given logits v, :math:`x = a v`, or with a cap k
+    :math:`x = k \tanh(a v / k)`, as Gemma 2 has it. The loss of a row that counts is
+    :math:`\ldots + z\,\mathrm{lse}(x)^2 - b\,H(\mathrm{softmax}(x))`: PaLM's z-loss, which holds logits
+    near 0, and a reward b for the entropy H, which keeps the softmax from growing confident. Class weights do
+    not multiply these two.
+
+    Args:
+        input: logits, (C), (N, C) or (N, C, d1, ...).
+        target: class indices (int64 or uint8), shaped as input without C, or probabilities, shaped as input.
+        weight: (C), a factor for each class.
+        size_average: deprecated, see `reduction`.
+        ignore_index: rows with this class index count neither in the loss nor in the mean's divisor.
+        reduce: deprecated, see `reduction`.
+        reduction: "none", "sum", or "mean": over the weights of the rows' classes, or over rows where the
+            target holds probabilities.
+        label_smoothing: in [0, 1].
+        backward: "fused", "recompute" or "inplace".
+        z_loss: z.
+        entropy: b.
+        logit_scale: a.
+        softcap: k; None for no cap.
+        normalizer: what the mean divides by instead: a number, or a tensor of one, as the number of items in
+            all batches that a step accumulates.
+        return_lse: each row's log-sum-exp, too.
+        return_z_loss: the z-loss itself, too.
+        return_accuracy: whether targets have the largest logit, too.
+        return_argmax: the classes of the largest logits, too.
+
+    Returns:
+        The loss; a :class:`CrossEntropyOutput` if any more is asked for.
+
+    Raises:
+        IndexError: a class index outside [0, C) that is not ignore_index.
+        RuntimeError: operands whose shapes or dtypes torch does not take either.
+        ValueError: input and target of different numbers of rows; a cap that is not positive; a normalizer
+            where nothing is divided, or of several numbers.
+        TypeError: a factor that is no number.
+    """
+    reduction = reduction_of(backward, reduction, size_average, reduce)
+    requested = Requested(return_lse, return_z_loss, return_accuracy, return_argmax)
+    options = _options(
+        input, reduction, ignore_index, label_smoothing, z_loss, entropy, logit_scale, softcap, normalizer
+    )
+    call = _plan(input, target, weight, reduction, options)
+    if not any(requested):
+        if call is not None:
+            return run(call, backward)
+        if not options.terms and options.normalizer is None:
+            return by_torch(
+                F.cross_entropy,
+                input,
+                target,
+                weight,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                label_smoothing=label_smoothing,
+            )
+        return by_torch(reference.cross_entropy, input, target, weight, None, options, reduction)
+    if call is not None:
+        loss, lse, argmax = run_with_rows(call, backward, requested.needs_argmax)
+    else:
+        loss = by_torch(reference.cross_entropy, input, target, weight, None, options, reduction)
+        lse = reference.lse(input, target, options)
+        argmax = argmax_by_torch(input, target, options) if requested.needs_argmax else None
+    return build_output(requested, loss, lse, argmax, input, target, weight, options, z_loss, reduction)
+
+
+@plans("cross_entropy")
+def _plan_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    z_loss: float = 0.0,
+    entropy: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    normalizer: Tensor | float | None = None,
+) -> Call | None:
+    options = _options(
+        input, reduction, ignore_index, label_smoothing, z_loss, entropy, logit_scale, softcap, normalizer
+    )
+    return _plan(input, target, weight, reduction, options)
+
+
+def _options(
+    input: Tensor,
+    reduction: str,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    entropy: float,
+    logit_scale: float,
+    softcap: float | None,
+    normalizer: Tensor | float | None,
+) -> SoftmaxOptions:
+    """The operator's options.
+
+    Raises:
+        TypeError, ValueError: those of `terms_of` and `divisor_of`.
+    """
+    if z_loss or entropy or logit_scale != 1.0 or softcap is not None or normalizer is not None:
+        terms = terms_of(z_loss, entropy, logit_scale, softcap)
+        divisor = divisor_of(normalizer, reduction, input.device)
+        return SoftmaxOptions(ignore_index, label_smoothing, terms, divisor)
+    return SoftmaxOptions(ignore_index, label_smoothing)
+
+
+def _plan(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, options: SoftmaxOptions
+) -> Call | None:
+    if not (
+        kernels_take(input, target, weight)
+        and reduction in REDUCTIONS
+        and takes_softmax(input, target, weight)
+        and is_index(options.ignore_index)
+        and 0.0 <= options.label_smoothing <= 1.0
+        and (not target.is_floating_point() or options.ignore_index < 0)
+    ):
+        return None
+    return Call(
+        "cross_entropy",
+        Operands(input, target, weight),
+        options,
+        REDUCTIONS[reduction],
+        torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
+    )

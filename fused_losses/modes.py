@@ -1,0 +1,68 @@
+"""Questions about the moment of a call: what autocast, torch.func, hooks and users ask for, here and now.
+
+What a user asks for is a context variable, so that threads and asynchronous tasks do not hear of each other.
+torch.compile of torch 2.11 cannot read context variables: code that it traces asks `is_compiling` first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling as is_compiling
+
+PREFERRED = os.environ.get("FUSED_LOSSES_BACKEND", "compiled")
+"""Whose kernels are preferred where no one says otherwise."""
+
+_STRICT = os.environ.get("FUSED_LOSSES_STRICT") == "1"
+
+strict: ContextVar[bool] = ContextVar("strict", default=_STRICT)
+"""Whether to raise rather than quietly run torch's function where the kernels do not take a call."""
+
+decisions: ContextVar[list[str] | None] = ContextVar("decisions", default=None)
+"""Where `explain` wants to hear what runs."""
+
+backend: ContextVar[str] = ContextVar("backend", default=PREFERRED)
+"""Whose kernels are preferred: "compiled" or "triton"."""
+
+
+@contextmanager
+def prefer(name: str | None) -> Iterator[None]:
+    """Prefers the kernels of a backend within the `with` block; None changes nothing."""
+    if name is None or name == backend.get():
+        yield
+        return
+    token = backend.set(name)
+    try:
+        yield
+    finally:
+        backend.reset(token)
+
+
+def autocasts(input: Tensor) -> bool:
+    """Whether torch would cast the operands of a loss to float32, and return that."""
+    return torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type)
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode AD is at work."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not is_compiling() and forward_ad._current_level >= 0
+
+
+def is_batched(upstream: Tensor) -> bool:
+    """Whether many upstream gradients come at once: from torch.func.vmap, or from is_grads_batched=True."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not is_compiling() and torch._C._functorch.is_legacy_batchedtensor(upstream)
+
+
+def saved_tensors_are_hooked() -> bool:
+    """Whether someone wants to see, move or drop what autograd keeps: a buffer would escape them."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
