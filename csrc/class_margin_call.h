@@ -1,7 +1,7 @@
 // A call of a class margin operator, from tensors to the arguments of an engine. See loss_operators.h.
 #pragma once
 
-#include "class_margin.h"
+#include "class_margin_arguments.h"
 #include "loss_operators.h"
 
 namespace fused_losses {

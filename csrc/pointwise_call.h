@@ -2,7 +2,7 @@
 #pragma once
 
 #include "loss_operators.h"
-#include "pointwise.h"
+#include "pointwise_arguments.h"
 
 namespace fused_losses {
 

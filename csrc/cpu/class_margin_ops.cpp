@@ -1,7 +1,7 @@
 // The operators of the class margin losses, from tensors to the engine. Their schemas are in fused_losses/ops.py.
 #include "../class_margin_call.h"
 #include "../formulas/class_margin.h"
-#include "class_margin.h"
+#include "class_margin_engine.h"
 #include "tensors.h"
 
 namespace fused_losses {

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "class_margin.h"
+#include "class_margin_engine.h"
 #include "class_margin_loops.h"
 #include "parallel.h"
 

@@ -1,5 +1,5 @@
 // What the mean of a pointwise loss divides by.
-#include "pointwise_engine.h"
+#include "pointwise_loops.h"
 
 namespace fused_losses {
 

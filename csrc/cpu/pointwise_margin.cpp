@@ -1,5 +1,5 @@
 // The pointwise engine for formulas/margin.h.
-#include "pointwise_engine.h"
+#include "pointwise_loops.h"
 
 #include "../formulas/margin.h"
 

@@ -1,5 +1,5 @@
 // The operators of the pointwise family, from tensors to the engine. Their schemas are in fused_losses/ops.py.
-#include "pointwise.h"
+#include "pointwise_engine.h"
 
 #include "../formulas/losses.h"
 #include "../pointwise_call.h"

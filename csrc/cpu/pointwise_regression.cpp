@@ -1,5 +1,5 @@
 // The pointwise engine for formulas/regression.h.
-#include "pointwise_engine.h"
+#include "pointwise_loops.h"
 
 #include "../formulas/regression.h"
 

@@ -14,7 +14,7 @@
 #include "parallel.h"
 #include "softmax_chunks.h"
 #include "softmax_targets.h"
-#include "softmax_terms.h"
+#include "softmax_term_loops.h"
 
 namespace fused_losses {
 

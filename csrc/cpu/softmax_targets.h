@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cross_entropy.h"
+#include "softmax_engine.h"
 #include "gather.h"
 #include "storage.h"
 

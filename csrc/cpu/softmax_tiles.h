@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "parallel.h"
-#include "softmax_planes.h"
+#include "softmax_tile_memory.h"
 #include "softmax_targets.h"
-#include "softmax_terms.h"
+#include "softmax_term_loops.h"
 
 namespace fused_losses {
 

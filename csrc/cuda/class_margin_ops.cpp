@@ -1,6 +1,6 @@
 // The operators of the class margin losses on a GPU, from tensors to the engines. Their schemas are in
 // fused_losses/ops.py.
-#include "class_margin.h"
+#include "class_margin_engine.h"
 
 #include "../class_margin_call.h"
 #include "../formulas/class_margin.h"

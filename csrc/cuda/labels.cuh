@@ -4,7 +4,7 @@
 #include "../formulas/cross_entropy.h"
 #include "group.cuh"
 #include "lines.cuh"
-#include "softmax.h"
+#include "softmax_engine.h"
 
 namespace fused_losses {
 

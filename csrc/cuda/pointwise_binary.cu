@@ -1,5 +1,5 @@
 // The pointwise engine for formulas/binary.h.
-#include "pointwise.cuh"
+#include "pointwise_engine.cuh"
 
 #include "../formulas/binary.h"
 

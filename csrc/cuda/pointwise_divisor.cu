@@ -1,5 +1,5 @@
 // What the mean of a pointwise loss divides by.
-#include "pointwise.cuh"
+#include "pointwise_engine.cuh"
 
 namespace fused_losses {
 namespace {

@@ -1,5 +1,5 @@
 // The pointwise engine for formulas/likelihood.h.
-#include "pointwise.cuh"
+#include "pointwise_engine.cuh"
 
 #include "../formulas/likelihood.h"
 

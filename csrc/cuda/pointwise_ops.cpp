@@ -1,7 +1,7 @@
 // The operators of the pointwise family on a GPU, from tensors to the engine. Their schemas are in fused_losses/ops.py.
 #include "../formulas/losses.h"
 #include "../pointwise_call.h"
-#include "pointwise.h"
+#include "pointwise_engine.h"
 #include "tensors.h"
 
 namespace fused_losses {

@@ -1,5 +1,5 @@
 // The pointwise engine for formulas/regression.h.
-#include "pointwise.cuh"
+#include "pointwise_engine.cuh"
 
 #include "../formulas/regression.h"
 

@@ -1,5 +1,5 @@
 // Softmax in half.
-#include "softmax.cuh"
+#include "softmax_engine.cuh"
 
 namespace fused_losses {
 

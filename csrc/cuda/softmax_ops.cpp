@@ -1,8 +1,8 @@
 // The operators cross_entropy and nll_loss on a GPU, from tensors to the engines. Their schemas are in
 // fused_losses/ops.py.
-#include "softmax.h"
+#include "softmax_engine.h"
 
-#include "../cross_entropy_call.h"
+#include "../softmax_call.h"
 #include "../formulas/cross_entropy.h"
 #include "tensors.h"
 

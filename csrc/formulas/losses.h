@@ -7,7 +7,7 @@
 #include "likelihood.h"
 #include "margin.h"
 #include "regression.h"
-#include "rows.h"
+#include "vectors.h"
 
 #define FUSED_LOSSES_POINTWISE(X) \
   FUSED_LOSSES_REGRESSION(X)      \

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "loss_operators.h"
-#include "rows.h"
+#include "vectors_arguments.h"
 
 namespace fused_losses {
 

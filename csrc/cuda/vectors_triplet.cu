@@ -1,5 +1,5 @@
 // Triplets by distances that are sums or extremes.
-#include "rows.cuh"
+#include "vectors_engine.cuh"
 
 namespace fused_losses {
 

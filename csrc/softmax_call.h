@@ -1,7 +1,7 @@
 // A call of cross_entropy or nll_loss, from tensors to the arguments of an engine. See loss_operators.h.
 #pragma once
 
-#include "cross_entropy.h"
+#include "softmax_arguments.h"
 #include "loss_operators.h"
 
 namespace fused_losses {

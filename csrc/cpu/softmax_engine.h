@@ -1,7 +1,7 @@
 // The softmax cross-entropy engine on the CPU.
 #pragma once
 
-#include "../cross_entropy.h"
+#include "../softmax_arguments.h"
 
 namespace fused_losses {
 

@@ -1,6 +1,6 @@
 // The margin of one class over all others: every class meets its row's own class alone, so one pass does.
 #include "../formulas/class_margin.h"
-#include "class_margin.h"
+#include "class_margin_engine.h"
 #include "group.cuh"
 #include "lines.cuh"
 

@@ -1,7 +1,7 @@
 // The engine of losses of whole rows on the CPU. Each function returns the sum of the rows' losses.
 #pragma once
 
-#include "../rows.h"
+#include "../vectors_arguments.h"
 
 namespace fused_losses {
 

@@ -1,7 +1,7 @@
 // The softmax engines on a GPU: what their operators know of them.
 #pragma once
 
-#include "../cross_entropy.h"
+#include "../softmax_arguments.h"
 #include "engine.h"
 
 namespace fused_losses {

@@ -1,7 +1,7 @@
 // The class margin engines on a GPU: what their operators know of them.
 #pragma once
 
-#include "../class_margin.h"
+#include "../class_margin_arguments.h"
 #include "engine.h"
 
 namespace fused_losses {

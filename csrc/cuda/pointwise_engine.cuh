@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../formulas/pointwise.h"
-#include "pointwise.h"
+#include "pointwise_engine.h"
 #include "reduce.cuh"
 
 namespace fused_losses {

@@ -1,7 +1,7 @@
 // The engine of losses of whole rows on a GPU: what its operators know of it.
 #pragma once
 
-#include "../rows.h"
+#include "../vectors_arguments.h"
 #include "engine.h"
 
 namespace fused_losses {

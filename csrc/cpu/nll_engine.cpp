@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "class_labels.h"
-#include "cross_entropy.h"
+#include "labels.h"
+#include "softmax_engine.h"
 #include "parallel.h"
 
 namespace fused_losses {

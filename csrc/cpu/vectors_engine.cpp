@@ -1,7 +1,7 @@
 // The engine of losses of whole rows. Short rows go to threads in blocks; while a row's elements are in the
 // first-level cache, one pass makes the row's numbers and another its derivatives. A long row is cut into pieces
 // that threads share, and its numbers are merged piece by piece. Either way, work is cut by sizes only.
-#include "rows.h"
+#include "vectors_engine.h"
 
 #include <cmath>
 #include <vector>
@@ -10,7 +10,7 @@
 #include "parallel.h"
 #include "storage.h"
 
-#include "../formulas/rows.h"
+#include "../formulas/vectors.h"
 
 namespace fused_losses {
 namespace {

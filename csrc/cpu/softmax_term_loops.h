@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "cross_entropy.h"
+#include "softmax_engine.h"
 #include "storage.h"
 
 #include "../formulas/cross_entropy.h"

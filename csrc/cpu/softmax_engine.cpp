@@ -1,5 +1,5 @@
 // Which way the rows of a softmax are read.
-#include "cross_entropy.h"
+#include "softmax_engine.h"
 
 #include "softmax_rows.h"
 #include "softmax_tiles.h"

@@ -1,7 +1,7 @@
 // The margin of several classes over all that are not among them: a block for each row. All classes meet all targets
 // once, each for its own slope, and once more the other way round, for the targets'.
 #include "../formulas/class_margin.h"
-#include "class_margin.h"
+#include "class_margin_engine.h"
 #include "group.cuh"
 
 namespace fused_losses {

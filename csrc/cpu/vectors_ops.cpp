@@ -1,7 +1,7 @@
 // The operators of losses of rows, from tensors to the engine. Their schemas are in fused_losses/ops.py.
-#include "../formulas/rows.h"
-#include "../rows_call.h"
-#include "rows.h"
+#include "../formulas/vectors.h"
+#include "../vectors_call.h"
+#include "vectors_engine.h"
 #include "tensors.h"
 
 namespace fused_losses {

@@ -1,7 +1,7 @@
 // The pointwise engine on a GPU: what its operators know of it.
 #pragma once
 
-#include "../pointwise.h"
+#include "../pointwise_arguments.h"
 #include "engine.h"
 
 namespace fused_losses {

@@ -1,7 +1,7 @@
 // The class margin engine on the CPU.
 #pragma once
 
-#include "../class_margin.h"
+#include "../class_margin_arguments.h"
 
 namespace fused_losses {
 

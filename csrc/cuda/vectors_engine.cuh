@@ -2,10 +2,10 @@
 // the derivatives from elements that have stayed in registers; those of long rows are read again.
 #pragma once
 
-#include "../formulas/rows.h"
+#include "../formulas/vectors.h"
 #include "group.cuh"
 #include "lines.cuh"
-#include "rows.h"
+#include "vectors_engine.h"
 
 namespace fused_losses {
 

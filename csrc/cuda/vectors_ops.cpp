@@ -1,8 +1,8 @@
 // The operators of losses of rows on a GPU, from tensors to the engine. Their schemas are in fused_losses/ops.py.
-#include "rows.h"
+#include "vectors_engine.h"
 
-#include "../formulas/rows.h"
-#include "../rows_call.h"
+#include "../formulas/vectors.h"
+#include "../vectors_call.h"
 #include "tensors.h"
 
 namespace fused_losses {

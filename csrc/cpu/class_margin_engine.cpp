@@ -1,5 +1,5 @@
 // What the class margin engine checks before it writes, and which loops it runs.
-#include "class_margin.h"
+#include "class_margin_engine.h"
 
 #include <algorithm>
 #include <atomic>

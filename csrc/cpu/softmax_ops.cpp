@@ -1,7 +1,7 @@
 // The operators cross_entropy and nll_loss, from tensors to the engine. Their schemas are in fused_losses/ops.py.
-#include "../cross_entropy_call.h"
+#include "../softmax_call.h"
 #include "../formulas/cross_entropy.h"
-#include "cross_entropy.h"
+#include "softmax_engine.h"
 #include "tensors.h"
 
 namespace fused_losses {

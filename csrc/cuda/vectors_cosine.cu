@@ -1,5 +1,5 @@
 // Pairs by the cosine between them.
-#include "rows.cuh"
+#include "vectors_engine.cuh"
 
 namespace fused_losses {
 

@@ -1,0 +1,272 @@
+// The pointwise engine. The elements are cut into blocks, blocks go to threads, a block is done chunk by chunk:
+// operands are gathered into the first-level cache where they do not lie ready, then one loop of vector
+// instructions makes value and derivatives together. The cut depends on the number of elements only, and
+// block sums are added in order, so the result is the same for any number of threads.
+//
+// Included by one file per group of formulas, so that they compile side by side.
+#pragma once
+
+#include "pointwise_engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "gather.h"
+#include "parallel.h"
+#include "storage.h"
+
+namespace fused_losses {
+
+// 16 chunks: large enough that a thread's start costs nothing, small enough to share 64k elements out.
+inline constexpr int64_t kBlock = 16 * kChunk;
+
+enum class Values { kUnused, kSummed, kStored };
+enum class Derivatives { kNone, kFirst, kAll };
+
+// What a loop over one chunk is compiled for.
+struct Plan {
+  Values values;
+  Derivatives derivatives;
+  bool factor;   // multiply by factor[i]
+  bool ignored;  // skip elements whose target is `ignored`
+};
+
+template <class S>
+struct Chunk {
+  using T = Compute<S>;
+  const S* operands[3];
+  const T* factor;
+  T ignored;
+  T scale;
+  S* values;
+  S* derivatives[3];
+  bool streamed[3];
+  int64_t count;
+};
+
+struct ChunkResult {
+  double sum = 0;
+  bool in_domain = true;
+};
+
+template <class Mask>
+bool all_set(Mask mask) {
+  constexpr int lanes = sizeof(Mask) / sizeof(mask[0]);
+  bool all = true;
+  for (int i = 0; i < lanes; ++i) all &= mask[i] != 0;
+  return all;
+}
+
+// kOperands is 2 or 3: a formula may take either.
+template <Plan plan, int kOperands, class Formula, class S>
+ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
+  using T = Compute<S>;
+  using V = Vector<T>;
+  const V zero{};
+  V sum{}, partial{};
+  auto outside = zero != zero;
+  const auto one_register = [&](int64_t i, auto count) {
+    V operands[3];
+    for (int k = 0; k < kOperands; ++k) operands[k] = load(chunk.operands[k] + i, count, 0);
+    const V t = operands[1];
+    const auto call = [&](const auto& function) {
+      if constexpr (kOperands == 3) {
+        return function(operands[0], operands[1], operands[2]);
+      } else {
+        return function(operands[0], operands[1]);
+      }
+    };
+    const auto terms = call([&](auto... each) { return formula.terms(each...); });
+    V factor{};
+    if constexpr (plan.factor) factor = load(chunk.factor + i, count, 0);
+    const auto finish = [&](V v) {
+      if constexpr (plan.factor) v *= factor;
+      if constexpr (plan.ignored) v = select(t == chunk.ignored, zero, v);
+      return v;
+    };
+    if constexpr (Formula::kNeedsDomain) {
+      auto good = call([&](auto... each) { return formula.in_domain(each...); });
+      if constexpr (plan.ignored) good |= t == chunk.ignored;
+      // The lanes beyond the end hold zeros, which may be outside.
+      if constexpr (std::is_same_v<decltype(count), int>) good |= ~first_lanes<V>(count);
+      outside |= ~good;
+    }
+    if constexpr (plan.values == Values::kSummed) {
+      V value = finish(terms.value);
+      if constexpr (std::is_same_v<decltype(count), int>) value = keep_lanes(value, count, 0);
+      partial += value;
+    }
+    if constexpr (plan.values == Values::kStored) store(chunk.values + i, finish(terms.value), count);
+    if constexpr (plan.derivatives != Derivatives::kNone) {
+      V scale = zero + chunk.scale;
+      if constexpr (plan.factor) scale *= factor;
+      const auto scaled = [&](V v) {
+        v *= scale;
+        if constexpr (plan.ignored) v = select(t == chunk.ignored, zero, v);
+        return v;
+      };
+      constexpr int wanted = plan.derivatives == Derivatives::kFirst ? 1 : Formula::kDerivatives;
+      for (int k = 0; k < wanted; ++k) {
+        store(chunk.derivatives[k] + i, scaled(terms.derivative[k]), count, chunk.streamed[k]);
+      }
+    }
+  };
+  // A lane of few terms is added to a lane of few such sums: with two doubles to a register, adding up a chunk's
+  // 512 one after the other would cost some ulp.
+  constexpr int64_t kRun = 16 * kLanes<T>;
+  for (int64_t begin = 0; begin < chunk.count; begin += kRun) {
+    const int64_t n = chunk.count - begin < kRun ? chunk.count - begin : kRun;
+    for_each_register<T>(n, [&](int64_t i, auto count) { one_register(begin + i, count); });
+    sum += partial;
+    partial = zero;
+  }
+  return {plan.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
+}
+
+// One block, in elements of type S: the operands' own type where all agree and no factor interferes, else the
+// compute type.
+template <Plan plan, int kOperands, class Formula, class S>
+ChunkResult run_block(const Formula& formula, const PointwiseArguments& arguments, int64_t begin, int64_t end) {
+  using T = Compute<S>;
+  alignas(64) S buffers[7][kChunk];  // operands, values, derivatives
+  alignas(64) T factor[2][kChunk];
+  bool streams[3];
+  for (int k = 0; k < 3; ++k) {
+    const int64_t bytes = arguments.iteration.count * static_cast<int64_t>(sizeof(S));
+    streams[k] = is_streamed(arguments.derivatives[k].data, bytes, arguments.operands[0].data);
+  }
+  ChunkResult result;
+  for (int64_t at = begin; at < end; at += kChunk) {
+    Chunk<S> chunk;
+    chunk.count = end - at < kChunk ? end - at : kChunk;
+    const auto reach = [&](const Operand& operand, auto* buffer) {
+      return gather(operand, arguments.iteration, at, chunk.count, buffer);
+    };
+    for (int k = 0; k < kOperands; ++k) chunk.operands[k] = reach(arguments.operands[k], buffers[k]);
+    if constexpr (plan.factor) {
+      // Absent factors are 1; ignoring goes together with a factor, to keep the number of loops down.
+      chunk.factor = nullptr;
+      for (int k = 0; k < 2; ++k) {
+        if (!arguments.factors[k].data) continue;
+        const T* const one = reach(arguments.factors[k], factor[k]);
+        if (chunk.factor) {
+          for (int64_t i = 0; i < chunk.count; ++i) factor[1][i] = chunk.factor[i] * one[i];
+        }
+        chunk.factor = chunk.factor ? factor[1] : one;
+      }
+      if (!chunk.factor) {
+        if (at == begin) std::fill_n(factor[0], kChunk, T(1));
+        chunk.factor = factor[0];
+      }
+    }
+    chunk.ignored = static_cast<T>(arguments.ignored);
+    chunk.scale = static_cast<T>(arguments.scale);
+    // Results of another type than S, and those that nobody wants, go through a buffer.
+    const auto place = [&](const Result& wanted, S* buffer) {
+      return wanted.data && wanted.dtype == kScalarType<S> ? static_cast<S*>(wanted.data) + at : buffer;
+    };
+    chunk.values = place(arguments.values, buffers[3]);
+    for (int k = 0; k < 3; ++k) {
+      chunk.derivatives[k] = place(arguments.derivatives[k], buffers[4 + k]);
+      chunk.streamed[k] = streams[k] && chunk.derivatives[k] != buffers[4 + k] && is_aligned(chunk.derivatives[k]);
+    }
+    const ChunkResult one = run_chunk<plan, kOperands>(formula, chunk);
+    result.sum += one.sum;
+    result.in_domain &= one.in_domain;
+    const auto deliver = [&](const Result& wanted, const S* made) {
+      if (!wanted.data || wanted.dtype == kScalarType<S>) return;
+      with_storage(wanted.dtype, [&](auto storage) {
+        convert(static_cast<decltype(storage)*>(wanted.data) + at, made, chunk.count);
+      });
+    };
+    deliver(arguments.values, chunk.values);
+    for (int k = 0; k < 3; ++k) deliver(arguments.derivatives[k], chunk.derivatives[k]);
+  }
+  if (streams[0] || streams[1] || streams[2]) finish_streaming();
+  return result;
+}
+
+template <Plan plan, int kOperands, class S, class Formula>
+double run_pointwise(const Formula& formula, const PointwiseArguments& arguments) {
+  const int64_t count = arguments.iteration.count;
+  const int64_t blocks = (count + kBlock - 1) / kBlock;
+  std::vector<double> sums(blocks);
+  std::atomic<bool> in_domain{true};
+  parallel_for(blocks, 2, [&](int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t begin = b * kBlock;
+      const int64_t end = begin + kBlock < count ? begin + kBlock : count;
+      const ChunkResult result = run_block<plan, kOperands, Formula, S>(formula, arguments, begin, end);
+      sums[b] = result.sum;
+      if (!result.in_domain) in_domain = false;
+    }
+  });
+  if constexpr (Formula::kNeedsDomain) {
+    if (!in_domain) throw typename Formula::DomainError(Formula::kOutside);
+  }
+  return sum_of(sums);
+}
+
+template <Values values, Derivatives derivatives, int kOperands, class Formula>
+double choose_storage(const Formula& formula, const PointwiseArguments& arguments) {
+  const ScalarType dtype = arguments.operands[0].dtype;
+  bool same = true, wide = false;
+  for (const Operand& operand : arguments.operands) {
+    if (!operand.data) continue;
+    same &= operand.contiguous && operand.dtype == dtype;
+    wide |= operand.dtype == ScalarType::Double;
+  }
+  for (const Result& result : arguments.derivatives) same &= !result.data || result.dtype == dtype;
+  const bool factor = arguments.factors[0].data || arguments.factors[1].data;
+  constexpr Plan plain{values, derivatives, false, false};
+  constexpr Plan weighted{values, derivatives, true, false};
+  constexpr Plan ignoring{values, derivatives, true, true};
+  const auto compute = [&](auto type) {
+    using T = decltype(type);
+    if constexpr (Formula::kIgnores) {
+      if (arguments.has_ignored) return run_pointwise<ignoring, kOperands, T>(formula, arguments);
+    }
+    if (factor) return run_pointwise<weighted, kOperands, T>(formula, arguments);
+    return run_pointwise<plain, kOperands, T>(formula, arguments);
+  };
+  if (wide) return compute(double{});
+  if constexpr (values != Values::kStored) {
+    if (same && !factor && !arguments.has_ignored) {
+      if (dtype == ScalarType::BFloat16) return run_pointwise<plain, kOperands, BFloat16>(formula, arguments);
+      if (dtype == ScalarType::Half) return run_pointwise<plain, kOperands, Half>(formula, arguments);
+    }
+  }
+  return compute(float{});
+}
+
+template <int kOperands, class Formula>
+double choose_plan(const Formula& formula, const PointwiseArguments& arguments) {
+  constexpr Derivatives none = Derivatives::kNone, first = Derivatives::kFirst;
+  // A formula of one derivative has nothing more to compile.
+  constexpr Derivatives all = Formula::kDerivatives == 1 ? first : Derivatives::kAll;
+  const bool wants_first = arguments.derivatives[0].data;
+  const bool wants_all = arguments.derivatives[1].data || arguments.derivatives[2].data;
+  if (arguments.values.data) return choose_storage<Values::kStored, none, kOperands>(formula, arguments);
+  if (arguments.wants_sum) {
+    if (wants_all) return choose_storage<Values::kSummed, all, kOperands>(formula, arguments);
+    if (wants_first) return choose_storage<Values::kSummed, first, kOperands>(formula, arguments);
+    return choose_storage<Values::kSummed, none, kOperands>(formula, arguments);
+  }
+  if (wants_all) return choose_storage<Values::kUnused, all, kOperands>(formula, arguments);
+  if (wants_first) return choose_storage<Values::kUnused, first, kOperands>(formula, arguments);
+  return choose_storage<Values::kUnused, none, kOperands>(formula, arguments);
+}
+
+template <class Formula>
+double pointwise(const PointwiseArguments& arguments) {
+  const Formula formula(arguments.parameters);
+  if constexpr (Formula::kOptionalThird) {
+    if (!arguments.operands[2].data) return choose_plan<2>(formula, arguments);
+  }
+  return choose_plan<Formula::kOperands>(formula, arguments);
+}
+
+#define FUSED_LOSSES_INSTANTIATE_POINTWISE(name, Formula) template double pointwise<Formula>(const PointwiseArguments&);
+
+}  // namespace fused_losses
