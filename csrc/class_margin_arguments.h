@@ -18,8 +18,8 @@ struct ClassMarginArguments {
   RowTensor labels;  // Long
   // Whether labels hold a list of targets for each row, as many entries as there are classes, which ends at the
   // first -1; or one target.
-  bool lists = false;
-  RowTensor weight;    // class_stride only; of the row's target, so not with lists
+  bool several_targets = false;
+  RowTensor weight;    // class_stride only; of the row's target, so not with several targets
   RowTensor upstream;  // row_stride only; reduction="none": the upstream gradient of each row
   int p = 1;
   double margin = 1;

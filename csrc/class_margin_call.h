@@ -19,9 +19,9 @@ class ClassMarginCall {
     }
     arguments_.rows = input_.dims == 1 ? 1 : input_.sizes[0];
     arguments_.classes = input_.sizes[input_.dims - 1];
-    arguments_.lists = parameters.empty();
+    arguments_.several_targets = parameters.empty();
     arguments_.input = describe(input_);
-    if (arguments_.lists) {
+    if (arguments_.several_targets) {
       check_sizes(target_, input_.dims, input_.sizes);
       arguments_.labels = describe(target_);
     } else {

@@ -26,7 +26,7 @@ std::map<std::string, std::vector<std::string>> losses() {
 #define FUSED_LOSSES_NAME(name, ...) #name,
   return {
       {"pointwise", {FUSED_LOSSES_POINTWISE(FUSED_LOSSES_NAME)}},
-      {"vectors", {FUSED_LOSSES_ROWS(FUSED_LOSSES_NAME)}},
+      {"vectors", {FUSED_LOSSES_VECTORS(FUSED_LOSSES_NAME)}},
       {"softmax", {FUSED_LOSSES_SOFTMAX(FUSED_LOSSES_NAME)}},
       {"class_margin", {FUSED_LOSSES_CLASS_MARGIN(FUSED_LOSSES_NAME)}},
   };

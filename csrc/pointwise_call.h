@@ -15,15 +15,15 @@ class PointwiseCall {
                 const OptionalTensor& upstream)
       : operands_{View(operands.input), View(operands.target), view(operands.extra)},
         factors_{view(operands.weight), view(upstream)},
-        loop_(*operands_[0],
-              {&*operands_[0], &*operands_[1], pointer(operands_[2]), pointer(factors_[0]), pointer(factors_[1])}) {
+        order_(*operands_[0],
+               {&*operands_[0], &*operands_[1], pointer(operands_[2]), pointer(factors_[0]), pointer(factors_[1])}) {
     if (Formula::kOperands == 3 && !Formula::kOptionalThird) operand(2);
-    arguments_.iteration = loop_.iteration();
+    arguments_.iteration = order_.iteration();
     for (int k = 0; k < 3; ++k) {
-      if (operands_[k]) arguments_.operands[k] = loop_.operand(*operands_[k]);
+      if (operands_[k]) arguments_.operands[k] = order_.operand(*operands_[k]);
     }
     for (int k = 0; k < 2; ++k) {
-      if (factors_[k]) arguments_.factors[k] = loop_.operand(*factors_[k]);
+      if (factors_[k]) arguments_.factors[k] = order_.operand(*factors_[k]);
     }
     arguments_.has_ignored = ignore_index.has_value();
     arguments_.ignored = ignore_index.value_or(0);
@@ -31,12 +31,12 @@ class PointwiseCall {
   }
 
   const View& operand(int k) const { return operands_[k].value(); }
-  Layout gradient_layout(int) const { return loop_.layout(); }
+  Layout gradient_layout(int) const { return order_.layout(); }
   void write_gradient(int k, const View& gradient) {
     if (k >= Formula::kDerivatives) throw std::runtime_error("fused_losses: there is no such derivative");
     arguments_.derivatives[k] = {gradient.data, gradient.dtype};
   }
-  Layout loss_layout() const { return loop_.layout(); }
+  Layout loss_layout() const { return order_.layout(); }
   void write_losses(const View& losses) { arguments_.values = {losses.data, losses.dtype}; }
 
  protected:
@@ -67,7 +67,7 @@ class PointwiseCall {
 
   std::optional<View> operands_[3];
   std::optional<View> factors_[2];  // weight, upstream
-  Loop loop_;
+  BroadcastOrder order_;
 };
 
 }  // namespace fused_losses

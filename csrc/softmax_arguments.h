@@ -19,7 +19,7 @@ struct ClassTensor {
   ClassStrides strides;
 };
 
-struct CrossEntropyArguments {
+struct SoftmaxArguments {
   int64_t outer = 1, classes = 1, inner = 1;
   int outer_dims = 0;  // `outer` is the product of so many sizes
   int64_t outer_sizes[kLoopDims];
@@ -39,11 +39,11 @@ struct CrossEntropyArguments {
   // Going backward, losses are not computed again.
   bool backward = false;
   // Of each row, a number near the maximum, the sum of exponentials relative to it, and, where `terms` have an
-  // entropy, the moment over that sum; a row after the other, in Compute<input>. Written going forward, read going
+  // entropy, the excess over that sum; a row after the other, in Compute<input>. Written going forward, read going
   // backward, unless null.
-  void* max = nullptr;
+  void* reference = nullptr;
   void* sum = nullptr;
-  void* moment = nullptr;
+  void* mean_excess = nullptr;
   int64_t* argmax = nullptr;  // of each row, the class of the largest logit; -1 where it is ignored
 
   Result losses;  // reduction="none", a row after the other

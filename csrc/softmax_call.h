@@ -1,8 +1,8 @@
 // A call of cross_entropy or nll_loss, from tensors to the arguments of an engine. See loss_operators.h.
 #pragma once
 
-#include "softmax_arguments.h"
 #include "loss_operators.h"
+#include "softmax_arguments.h"
 
 namespace fused_losses {
 
@@ -12,14 +12,14 @@ inline int own_dimension(int d, bool has_classes, int dims) { return has_classes
 
 // kSoftmax: whether a softmax comes first, whose maxima and sums are worth keeping.
 template <bool kSoftmax>
-class CrossEntropyCall {
+class SoftmaxCall {
  public:
   static constexpr bool kHasStatistics = kSoftmax;
 
   // `extra` is what write_statistics() was given going forward.
-  CrossEntropyCall(const Operands& operands, int64_t ignore_index, double label_smoothing,
-                   const std::vector<double>& terms, const OptionalTensor& normalizer,
-                   const OptionalTensor& lse_gradient, int64_t reduction, const OptionalTensor& upstream)
+  SoftmaxCall(const Operands& operands, int64_t ignore_index, double label_smoothing, const std::vector<double>& terms,
+              const OptionalTensor& normalizer, const OptionalTensor& lse_gradient, int64_t reduction,
+              const OptionalTensor& upstream)
       : input_(operands.input), target_(operands.target), reduction_(reduction) {
     if (input_.dims == 0) throw std::runtime_error("fused_losses: expected classes in a dimension");
     arguments_.ignore_index = ignore_index;
@@ -86,7 +86,7 @@ class CrossEntropyCall {
   }
   void write_losses(const View& losses) { arguments_.losses = {losses.data, losses.dtype}; }
 
-  // Each row's maximum, sum and, if there is an entropy, moment: (2 or 3, rows).
+  // Each row's maximum, sum and, if there is an entropy, excess: (2 or 3, rows).
   Layout statistics_layout() const {
     const int64_t sizes[] = {arguments_.terms.entropy != 0 ? 3 : 2, loss_layout().count};
     return Layout(2, sizes);
@@ -96,9 +96,10 @@ class CrossEntropyCall {
   }
   void write_statistics(const View& statistics) {
     const size_t width = statistics.dtype == ScalarType::Double ? sizeof(double) : sizeof(float);
-    arguments_.max = statistics.data;
-    arguments_.sum = static_cast<char*>(arguments_.max) + statistics.sizes[1] * width;
-    if (statistics.sizes[0] == 3) arguments_.moment = static_cast<char*>(arguments_.sum) + statistics.sizes[1] * width;
+    arguments_.reference = statistics.data;
+    arguments_.sum = static_cast<char*>(arguments_.reference) + statistics.sizes[1] * width;
+    if (statistics.sizes[0] == 3)
+      arguments_.mean_excess = static_cast<char*>(arguments_.sum) + statistics.sizes[1] * width;
   }
   void write_argmax(const View& argmax) { arguments_.argmax = static_cast<int64_t*>(argmax.data); }
 
@@ -128,7 +129,7 @@ class CrossEntropyCall {
     }
   }
 
-  CrossEntropyArguments arguments_;
+  SoftmaxArguments arguments_;
 
  private:
   static SoftmaxTerms read_terms(const std::vector<double>& terms) {

@@ -116,10 +116,10 @@ inline Tensor empty_strided(const Layout& layout, ScalarType dtype, int32_t devi
 }
 
 // Decides in which order the elements of broadcast operands are visited, and describes operands in it.
-class Loop {
+class BroadcastOrder {
  public:
   // `input` decides the order: the one in which it lies in memory, where it is dense.
-  Loop(const View& input, std::initializer_list<const View*> operands)
+  BroadcastOrder(const View& input, std::initializer_list<const View*> operands)
       : layout_(input, broadcast(input, operands), sizes_) {
     for (int d = 0; d < layout_.dims; ++d) order_[d] = d;
     std::stable_sort(order_, order_ + layout_.dims,

@@ -1,4 +1,4 @@
-// A call of an operator of rows, from tensors to the arguments of an engine. See loss_operators.h.
+// A call of an operator of vectors, from tensors to the arguments of an engine. See loss_operators.h.
 #pragma once
 
 #include "loss_operators.h"
@@ -7,32 +7,33 @@
 namespace fused_losses {
 
 // A tensor without its last dimension.
-inline View rows_of(View view) {
-  if (view.dims == 0) throw std::runtime_error("fused_losses: expected rows, but found a tensor without dimensions");
+inline View without_last_dimension(View view) {
+  if (view.dims == 0) throw std::runtime_error("fused_losses: expected vectors, but found a tensor without dimensions");
   --view.dims;
   return view;
 }
 
-class RowsCall {
+class VectorsCall {
  public:
   static constexpr bool kHasStatistics = false;
 
-  RowsCall(const Operands& operands, const std::vector<double>& parameters, int64_t reduction,
-           const OptionalTensor& upstream)
+  VectorsCall(const Operands& operands, const std::vector<double>& parameters, int64_t reduction,
+              const OptionalTensor& upstream)
       : operands_{View(operands.input), View(operands.target), View(operands.extra.value())},
-        rows_{rows_of(operands_[0]), rows_of(operands_[1]), rows_of(operands_[2])},
-        loop_(rows_[0], {&rows_[0], &rows_[1], &rows_[2]}) {
-    if (operands.weight) throw std::runtime_error("fused_losses: losses of rows take no weight");
-    const int dims = loop_.layout().dims;
-    std::copy_n(loop_.layout().sizes, dims, sizes_);
+        vectors_{without_last_dimension(operands_[0]), without_last_dimension(operands_[1]),
+                 without_last_dimension(operands_[2])},
+        order_(vectors_[0], {&vectors_[0], &vectors_[1], &vectors_[2]}) {
+    if (operands.weight) throw std::runtime_error("fused_losses: losses of vectors take no weight");
+    const int dims = order_.layout().dims;
+    std::copy_n(order_.layout().sizes, dims, sizes_);
     int64_t& length = sizes_[dims];
     length = operands_[0].sizes[operands_[0].dims - 1];
     for (const View& view : operands_) {
       const int64_t size = view.sizes[view.dims - 1];
       if (length == 1) length = size;
-      if (size != length && size != 1) throw std::runtime_error("fused_losses: rows of different lengths");
+      if (size != length && size != 1) throw std::runtime_error("fused_losses: vectors of different lengths");
     }
-    arguments_.rows = loop_.iteration();
+    arguments_.vectors = order_.iteration();
     arguments_.length = length;
     for (int k = 0; k < 3; ++k) arguments_.operands[k] = describe(operands_[k]);
     arguments_.parameters = parameters.data();
@@ -40,34 +41,34 @@ class RowsCall {
     if (upstream) {
       const View view(*upstream);
       check_sizes(view, dims, sizes_);
-      arguments_.upstream.rows = loop_.operand(view);
+      arguments_.upstream.starts = order_.operand(view);
     }
-    if (reduction == kMean) divisor_ = static_cast<double>(arguments_.rows.count);
+    if (reduction == kMean) divisor_ = static_cast<double>(arguments_.vectors.count);
   }
 
   const View& operand(int k) const { return operands_[k]; }
-  Layout gradient_layout(int) const { return Layout(operands_[0], loop_.layout().dims + 1, sizes_); }
+  Layout gradient_layout(int) const { return Layout(operands_[0], order_.layout().dims + 1, sizes_); }
   void write_gradient(int k, const View& gradient) { arguments_.derivatives[k] = describe(gradient); }
-  Layout loss_layout() const { return Layout(loop_.layout().dims, sizes_); }
-  void write_losses(const View& losses) { arguments_.values.rows = loop_.operand(losses); }
+  Layout loss_layout() const { return Layout(order_.layout().dims, sizes_); }
+  void write_losses(const View& losses) { arguments_.values.starts = order_.operand(losses); }
 
  protected:
-  RowsArguments arguments_;
+  VectorsArguments arguments_;
   double divisor_ = 1;
 
  private:
-  RowOperand describe(const View& view) const {
-    RowOperand result;
-    result.rows = loop_.operand(rows_of(view));
+  VectorOperand describe(const View& view) const {
+    VectorOperand result;
+    result.starts = order_.operand(without_last_dimension(view));
     const int64_t size = view.sizes[view.dims - 1];
-    // A row of one element that is broadcast stays where it is; where rows have but one, the stride says nothing.
+    // A vector of one element that is broadcast stays where it is; where vectors have but one, the stride says nothing.
     result.stride = size != 1 ? view.strides[view.dims - 1] : arguments_.length == 1 ? 1 : 0;
     return result;
   }
 
   View operands_[3];
-  View rows_[3];
-  Loop loop_;
+  View vectors_[3];
+  BroadcastOrder order_;
   int64_t sizes_[kMaxDims + 1];
 };
 

@@ -34,9 +34,9 @@ bool in_range(const int64_t* labels, int64_t stride, int64_t n, int64_t lowest, 
 
 void check_labels(const ClassMarginArguments& arguments) {
   const RowTensor& labels = arguments.labels;
-  int64_t rows = arguments.lists ? arguments.rows : 1;
-  int64_t width = arguments.lists ? arguments.classes : arguments.rows;
-  const int64_t stride = arguments.lists ? labels.class_stride : labels.row_stride;
+  int64_t rows = arguments.several_targets ? arguments.rows : 1;
+  int64_t width = arguments.several_targets ? arguments.classes : arguments.rows;
+  const int64_t stride = arguments.several_targets ? labels.class_stride : labels.row_stride;
   if (labels.row_stride == width * stride) {  // rows one behind the other are one
     width *= rows;
     rows = 1;
@@ -48,13 +48,13 @@ void check_labels(const ClassMarginArguments& arguments) {
     for (int64_t at = begin; at < end;) {
       const int64_t n = std::min(width - at % width, end - at);
       const int64_t* const from = static_cast<const int64_t*>(labels.data) + at / width * labels.row_stride;
-      all &= in_range(from + at % width * stride, stride, n, arguments.lists ? -1 : 0, arguments.classes);
+      all &= in_range(from + at % width * stride, stride, n, arguments.several_targets ? -1 : 0, arguments.classes);
       at += n;
     }
     if (!all) good = false;
   });
   if (good) return;
-  throw std::runtime_error(arguments.lists ? "argument #2 'target' is out of range" : "target out of range");
+  throw std::runtime_error(arguments.several_targets ? "argument #2 'target' is out of range" : "target out of range");
 }
 
 }  // namespace

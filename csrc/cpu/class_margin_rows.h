@@ -119,7 +119,8 @@ class ClassMarginRows {
     const RowTensor& labels = arguments_.labels;
     const int64_t* const label = static_cast<const int64_t*>(labels.data) + r * labels.row_stride;
     // The usual list of one target needs no list.
-    const bool one = !arguments_.lists || (label[0] >= 0 && (classes_ == 1 || label[labels.class_stride] < 0));
+    const bool one =
+        !arguments_.several_targets || (label[0] >= 0 && (classes_ == 1 || label[labels.class_stride] < 0));
     double value = 0;
     if (one) {
       const RowTensor& weight = arguments_.weight;
@@ -225,8 +226,8 @@ class ClassMarginRows {
         several_targets<Formula, kGradient>(elements, c, n, several.targets, several.offsets, class_slopes, slopes);
     if constexpr (kGradient) {
       using V = Vector<T>;
-      const Scale<V> of_lanes = scale.template as<V>();
-      for (int64_t i = 0; i < n; i += kLanes<T>) store(class_slopes + i, of_lanes.apply(load(class_slopes + i)));
+      const Scale<V> lane_scale = scale.template as<V>();
+      for (int64_t i = 0; i < n; i += kLanes<T>) store(class_slopes + i, lane_scale.apply(load(class_slopes + i)));
       scatter_run(gradient.at(c), gradient.stride, class_slopes, n);
     }
     return value;

@@ -1,56 +1,18 @@
-// The negative log-likelihood of ready log-probabilities, and what the mean of class losses divides by.
-#include <atomic>
+// The negative log-likelihood of ready log-probabilities.
 #include <cstring>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
 #include "labels.h"
 #include "softmax_engine.h"
-#include "parallel.h"
 
 namespace fused_losses {
 namespace {
-
-// Adds up body(run) over all positions in a fixed order, in blocks of about kStretch elements; a position has
-// `elements` of them.
-template <class Body>
-double sum_over_runs(const CrossEntropyArguments& arguments, int64_t elements, const Body& body) {
-  const int64_t positions = arguments.outer * arguments.inner;
-  const int64_t in_block = std::max<int64_t>(1, kStretch / elements);
-  const int64_t blocks = (positions + in_block - 1) / in_block;
-  std::vector<double> sums(blocks);
-  parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; ++block) {
-      Sum sum;
-      for_each_run(arguments, block * in_block, std::min(positions, (block + 1) * in_block),
-                   [&](const LabelRun& run) { sum += body(run); });
-      sums[block] = sum.value();
-    }
-    finish_streaming();
-  });
-  return sum_of(sums);
-}
-
-// Names the first label that is no class.
-[[noreturn]] void throw_out_of_bounds(const CrossEntropyArguments& arguments) {
-  for_each_run(arguments, 0, arguments.outer * arguments.inner, [&](const LabelRun& run) {
-    int64_t labels[kChunk];
-    read_labels(arguments, run, labels);
-    for (int64_t i = 0; i < run.count(); ++i) {
-      if (labels[i] == arguments.ignore_index || (labels[i] >= 0 && labels[i] < arguments.classes)) continue;
-      throw std::out_of_range("Target " + std::to_string(labels[i]) + " is out of bounds.");
-    }
-  });
-  throw std::logic_error("fused_losses: the target changed while it was read");
-}
 
 template <class S>
 class NLL {
   using T = Compute<S>;
 
  public:
-  explicit NLL(const CrossEntropyArguments& arguments)
+  explicit NLL(const SoftmaxArguments& arguments)
       : arguments_(arguments),
         targets_(arguments),
         streams_(is_streamed(arguments.input_gradient.data,
@@ -58,7 +20,7 @@ class NLL {
                              arguments.input.data)) {}
 
   double run() const {
-    return sum_over_runs(arguments_, arguments_.classes, [&](const LabelRun& run) {
+    return sum_over_label_runs(arguments_, arguments_.classes, [&](const LabelRun& run) {
       int64_t labels[kChunk];
       read_labels(arguments_, run, labels);
       // Before the gradient may overwrite the input.
@@ -149,41 +111,14 @@ class NLL {
     }
   }
 
-  const CrossEntropyArguments& arguments_;
+  const SoftmaxArguments& arguments_;
   const Targets<T> targets_;
   const bool streams_;
 };
 
 }  // namespace
 
-double cross_entropy_divisor(const CrossEntropyArguments& arguments) {
-  if (!arguments.labels.data) return static_cast<double>(arguments.outer * arguments.inner);
-  const Targets<double> targets(arguments);
-  std::atomic<bool> all_in_bounds{true};  // an exception may not leave a parallel region
-  const double divisor = sum_over_runs(arguments, 1, [&](const LabelRun& run) {
-    int64_t labels[kChunk];
-    read_labels(arguments, run, labels);
-    int64_t kept = 0;
-    bool all_good = true;
-    for (int64_t i = 0; i < run.count(); ++i) {
-      const bool counts = labels[i] != arguments.ignore_index;
-      const bool good = static_cast<uint64_t>(labels[i]) < static_cast<uint64_t>(arguments.classes);
-      kept += counts;
-      all_good &= good | !counts;
-    }
-    if (!all_good) all_in_bounds = false;
-    if (!all_good || targets.weights.empty()) return static_cast<double>(kept);
-    Sum sum;
-    for (int64_t i = 0; i < run.count(); ++i) {
-      if (labels[i] != arguments.ignore_index) sum += targets.weights[labels[i]];
-    }
-    return sum.value();
-  });
-  if (!all_in_bounds) throw_out_of_bounds(arguments);
-  return divisor;
-}
-
-double nll(const CrossEntropyArguments& arguments) {
+double nll(const SoftmaxArguments& arguments) {
   return with_storage(arguments.input.dtype, [&](auto storage) { return NLL<decltype(storage)>(arguments).run(); });
 }
 

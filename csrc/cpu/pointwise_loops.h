@@ -25,7 +25,7 @@ enum class Values { kUnused, kSummed, kStored };
 enum class Derivatives { kNone, kFirst, kAll };
 
 // What a loop over one chunk is compiled for.
-struct Plan {
+struct LoopVariant {
   Values values;
   Derivatives derivatives;
   bool factor;   // multiply by factor[i]
@@ -59,7 +59,7 @@ bool all_set(Mask mask) {
 }
 
 // kOperands is 2 or 3: a formula may take either.
-template <Plan plan, int kOperands, class Formula, class S>
+template <LoopVariant variant, int kOperands, class Formula, class S>
 ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   using T = Compute<S>;
   using V = Vector<T>;
@@ -79,34 +79,34 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
     };
     const auto terms = call([&](auto... each) { return formula.terms(each...); });
     V factor{};
-    if constexpr (plan.factor) factor = load(chunk.factor + i, count, 0);
+    if constexpr (variant.factor) factor = load(chunk.factor + i, count, 0);
     const auto finish = [&](V v) {
-      if constexpr (plan.factor) v *= factor;
-      if constexpr (plan.ignored) v = select(t == chunk.ignored, zero, v);
+      if constexpr (variant.factor) v *= factor;
+      if constexpr (variant.ignored) v = select(t == chunk.ignored, zero, v);
       return v;
     };
     if constexpr (Formula::kNeedsDomain) {
       auto good = call([&](auto... each) { return formula.in_domain(each...); });
-      if constexpr (plan.ignored) good |= t == chunk.ignored;
+      if constexpr (variant.ignored) good |= t == chunk.ignored;
       // The lanes beyond the end hold zeros, which may be outside.
       if constexpr (std::is_same_v<decltype(count), int>) good |= ~first_lanes<V>(count);
       outside |= ~good;
     }
-    if constexpr (plan.values == Values::kSummed) {
+    if constexpr (variant.values == Values::kSummed) {
       V value = finish(terms.value);
       if constexpr (std::is_same_v<decltype(count), int>) value = keep_lanes(value, count, 0);
       partial += value;
     }
-    if constexpr (plan.values == Values::kStored) store(chunk.values + i, finish(terms.value), count);
-    if constexpr (plan.derivatives != Derivatives::kNone) {
+    if constexpr (variant.values == Values::kStored) store(chunk.values + i, finish(terms.value), count);
+    if constexpr (variant.derivatives != Derivatives::kNone) {
       V scale = zero + chunk.scale;
-      if constexpr (plan.factor) scale *= factor;
+      if constexpr (variant.factor) scale *= factor;
       const auto scaled = [&](V v) {
         v *= scale;
-        if constexpr (plan.ignored) v = select(t == chunk.ignored, zero, v);
+        if constexpr (variant.ignored) v = select(t == chunk.ignored, zero, v);
         return v;
       };
-      constexpr int wanted = plan.derivatives == Derivatives::kFirst ? 1 : Formula::kDerivatives;
+      constexpr int wanted = variant.derivatives == Derivatives::kFirst ? 1 : Formula::kDerivatives;
       for (int k = 0; k < wanted; ++k) {
         store(chunk.derivatives[k] + i, scaled(terms.derivative[k]), count, chunk.streamed[k]);
       }
@@ -121,12 +121,12 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
     sum += partial;
     partial = zero;
   }
-  return {plan.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
+  return {variant.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
 }
 
 // One block, in elements of type S: the operands' own type where all agree and no factor interferes, else the
 // compute type.
-template <Plan plan, int kOperands, class Formula, class S>
+template <LoopVariant variant, int kOperands, class Formula, class S>
 ChunkResult run_block(const Formula& formula, const PointwiseArguments& arguments, int64_t begin, int64_t end) {
   using T = Compute<S>;
   alignas(64) S buffers[7][kChunk];  // operands, values, derivatives
@@ -144,7 +144,7 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
       return gather(operand, arguments.iteration, at, chunk.count, buffer);
     };
     for (int k = 0; k < kOperands; ++k) chunk.operands[k] = reach(arguments.operands[k], buffers[k]);
-    if constexpr (plan.factor) {
+    if constexpr (variant.factor) {
       // Absent factors are 1; ignoring goes together with a factor, to keep the number of loops down.
       chunk.factor = nullptr;
       for (int k = 0; k < 2; ++k) {
@@ -171,7 +171,7 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
       chunk.derivatives[k] = place(arguments.derivatives[k], buffers[4 + k]);
       chunk.streamed[k] = streams[k] && chunk.derivatives[k] != buffers[4 + k] && is_aligned(chunk.derivatives[k]);
     }
-    const ChunkResult one = run_chunk<plan, kOperands>(formula, chunk);
+    const ChunkResult one = run_chunk<variant, kOperands>(formula, chunk);
     result.sum += one.sum;
     result.in_domain &= one.in_domain;
     const auto deliver = [&](const Result& wanted, const S* made) {
@@ -187,7 +187,7 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
   return result;
 }
 
-template <Plan plan, int kOperands, class S, class Formula>
+template <LoopVariant variant, int kOperands, class S, class Formula>
 double run_pointwise(const Formula& formula, const PointwiseArguments& arguments) {
   const int64_t count = arguments.iteration.count;
   const int64_t blocks = (count + kBlock - 1) / kBlock;
@@ -197,7 +197,7 @@ double run_pointwise(const Formula& formula, const PointwiseArguments& arguments
     for (int64_t b = first; b < last; ++b) {
       const int64_t begin = b * kBlock;
       const int64_t end = begin + kBlock < count ? begin + kBlock : count;
-      const ChunkResult result = run_block<plan, kOperands, Formula, S>(formula, arguments, begin, end);
+      const ChunkResult result = run_block<variant, kOperands, Formula, S>(formula, arguments, begin, end);
       sums[b] = result.sum;
       if (!result.in_domain) in_domain = false;
     }
@@ -211,17 +211,17 @@ double run_pointwise(const Formula& formula, const PointwiseArguments& arguments
 template <Values values, Derivatives derivatives, int kOperands, class Formula>
 double choose_storage(const Formula& formula, const PointwiseArguments& arguments) {
   const ScalarType dtype = arguments.operands[0].dtype;
-  bool same = true, wide = false;
+  bool same = true, is_float64 = false;
   for (const Operand& operand : arguments.operands) {
     if (!operand.data) continue;
     same &= operand.contiguous && operand.dtype == dtype;
-    wide |= operand.dtype == ScalarType::Double;
+    is_float64 |= operand.dtype == ScalarType::Double;
   }
   for (const Result& result : arguments.derivatives) same &= !result.data || result.dtype == dtype;
   const bool factor = arguments.factors[0].data || arguments.factors[1].data;
-  constexpr Plan plain{values, derivatives, false, false};
-  constexpr Plan weighted{values, derivatives, true, false};
-  constexpr Plan ignoring{values, derivatives, true, true};
+  constexpr LoopVariant plain{values, derivatives, false, false};
+  constexpr LoopVariant weighted{values, derivatives, true, false};
+  constexpr LoopVariant ignoring{values, derivatives, true, true};
   const auto compute = [&](auto type) {
     using T = decltype(type);
     if constexpr (Formula::kIgnores) {
@@ -230,7 +230,7 @@ double choose_storage(const Formula& formula, const PointwiseArguments& argument
     if (factor) return run_pointwise<weighted, kOperands, T>(formula, arguments);
     return run_pointwise<plain, kOperands, T>(formula, arguments);
   };
-  if (wide) return compute(double{});
+  if (is_float64) return compute(double{});
   if constexpr (values != Values::kStored) {
     if (same && !factor && !arguments.has_ignored) {
       if (dtype == ScalarType::BFloat16) return run_pointwise<plain, kOperands, BFloat16>(formula, arguments);
@@ -241,7 +241,7 @@ double choose_storage(const Formula& formula, const PointwiseArguments& argument
 }
 
 template <int kOperands, class Formula>
-double choose_plan(const Formula& formula, const PointwiseArguments& arguments) {
+double choose_variant(const Formula& formula, const PointwiseArguments& arguments) {
   constexpr Derivatives none = Derivatives::kNone, first = Derivatives::kFirst;
   // A formula of one derivative has nothing more to compile.
   constexpr Derivatives all = Formula::kDerivatives == 1 ? first : Derivatives::kAll;
@@ -262,9 +262,9 @@ template <class Formula>
 double pointwise(const PointwiseArguments& arguments) {
   const Formula formula(arguments.parameters);
   if constexpr (Formula::kOptionalThird) {
-    if (!arguments.operands[2].data) return choose_plan<2>(formula, arguments);
+    if (!arguments.operands[2].data) return choose_variant<2>(formula, arguments);
   }
-  return choose_plan<Formula::kOperands>(formula, arguments);
+  return choose_variant<Formula::kOperands>(formula, arguments);
 }
 
 #define FUSED_LOSSES_INSTANTIATE_POINTWISE(name, Formula) template double pointwise<Formula>(const PointwiseArguments&);

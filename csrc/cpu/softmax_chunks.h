@@ -12,9 +12,9 @@
 namespace fused_losses {
 
 template <class T>
-T subtrahend(T max) {
+T finite_reference(T reference) {
   // exp(-inf - -inf) would be NaN where a whole chunk is masked by -inf; its numerators are 0.
-  return max == -std::numeric_limits<T>::infinity() ? T(0) : max;
+  return reference == -std::numeric_limits<T>::infinity() ? T(0) : reference;
 }
 
 // The largest of n elements; NaN elements may or may not count (the sum of exponentials will be NaN).
@@ -42,7 +42,7 @@ Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t 
   using T = Compute<S>;
   using V = Vector<T>;
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
-  const T shift = subtrahend(static_cast<T>(state.max));
+  const T shift = finite_reference(static_cast<T>(state.reference));
   V largest = splat<V>(kLowest), sum{}, mass{}, cross{};
   for_each_register<T>(n, [&](int64_t i, auto count) {
     // The next chunk, while this one is computed: neither pages nor the end of a row stop these.
@@ -62,7 +62,7 @@ Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t 
     }
   });
   const T top = max_of_lanes(largest);
-  if (top > state.max + kHeadroom) return top;
+  if (top > state.reference + kHeadroom) return top;
   state.sum += sum_of_lanes(sum);
   if constexpr (kSoft) {
     state.mass += sum_of_lanes(mass);
@@ -73,9 +73,9 @@ Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t 
 
 template <bool kStore, bool kSoft, class S>
 void accumulate_chunk(SoftmaxState<double>& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
-  if (state.max == -std::numeric_limits<double>::infinity()) state.raise(max_of(x, n));
+  if (state.reference == -std::numeric_limits<double>::infinity()) state.raise(max_of(x, n));
   const Compute<S> top = accumulate_relative<kStore, kSoft>(state, x, n, q, numerators);
-  if (top > state.max + kHeadroom) {
+  if (top > state.reference + kHeadroom) {
     state.raise(top);
     accumulate_relative<kStore, kSoft>(state, x, n, q, numerators);
   }
@@ -83,36 +83,36 @@ void accumulate_chunk(SoftmaxState<double>& state, const S* x, int64_t n, const 
 
 // Second pass over a chunk, from the numerators that the first one kept.
 template <bool kSoft, class S>
-void emit_from_numerators(const Compute<S>* numerators, Compute<S> factor, const Compute<S>* q, Compute<S> of_soft,
+void emit_from_numerators(const Compute<S>* numerators, Compute<S> factor, const Compute<S>* q, Compute<S> soft_factor,
                           S* gradient, int64_t n, bool streamed) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
     V v = load(numerators + i, count, 0) * factor;
-    if constexpr (kSoft) v += load(q + i, count, 0) * of_soft;
+    if constexpr (kSoft) v += load(q + i, count, 0) * soft_factor;
     store(gradient + i, v, count, streamed);
   });
 }
 
 // The same from logits, where numerators were not kept.
 template <bool kSoft, class S>
-void emit_from_logits(const S* x, Compute<S> max, Compute<S> factor, const Compute<S>* q, Compute<S> of_soft,
+void emit_from_logits(const S* x, Compute<S> reference, Compute<S> factor, const Compute<S>* q, Compute<S> soft_factor,
                       S* gradient, int64_t n, bool streamed) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
-    V v = exp_below_88(load(x + i, count, 0) - max) * factor;
-    if constexpr (kSoft) v += load(q + i, count, 0) * of_soft;
+    V v = exp_below_88(load(x + i, count, 0) - reference) * factor;
+    if constexpr (kSoft) v += load(q + i, count, 0) * soft_factor;
     store(gradient + i, v, count, streamed);
   });
 }
 
-// The gradient of the probabilities: factor w_c ((max - x_c) + log_sum).
+// The gradient of the probabilities: factor w_c ((reference - x_c) + log_sum).
 template <class S, class P>
-void emit_probabilities_gradient(const S* x, Compute<S> max, Compute<S> log_sum, Compute<S> factor,
+void emit_probabilities_gradient(const S* x, Compute<S> reference, Compute<S> log_sum, Compute<S> factor,
                                  const Compute<S>* weight, P* gradient, int64_t n) {
   using T = Compute<S>;
   using V = Vector<T>;
   for_each_register<T>(n, [&](int64_t i, auto count) {
-    V v = ((max - load(x + i, count, 0)) + log_sum) * factor;
+    V v = ((reference - load(x + i, count, 0)) + log_sum) * factor;
     if (weight) v *= load(weight + i, count, 0);
     if constexpr (std::is_same_v<Compute<P>, T>) store(gradient + i, v, count);
   });

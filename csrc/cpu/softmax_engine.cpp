@@ -11,7 +11,7 @@ namespace {
 // more than that up to about this length.
 constexpr int64_t kShortRow = 64;
 
-bool rows_lie_ready(const CrossEntropyArguments& arguments) {
+bool rows_lie_ready(const SoftmaxArguments& arguments) {
   if (arguments.classes < kShortRow) return false;
   for (const ClassTensor* tensor :
        {&arguments.input, &arguments.probabilities, &arguments.input_gradient, &arguments.probabilities_gradient}) {
@@ -22,7 +22,7 @@ bool rows_lie_ready(const CrossEntropyArguments& arguments) {
 
 }  // namespace
 
-double cross_entropy(const CrossEntropyArguments& arguments) {
+double cross_entropy(const SoftmaxArguments& arguments) {
   return with_storage(arguments.input.dtype, [&](auto storage) {
     using S = decltype(storage);
     if (rows_lie_ready(arguments)) return SoftmaxRows<S>(arguments).run();

@@ -1,20 +1,20 @@
 // The operators cross_entropy and nll_loss, from tensors to the engine. Their schemas are in fused_losses/ops.py.
-#include "../softmax_call.h"
 #include "../formulas/cross_entropy.h"
+#include "../softmax_call.h"
 #include "softmax_engine.h"
 #include "tensors.h"
 
 namespace fused_losses {
 namespace {
 
-template <double (*engine)(const CrossEntropyArguments&)>
-class Call : public CrossEntropyCall<engine == cross_entropy>, public OnCpu<Call<engine>> {
+template <double (*engine)(const SoftmaxArguments&)>
+class Call : public SoftmaxCall<engine == cross_entropy>, public OnCpu<Call<engine>> {
  public:
-  using CrossEntropyCall<engine == cross_entropy>::CrossEntropyCall;
+  using SoftmaxCall<engine == cross_entropy>::SoftmaxCall;
 
   void prepare() {
     this->merge_positions();
-    const double divisor = cross_entropy_divisor(this->arguments_);
+    const double divisor = label_divisor(this->arguments_);
     if (this->is_mean()) divisor_ = this->arguments_.normalizer ? *this->arguments_.normalizer : divisor;
   }
   double divisor() const { return divisor_; }

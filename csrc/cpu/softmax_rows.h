@@ -26,13 +26,13 @@ class SoftmaxRows {
   using T = Compute<S>;
 
  public:
-  explicit SoftmaxRows(const CrossEntropyArguments& arguments)
+  explicit SoftmaxRows(const SoftmaxArguments& arguments)
       : arguments_(arguments),
         targets_(arguments),
         soft_(!targets_.soft.absent()),
         terms_(arguments.terms.any() || arguments.lse_gradient.data),
         map_(arguments.terms),
-        statistics_known_(arguments.backward && arguments.max),
+        statistics_known_(arguments.backward && arguments.reference),
         classes_(arguments.classes),
         stretches_((classes_ + kStretch - 1) / kStretch),
         constant_mass_(soft_ && !arguments.probabilities.data ? mass(nullptr) : 0),
@@ -75,12 +75,12 @@ class SoftmaxRows {
   // Of a row in work.
   struct Scratch {
     std::vector<SoftmaxState<double>> states;  // per stretch
-    std::vector<T> chunk_max;
+    std::vector<T> chunk_references;
     std::unique_ptr<T[]> numerators;
     std::vector<Largest> largest;  // per stretch
 
     explicit Scratch(const SoftmaxRows& rows)
-        : states(rows.stretches_), chunk_max((rows.classes_ + kChunk - 1) / kChunk) {
+        : states(rows.stretches_), chunk_references((rows.classes_ + kChunk - 1) / kChunk) {
       if (rows.keep_numerators_) numerators.reset(new T[rows.classes_]);
     }
   };
@@ -109,41 +109,41 @@ class SoftmaxRows {
 
     SoftmaxState<double> state;
     if (statistics_known_) {
-      state.max = static_cast<const T*>(arguments_.max)[r];
+      state.reference = static_cast<const T*>(arguments_.reference)[r];
       state.sum = static_cast<const T*>(arguments_.sum)[r];
       state.mass = probabilities ? mass(probabilities) : constant_mass_;
-      if (arguments_.moment) state.moment = static_cast<const T*>(arguments_.moment)[r] * state.sum;
+      if (arguments_.mean_excess) state.excess = static_cast<const T*>(arguments_.mean_excess)[r] * state.sum;
     } else {
       share([&](int64_t first, int64_t last) {
         for (int64_t s = first; s < last; ++s)
-          scratch.states[s] = accumulate(x, probabilities, numerators, scratch.chunk_max, s);
+          scratch.states[s] = accumulate(x, probabilities, numerators, scratch.chunk_references, s);
       });
       for (const SoftmaxState<double>& part : scratch.states) state.merge(part);
-      set_statistics(r, state.max, state.sum, state.moment / state.sum);
+      set_statistics(r, state.reference, state.sum, state.excess / state.sum);
     }
     if (arguments_.argmax) arguments_.argmax[r] = largest(x, scratch, share).at;
 
     const double scale = arguments_.scale * upstream_of(arguments_, outer, inner);
     SoftmaxGradient<double> pieces(state.sum, state.mass, hot, scale);
-    double of_moment = 0;
+    double excess_factor = 0;
     if (terms_) {
       const SoftmaxTerms& terms = arguments_.terms;
-      const double of_lse = number_at(arguments_, arguments_.lse_gradient, outer, inner, 0);
-      const SoftmaxTermsGradient<double> more(state, terms.z_loss, terms.entropy, scale, of_lse);
-      pieces.of_numerator += more.of_numerator;
-      of_moment = more.of_moment;
+      const double lse_upstream = number_at(arguments_, arguments_.lse_gradient, outer, inner, 0);
+      const SoftmaxTermsGradient<double> more(state, terms.z_loss, terms.entropy, scale, lse_upstream);
+      pieces.numerator_factor += more.numerator_factor;
+      excess_factor = more.excess_factor;
     }
     if (gradient || arguments_.probabilities_gradient.data) {
       share([&](int64_t first, int64_t last) {
         for (int64_t s = first; s < last; ++s) {
-          emit(x, probabilities, numerators, scratch.chunk_max, gradient,
-               row_start(arguments_, arguments_.probabilities_gradient, outer, inner), state, pieces, of_moment, scale,
-               s);
+          emit(x, probabilities, numerators, scratch.chunk_references, gradient,
+               row_start(arguments_, arguments_.probabilities_gradient, outer, inner), state, pieces, excess_factor,
+               scale, s);
         }
       });
     }
     if (gradient && has_hot)
-      gradient[label] = static_cast<S>(static_cast<T>(at_label(label, x_y, state, pieces, of_moment)));
+      gradient[label] = static_cast<S>(static_cast<T>(at_label(label, x_y, state, pieces, excess_factor)));
     if (arguments_.backward) return 0;
     double value = cross_entropy_value(state, has_hot, hot, x_y);
     if (terms_) value += terms_value(state, arguments_.terms.z_loss, arguments_.terms.entropy);
@@ -158,8 +158,8 @@ class SoftmaxRows {
     for (int64_t c = stretch * kStretch; c < end; c += kChunk) body(c, std::min(kChunk, end - c));
   }
 
-  SoftmaxState<double> accumulate(const S* x, const void* probabilities, T* numerators, std::vector<T>& chunk_max,
-                                  int64_t stretch) const {
+  SoftmaxState<double> accumulate(const S* x, const void* probabilities, T* numerators,
+                                  std::vector<T>& chunk_references, int64_t stretch) const {
     SoftmaxState<double> state;
     alignas(64) T q[kChunk];
     for_each_chunk(stretch, [&](int64_t c, int64_t n) {
@@ -169,7 +169,8 @@ class SoftmaxRows {
         map_logits(map_, x + c, n, logits);
         soft_ ? accumulate_chunk<false, true>(state, logits, n, q, static_cast<T*>(nullptr))
               : accumulate_chunk<false, false>(state, logits, n, q, static_cast<T*>(nullptr));
-        if (arguments_.terms.entropy != 0) state.moment += moment_of(logits, n, subtrahend(static_cast<T>(state.max)));
+        if (arguments_.terms.entropy != 0)
+          state.excess += excess_of(logits, n, finite_reference(static_cast<T>(state.reference)));
         return;
       }
       const auto pass = [&](auto keep, auto soft) {
@@ -182,16 +183,16 @@ class SoftmaxRows {
       } else {
         soft_ ? pass(No{}, Yes{}) : pass(No{}, No{});
       }
-      chunk_max[c / kChunk] = static_cast<T>(state.max);
+      chunk_references[c / kChunk] = static_cast<T>(state.reference);
     });
     return state;
   }
 
-  void emit(const S* x, const void* probabilities, const T* numerators, const std::vector<T>& chunk_max, S* gradient,
-            const void* probabilities_gradient, const SoftmaxState<double>& state,
-            const SoftmaxGradient<double>& pieces, double of_moment, double scale, int64_t stretch) const {
-    const T max = static_cast<T>(state.max);
-    const T of_soft = static_cast<T>(pieces.of_soft);
+  void emit(const S* x, const void* probabilities, const T* numerators, const std::vector<T>& chunk_references,
+            S* gradient, const void* probabilities_gradient, const SoftmaxState<double>& state,
+            const SoftmaxGradient<double>& pieces, double excess_factor, double scale, int64_t stretch) const {
+    const T reference = static_cast<T>(state.reference);
+    const T soft_factor = static_cast<T>(pieces.soft_factor);
     alignas(64) T q[kChunk];
     alignas(64) T logits[kChunk];
     for_each_chunk(stretch, [&](int64_t c, int64_t n) {
@@ -203,30 +204,30 @@ class SoftmaxRows {
           using P = decltype(storage);
           P* const to = static_cast<P*>(const_cast<void*>(probabilities_gradient)) + c;
           const T log_sum = static_cast<T>(std::log(state.sum));
-          terms_ ? emit_probabilities_gradient(logits, max, log_sum, factor, weight, to, n)
-                 : emit_probabilities_gradient(x + c, max, log_sum, factor, weight, to, n);
+          terms_ ? emit_probabilities_gradient(logits, reference, log_sum, factor, weight, to, n)
+                 : emit_probabilities_gradient(x + c, reference, log_sum, factor, weight, to, n);
         });
       }
       if (!gradient) return;
       const bool streamed = streams_ && is_aligned(gradient + c);
       if (soft_) targets_.soft.chunk(probabilities, c, n, q);
       if (terms_) {
-        emit_with_terms(map_, logits, max, static_cast<T>(pieces.of_numerator), static_cast<T>(of_moment),
-                        soft_ ? q : nullptr, of_soft, gradient + c, n, streamed);
+        emit_with_terms(map_, logits, reference, static_cast<T>(pieces.numerator_factor), static_cast<T>(excess_factor),
+                        soft_ ? q : nullptr, soft_factor, gradient + c, n, streamed);
       } else if (numerators) {
         // A chunk of nothing but -inf has numerators 0 and a maximum that must not turn them into NaN, unless
         // the whole row is like that.
-        const T then = chunk_max[c / kChunk];
-        const double lift = then == -std::numeric_limits<T>::infinity() && max != then
+        const T then = chunk_references[c / kChunk];
+        const double lift = then == -std::numeric_limits<T>::infinity() && reference != then
                                 ? 0
-                                : std::exp(static_cast<double>(then) - static_cast<double>(max));
-        const T factor = static_cast<T>(pieces.of_numerator * lift);
-        soft_ ? emit_from_numerators<true>(numerators + c, factor, q, of_soft, gradient + c, n, streamed)
-              : emit_from_numerators<false>(numerators + c, factor, q, of_soft, gradient + c, n, streamed);
+                                : std::exp(static_cast<double>(then) - static_cast<double>(reference));
+        const T factor = static_cast<T>(pieces.numerator_factor * lift);
+        soft_ ? emit_from_numerators<true>(numerators + c, factor, q, soft_factor, gradient + c, n, streamed)
+              : emit_from_numerators<false>(numerators + c, factor, q, soft_factor, gradient + c, n, streamed);
       } else {
-        const T factor = static_cast<T>(pieces.of_numerator);
-        soft_ ? emit_from_logits<true>(x + c, max, factor, q, of_soft, gradient + c, n, streamed)
-              : emit_from_logits<false>(x + c, max, factor, q, of_soft, gradient + c, n, streamed);
+        const T factor = static_cast<T>(pieces.numerator_factor);
+        soft_ ? emit_from_logits<true>(x + c, reference, factor, q, soft_factor, gradient + c, n, streamed)
+              : emit_from_logits<false>(x + c, reference, factor, q, soft_factor, gradient + c, n, streamed);
       }
     });
     if (streams_) finish_streaming();
@@ -234,13 +235,13 @@ class SoftmaxRows {
 
   // The one element where the terms nearly cancel: in double, and rounded once.
   double at_label(int64_t label, double x_y, const SoftmaxState<double>& state, const SoftmaxGradient<double>& pieces,
-                  double of_moment) const {
-    const double numerator = std::exp(x_y - state.max);
+                  double excess_factor) const {
+    const double numerator = std::exp(x_y - state.reference);
     double q = targets_.soft.constant;
     if (targets_.soft.weight) q *= static_cast<double>(targets_.soft.weight[label]);
-    double slope = numerator * pieces.of_numerator + pieces.of_hot + (soft_ ? q * pieces.of_soft : 0);
+    double slope = numerator * pieces.numerator_factor + pieces.hot_term + (soft_ ? q * pieces.soft_factor : 0);
     if (!terms_) return slope;
-    if (numerator != 0) slope += numerator * (x_y - state.max) * of_moment;
+    if (numerator != 0) slope += numerator * (x_y - state.reference) * excess_factor;
     return slope * map_.slope(x_y);
   }
 
@@ -283,14 +284,14 @@ class SoftmaxRows {
     return all;
   }
 
-  void set_statistics(int64_t r, double max, double sum, double moment) {
-    if (!arguments_.max || arguments_.backward) return;
-    static_cast<T*>(arguments_.max)[r] = static_cast<T>(max);
+  void set_statistics(int64_t r, double reference, double sum, double mean_excess) {
+    if (!arguments_.reference || arguments_.backward) return;
+    static_cast<T*>(arguments_.reference)[r] = static_cast<T>(reference);
     static_cast<T*>(arguments_.sum)[r] = static_cast<T>(sum);
-    if (arguments_.moment) static_cast<T*>(arguments_.moment)[r] = static_cast<T>(moment);
+    if (arguments_.mean_excess) static_cast<T*>(arguments_.mean_excess)[r] = static_cast<T>(mean_excess);
   }
 
-  const CrossEntropyArguments& arguments_;
+  const SoftmaxArguments& arguments_;
   const Targets<T> targets_;
   const bool soft_;
   const bool terms_;

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "softmax_engine.h"
 #include "gather.h"
+#include "softmax_engine.h"
 #include "storage.h"
 
 #include "../formulas/cross_entropy.h"
@@ -52,7 +52,7 @@ struct SoftTarget {
 
 // Where the row (outer, inner) begins.
 template <class S>
-const S* at(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner) {
+const S* at(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner) {
   int64_t offset = inner * tensor.strides.inner;
   for (int d = arguments.outer_dims - 1; d > 0; --d) {
     offset += outer % arguments.outer_sizes[d] * tensor.strides.outer[d];
@@ -62,7 +62,7 @@ const S* at(const CrossEntropyArguments& arguments, const ClassTensor& tensor, i
   return static_cast<const S*>(tensor.data) + offset;
 }
 
-inline int64_t label_of(const CrossEntropyArguments& arguments, int64_t outer, int64_t inner) {
+inline int64_t label_of(const SoftmaxArguments& arguments, int64_t outer, int64_t inner) {
   const ClassTensor& labels = arguments.labels;
   return labels.dtype == ScalarType::Byte ? *at<uint8_t>(arguments, labels, outer, inner)
                                           : *at<int64_t>(arguments, labels, outer, inner);
@@ -71,12 +71,12 @@ inline int64_t label_of(const CrossEntropyArguments& arguments, int64_t outer, i
 // What the kernels need to know of weights and targets, once per call.
 template <class T>
 struct Targets {
-  const CrossEntropyArguments& arguments;
+  const SoftmaxArguments& arguments;
   std::vector<T> weights;
   SoftTarget<T> soft;
   double hot_factor = 1;
 
-  explicit Targets(const CrossEntropyArguments& arguments_) : arguments(arguments_) {
+  explicit Targets(const SoftmaxArguments& arguments_) : arguments(arguments_) {
     const double smoothing = arguments.label_smoothing;
     const int64_t classes = arguments.classes;
     if (arguments.weight.data) {
@@ -98,7 +98,7 @@ struct Targets {
   double weight(int64_t label) const { return weights.empty() ? 1 : static_cast<double>(weights[label]); }
 };
 
-inline const void* row_start(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t outer,
+inline const void* row_start(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t outer,
                              int64_t inner) {
   if (!tensor.data) return nullptr;
   return with_storage(tensor.dtype, [&](auto storage) -> const void* {
@@ -107,7 +107,7 @@ inline const void* row_start(const CrossEntropyArguments& arguments, const Class
 }
 
 // Of a tensor that has a number for each row, or `absent`.
-inline double number_at(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner,
+inline double number_at(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner,
                         double absent) {
   if (!tensor.data) return absent;
   return with_storage(tensor.dtype, [&](auto storage) -> double {
@@ -116,11 +116,11 @@ inline double number_at(const CrossEntropyArguments& arguments, const ClassTenso
   });
 }
 
-inline double upstream_of(const CrossEntropyArguments& arguments, int64_t outer, int64_t inner) {
+inline double upstream_of(const SoftmaxArguments& arguments, int64_t outer, int64_t inner) {
   return number_at(arguments, arguments.upstream, outer, inner, 1);
 }
 
-inline void store_loss(const CrossEntropyArguments& arguments, int64_t row, double value) {
+inline void store_loss(const SoftmaxArguments& arguments, int64_t row, double value) {
   with_storage(arguments.losses.dtype, [&](auto storage) {
     using L = decltype(storage);
     static_cast<L*>(arguments.losses.data)[row] = static_cast<L>(static_cast<Compute<L>>(value));

@@ -20,34 +20,34 @@ const Compute<S>* map_logits(const LogitMap<Compute<S>>& map, const S* x, int64_
   return buffer;
 }
 
-// exp(x - max) (x - max), which is 0 where the first is.
+// exp(x - reference) (x - reference), which is 0 where the first is.
 template <class V>
-V moment(V e, V difference) {
+V excess(V e, V difference) {
   return select(e != V{}, e * difference, V{});
 }
 
 template <class T>
-double moment_of(const T* x, int64_t n, T max) {
+double excess_of(const T* x, int64_t n, T reference) {
   using V = Vector<T>;
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
   V sum{};
   for_each_register<T>(n, [&](int64_t i, auto count) {
-    const V difference = load(x + i, count, kLowest) - max;
-    sum += moment(exp_below_88(difference), difference);
+    const V difference = load(x + i, count, kLowest) - reference;
+    sum += excess(exp_below_88(difference), difference);
   });
   return sum_of_lanes(sum);
 }
 
 // The gradient of a chunk, by what is added to a softmax's own.
 template <class S>
-void emit_with_terms(const LogitMap<Compute<S>>& map, const Compute<S>* x, Compute<S> max, Compute<S> of_numerator,
-                     Compute<S> of_moment, const Compute<S>* q, Compute<S> of_soft, S* gradient, int64_t n,
-                     bool streamed) {
+void emit_with_terms(const LogitMap<Compute<S>>& map, const Compute<S>* x, Compute<S> reference,
+                     Compute<S> numerator_factor, Compute<S> excess_factor, const Compute<S>* q, Compute<S> soft_factor,
+                     S* gradient, int64_t n, bool streamed) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
-    const V logits = load(x + i, count, 0), difference = logits - max, e = exp_below_88(difference);
-    V v = e * of_numerator + moment(e, difference) * of_moment;
-    if (q) v += load(q + i, count, 0) * of_soft;
+    const V logits = load(x + i, count, 0), difference = logits - reference, e = exp_below_88(difference);
+    V v = e * numerator_factor + excess(e, difference) * excess_factor;
+    if (q) v += load(q + i, count, 0) * soft_factor;
     store(gradient + i, v * map.template slope<V>(logits), count, streamed);
   });
 }

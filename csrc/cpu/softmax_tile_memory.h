@@ -15,7 +15,7 @@ inline constexpr int kPositions = 64;
 
 // A tile as the passes see it: element [c][p] at data[c * stride + p].
 template <class E>
-struct Plane {
+struct TileView {
   E* data;
   int64_t stride;
   E* row(int64_t c) const { return data + c * stride; }
@@ -23,7 +23,7 @@ struct Plane {
 
 // Where the rows of a tile begin: in runs of equal outer index.
 template <class Body>
-void for_each_run(const CrossEntropyArguments& arguments, int64_t first, int count, const Body& body) {
+void for_each_tile_run(const SoftmaxArguments& arguments, int64_t first, int count, const Body& body) {
   for (int done = 0; done < count;) {
     const int64_t outer = (first + done) / arguments.inner, inner = (first + done) % arguments.inner;
     const int run = static_cast<int>(std::min<int64_t>(count - done, arguments.inner - inner));
@@ -34,18 +34,18 @@ void for_each_run(const CrossEntropyArguments& arguments, int64_t first, int cou
 
 // Whether the tile can be worked on where it lies: whole, in one run, positions side by side.
 template <class S>
-bool lies_ready(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t first, int count) {
+bool lies_ready(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count) {
   return count == kPositions && tensor.strides.inner == 1 && tensor.dtype == kScalarType<S> &&
          first % arguments.inner + count <= arguments.inner;
 }
 
 template <class T>
-Plane<T> gather_tile(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
-                     std::vector<T>& buffer) {
+TileView<T> gather_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
+                        std::vector<T>& buffer) {
   buffer.resize(arguments.classes * kPositions);
   with_storage(tensor.dtype, [&](auto storage) {
     using E = decltype(storage);
-    for_each_run(arguments, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+    for_each_tile_run(arguments, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
       const E* const from = at<E>(arguments, tensor, outer, inner);
       for (int64_t c = 0; c < arguments.classes; ++c) {
         gather_run(&buffer[c * kPositions + done], from + c * tensor.strides.classes, tensor.strides.inner, run);
@@ -56,11 +56,11 @@ Plane<T> gather_tile(const CrossEntropyArguments& arguments, const ClassTensor& 
 }
 
 template <class T>
-void scatter_tile(const CrossEntropyArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
+void scatter_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
                   const std::vector<T>& buffer) {
   with_storage(tensor.dtype, [&](auto storage) {
     using E = decltype(storage);
-    for_each_run(arguments, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+    for_each_tile_run(arguments, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
       E* const to = const_cast<E*>(at<E>(arguments, tensor, outer, inner));
       for (int64_t c = 0; c < arguments.classes; ++c) {
         scatter_run(to + c * tensor.strides.classes, tensor.strides.inner, &buffer[c * kPositions + done], run);

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "parallel.h"
-#include "softmax_tile_memory.h"
 #include "softmax_targets.h"
 #include "softmax_term_loops.h"
+#include "softmax_tile_memory.h"
 
 namespace fused_losses {
 
@@ -23,7 +23,7 @@ class SoftmaxTiles {
   static constexpr int64_t kClassBlock = 128;
 
  public:
-  explicit SoftmaxTiles(const CrossEntropyArguments& arguments)
+  explicit SoftmaxTiles(const SoftmaxArguments& arguments)
       : arguments_(arguments),
         targets_(arguments),
         soft_(!targets_.soft.absent()),
@@ -66,38 +66,38 @@ class SoftmaxTiles {
                    ? const_cast<S*>(at<S>(arguments_, tensor, first / arguments_.inner, first % arguments_.inner))
                    : nullptr;
       };
-      const Plane<S> x{start(arguments_.input), arguments_.input.strides.classes};
-      return passes(x, Plane<S>{start(gradient), gradient.strides.classes}, first, count, scratch);
+      const TileView<S> x{start(arguments_.input), arguments_.input.strides.classes};
+      return passes(x, TileView<S>{start(gradient), gradient.strides.classes}, first, count, scratch);
     }
-    const Plane<T> x = gather_tile(arguments_, arguments_.input, first, count, scratch.input);
+    const TileView<T> x = gather_tile(arguments_, arguments_.input, first, count, scratch.input);
     if (terms_) map_logits(map_, x.data, arguments_.classes * kPositions, x.data);
-    if (!gradient.data) return passes(x, Plane<T>{nullptr, 0}, first, count, scratch);
+    if (!gradient.data) return passes(x, TileView<T>{nullptr, 0}, first, count, scratch);
     scratch.input_gradient.resize(arguments_.classes * kPositions);
-    const double value = passes(x, Plane<T>{scratch.input_gradient.data(), kPositions}, first, count, scratch);
+    const double value = passes(x, TileView<T>{scratch.input_gradient.data(), kPositions}, first, count, scratch);
     scatter_tile(arguments_, gradient, first, count, scratch.input_gradient);
     return value;
   }
 
   // What is known of each position before its logits are read. Positions past `count` look ignored.
   struct Positions {
-    Lanes hot{}, scale{}, x_y{}, soft_at_label{}, valid{}, of_lse{};
+    Lanes hot{}, scale{}, x_y{}, soft_at_label{}, valid{}, lse_upstream{};
     int64_t label[kPositions];
   };
 
   // What is known of each position once its logits are read; see formulas/cross_entropy.h.
   struct Statistics {
-    Lanes max{}, sum{}, mass{}, cross{}, moment{};  // moment: over the sum
+    Lanes reference{}, sum{}, mass{}, cross{}, mean_excess{};
   };
 
   // What terms make of a gradient: factors of the numerators, before they are divided.
   struct Terms {
-    Lanes of_numerator{}, of_moment{};
+    Lanes numerator_factor{}, excess_factor{};
   };
 
   template <class E>
-  Positions read_positions(Plane<E> x, int64_t first, int count) const {
+  Positions read_positions(TileView<E> x, int64_t first, int count) const {
     Positions positions;
-    for_each_run(arguments_, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
+    for_each_tile_run(arguments_, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
       std::fill_n(positions.scale + done, run, static_cast<T>(arguments_.scale));
       if (arguments_.upstream.data) {
         for (int i = 0; i < run; ++i) {
@@ -105,7 +105,7 @@ class SoftmaxTiles {
         }
       }
       for (int i = 0; terms_ && i < run; ++i) {
-        positions.of_lse[done + i] =
+        positions.lse_upstream[done + i] =
             static_cast<T>(number_at(arguments_, arguments_.lse_gradient, outer, inner + i, 0));
       }
       if (!arguments_.labels.data) {
@@ -136,14 +136,14 @@ class SoftmaxTiles {
   }
 
   // q of class c: one number for all positions, or the probabilities of each.
-  V soft_of(Plane<T> probabilities, int64_t c, int p) const {
+  V soft_of(TileView<T> probabilities, int64_t c, int p) const {
     const T weight = targets_.soft.weight ? targets_.soft.weight[c] : T(1);
     V q = splat<V>(targets_.soft.constant);
     if (probabilities.data) q += load(probabilities.row(c) + p) * static_cast<T>(targets_.soft.from_probabilities);
     return q * weight;
   }
 
-  void soft_mass(Plane<T> probabilities, Lanes& mass) const {
+  void soft_mass(TileView<T> probabilities, Lanes& mass) const {
     double sums[kPositions] = {};
     for (int64_t c = 0; c < arguments_.classes; ++c) {
       Lanes q;
@@ -160,24 +160,25 @@ class SoftmaxTiles {
   }
 
   template <class E>
-  double passes(Plane<E> x, Plane<E> gradient, int64_t first, int count, Scratch& scratch) {
+  double passes(TileView<E> x, TileView<E> gradient, int64_t first, int count, Scratch& scratch) {
     const Positions positions = read_positions(x, first, count);
-    Plane<T> probabilities{nullptr, 0};
+    TileView<T> probabilities{nullptr, 0};
     if (arguments_.probabilities.data) {
       probabilities = gather_tile(arguments_, arguments_.probabilities, first, count, scratch.probabilities);
     }
 
     Statistics s;
-    if (arguments_.backward && arguments_.max) {
+    if (arguments_.backward && arguments_.reference) {
       std::fill_n(s.sum, kPositions, T(1));
-      std::copy_n(static_cast<const T*>(arguments_.max) + first, count, s.max);
+      std::copy_n(static_cast<const T*>(arguments_.reference) + first, count, s.reference);
       std::copy_n(static_cast<const T*>(arguments_.sum) + first, count, s.sum);
-      if (arguments_.moment) std::copy_n(static_cast<const T*>(arguments_.moment) + first, count, s.moment);
+      if (arguments_.mean_excess)
+        std::copy_n(static_cast<const T*>(arguments_.mean_excess) + first, count, s.mean_excess);
       if (soft_) soft_mass(probabilities, s.mass);
     } else {
       soft_ ? statistics<true>(x, probabilities, s) : statistics<false>(x, probabilities, s);
-      if (arguments_.terms.entropy != 0) find_moments(x, s);
-      if (arguments_.max) keep(positions, first, count, s);
+      if (arguments_.terms.entropy != 0) find_mean_excess(x, s);
+      if (arguments_.reference) keep(positions, first, count, s);
     }
     if (arguments_.argmax) find_largest(x, positions, first, count);
 
@@ -201,14 +202,14 @@ class SoftmaxTiles {
   }
 
   template <bool kSoft, class E>
-  void statistics(Plane<E> x, Plane<T> probabilities, Statistics& found) const {
+  void statistics(TileView<E> x, TileView<T> probabilities, Statistics& found) const {
     const int64_t classes = arguments_.classes;
-    Lanes& max = found.max;
-    std::fill_n(max, kPositions, -std::numeric_limits<T>::infinity());
+    Lanes& reference = found.reference;
+    std::fill_n(reference, kPositions, -std::numeric_limits<T>::infinity());
     for (int64_t c = 0; c < classes; ++c) {
       for_each_lane_group([&](int p) {
-        const V v = load(x.row(c) + p), m = load(max + p);
-        store(max + p, larger(v, m));
+        const V v = load(x.row(c) + p), m = load(reference + p);
+        store(reference + p, larger(v, m));
       });
     }
     // A float that has taken thousands of terms rounds away the next: a block's sums go into doubles.
@@ -218,7 +219,7 @@ class SoftmaxTiles {
       Lanes block[3] = {};
       for (int64_t c = begin; c < end; ++c) {
         for_each_lane_group([&](int p) {
-          const V difference = load(x.row(c) + p) - load(max + p);
+          const V difference = load(x.row(c) + p) - load(reference + p);
           store(block[0] + p, load(block[0] + p) + exp_below_88(difference));
           if constexpr (kSoft) {
             const V q = soft_of(probabilities, c, p);
@@ -239,36 +240,36 @@ class SoftmaxTiles {
   }
 
   template <class E>
-  void find_moments(Plane<E> x, Statistics& s) const {
+  void find_mean_excess(TileView<E> x, Statistics& s) const {
     double sums[kPositions] = {};
     for (int64_t begin = 0; begin < arguments_.classes; begin += kClassBlock) {
       Lanes block{};
       for (int64_t c = begin; c < std::min(arguments_.classes, begin + kClassBlock); ++c) {
         for_each_lane_group([&](int p) {
-          const V difference = load(x.row(c) + p) - load(s.max + p);
-          store(block + p, load(block + p) + moment(exp_below_88(difference), difference));
+          const V difference = load(x.row(c) + p) - load(s.reference + p);
+          store(block + p, load(block + p) + excess(exp_below_88(difference), difference));
         });
       }
       for (int p = 0; p < kPositions; ++p) sums[p] += block[p];
     }
-    for (int p = 0; p < kPositions; ++p) s.moment[p] = static_cast<T>(sums[p] / s.sum[p]);
+    for (int p = 0; p < kPositions; ++p) s.mean_excess[p] = static_cast<T>(sums[p] / s.sum[p]);
   }
 
   void keep(const Positions& positions, int64_t first, int count, const Statistics& s) const {
-    T* const max = static_cast<T*>(arguments_.max) + first;
+    T* const reference = static_cast<T*>(arguments_.reference) + first;
     T* const sum = static_cast<T*>(arguments_.sum) + first;
     for (int p = 0; p < count; ++p) {
       const bool valid = positions.valid[p] != 0;
-      max[p] = valid ? s.max[p] : T(0);
+      reference[p] = valid ? s.reference[p] : T(0);
       // Of nothing but -inf, the exponentials relative to that are NaN; relative to anything else, 0.
-      const bool masked = s.max[p] == -std::numeric_limits<T>::infinity();
+      const bool masked = s.reference[p] == -std::numeric_limits<T>::infinity();
       sum[p] = valid ? (masked ? T(0) : s.sum[p]) : T(1);
-      if (arguments_.moment) static_cast<T*>(arguments_.moment)[first + p] = valid ? s.moment[p] : T(0);
+      if (arguments_.mean_excess) static_cast<T*>(arguments_.mean_excess)[first + p] = valid ? s.mean_excess[p] : T(0);
     }
   }
 
   template <class E>
-  void find_largest(Plane<E> x, const Positions& positions, int64_t first, int count) const {
+  void find_largest(TileView<E> x, const Positions& positions, int64_t first, int count) const {
     for (int p = 0; p < count; ++p) {
       Largest largest;
       for (int64_t c = 0; positions.valid[p] != 0 && c < arguments_.classes; ++c) {
@@ -281,31 +282,31 @@ class SoftmaxTiles {
   Terms terms_gradient(const Positions& positions, const Statistics& s) const {
     Terms terms;
     for (int p = 0; p < kPositions; ++p) {
-      const SoftmaxState<T> state{s.max[p], s.sum[p], s.mass[p], s.cross[p], s.moment[p] * s.sum[p]};
+      const SoftmaxState<T> state{s.reference[p], s.sum[p], s.mass[p], s.cross[p], s.mean_excess[p] * s.sum[p]};
       const SoftmaxTermsGradient<T> gradient(state, static_cast<T>(arguments_.terms.z_loss),
                                              static_cast<T>(arguments_.terms.entropy), positions.scale[p],
-                                             positions.of_lse[p]);
-      terms.of_numerator[p] = gradient.of_numerator;
-      terms.of_moment[p] = gradient.of_moment;
+                                             positions.lse_upstream[p]);
+      terms.numerator_factor[p] = gradient.numerator_factor;
+      terms.excess_factor[p] = gradient.excess_factor;
     }
     return terms;
   }
 
   // Of numerators e at logits x, what terms add to their gradient.
   static V from_terms(const Terms& terms, int p, V e, V difference) {
-    return e * load(terms.of_numerator + p) + moment(e, difference) * load(terms.of_moment + p);
+    return e * load(terms.numerator_factor + p) + excess(e, difference) * load(terms.excess_factor + p);
   }
 
   template <bool kSoft, class E>
-  void emit(Plane<E> x, Plane<E> gradient, Plane<T> probabilities, const Positions& positions, const Statistics& s,
-            const Terms& terms) const {
+  void emit(TileView<E> x, TileView<E> gradient, TileView<T> probabilities, const Positions& positions,
+            const Statistics& s, const Terms& terms) const {
     Lanes factor;
     for_each_lane_group([&](int p) {
       store(factor + p, (load(positions.hot + p) + load(s.mass + p)) * load(positions.scale + p) / load(s.sum + p));
     });
     for (int64_t c = 0; c < arguments_.classes; ++c) {
       for_each_lane_group([&](int p) {
-        const V logits = load(x.row(c) + p), difference = logits - load(s.max + p), e = exp_below_88(difference);
+        const V logits = load(x.row(c) + p), difference = logits - load(s.reference + p), e = exp_below_88(difference);
         V v = e * load(factor + p);
         if constexpr (kSoft) v -= soft_of(probabilities, c, p) * load(positions.scale + p);
         if (terms_) v = (v + from_terms(terms, p, e, difference)) * map_.slope(logits);
@@ -315,14 +316,14 @@ class SoftmaxTiles {
   }
 
   template <class E>
-  void emit_probabilities_gradient(Plane<E> x, const Positions& positions, const Statistics& s,
+  void emit_probabilities_gradient(TileView<E> x, const Positions& positions, const Statistics& s,
                                    Scratch& scratch) const {
     scratch.probabilities_gradient.resize(arguments_.classes * kPositions);
     const T from_probabilities = static_cast<T>(targets_.soft.from_probabilities);
     for (int64_t c = 0; c < arguments_.classes; ++c) {
       const T weight = targets_.soft.weight ? targets_.soft.weight[c] * from_probabilities : from_probabilities;
       for_each_lane_group([&](int p) {
-        const V v = (load(s.max + p) - load(x.row(c) + p)) + log(load(s.sum + p));
+        const V v = (load(s.reference + p) - load(x.row(c) + p)) + log(load(s.sum + p));
         store(&scratch.probabilities_gradient[c * kPositions + p], v * (load(positions.scale + p) * weight));
       });
     }
@@ -332,7 +333,7 @@ class SoftmaxTiles {
   void at_labels(const Positions& positions, const Statistics& s, const Terms& terms, Lanes& result) const {
     for_each_lane_group([&](int p) {
       const V hot = load(positions.hot + p), sum = load(s.sum + p);
-      const V x_y = load(positions.x_y + p), below = x_y - load(s.max + p), numerator = exp_below_88(below);
+      const V x_y = load(positions.x_y + p), below = x_y - load(s.reference + p), numerator = exp_below_88(below);
       const V difference = numerator * (hot + load(s.mass + p)) - sum * (hot + load(positions.soft_at_label + p));
       V v = difference / sum * load(positions.scale + p);
       if (terms_) v = (v + from_terms(terms, p, numerator, below)) * map_.slope(x_y);
@@ -345,12 +346,12 @@ class SoftmaxTiles {
     Lanes value;
     V total{};
     for_each_lane_group([&](int p) {
-      const V log_sum = log(load(s.sum + p)), max = load(s.max + p);
+      const V log_sum = log(load(s.sum + p)), reference = load(s.reference + p);
       V v{};
-      if (arguments_.labels.data) v = load(positions.hot + p) * ((max - load(positions.x_y + p)) + log_sum);
+      if (arguments_.labels.data) v = load(positions.hot + p) * ((reference - load(positions.x_y + p)) + log_sum);
       if (soft_) v += load(s.mass + p) * log_sum - load(s.cross + p);
-      if (arguments_.terms.z_loss != 0) v += z_loss * (max + log_sum) * (max + log_sum);
-      if (arguments_.terms.entropy != 0) v -= entropy * (log_sum - load(s.moment + p));
+      if (arguments_.terms.z_loss != 0) v += z_loss * (reference + log_sum) * (reference + log_sum);
+      if (arguments_.terms.entropy != 0) v -= entropy * (log_sum - load(s.mean_excess + p));
       v = select(load(positions.valid + p) != V{}, v, V{});
       store(value + p, v);
       total += v;
@@ -361,7 +362,7 @@ class SoftmaxTiles {
     return sum_of_lanes(total);
   }
 
-  const CrossEntropyArguments& arguments_;
+  const SoftmaxArguments& arguments_;
   const Targets<T> targets_;
   const bool soft_;
   const bool terms_;

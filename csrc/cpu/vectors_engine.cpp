@@ -1,5 +1,5 @@
-// The engine of losses of whole rows. Short rows go to threads in blocks; while a row's elements are in the
-// first-level cache, one pass makes the row's numbers and another its derivatives. A long row is cut into pieces
+// The engine of losses of vectors. Short vectors go to threads in blocks; while a vector's elements are in the
+// first-level cache, one pass makes the vector's numbers and another its derivatives. A long vector is cut into pieces
 // that threads share, and its numbers are merged piece by piece. Either way, work is cut by sizes only.
 #include "vectors_engine.h"
 
@@ -15,57 +15,57 @@
 namespace fused_losses {
 namespace {
 
-// Elements of each operand in a block of rows: large enough that a thread's start costs nothing.
+// Elements of each operand in a block of vectors: large enough that a thread's start costs nothing.
 constexpr int64_t kBlock = 8 * kChunk;
 
-// A row of more elements is cut into pieces of so many: what makes the second pass over three float rows still
+// A vector of more elements is cut into pieces of so many: what makes the second pass over three float vectors still
 // find them in a second-level cache.
 constexpr int64_t kPiece = 32 * kChunk;
 
-int64_t offset_of(const RowOperand& operand, const Iteration& rows, int64_t row) {
-  if (rows.dims == 1) return row * operand.rows.strides[0];
+int64_t offset_of(const VectorOperand& operand, const Iteration& vectors, int64_t vector) {
+  if (vectors.dims == 1) return vector * operand.starts.strides[0];
   int64_t offset = 0;
-  for (int d = rows.dims - 1; d >= 0; --d) {
-    offset += row % rows.sizes[d] * operand.rows.strides[d];
-    row /= rows.sizes[d];
+  for (int d = vectors.dims - 1; d >= 0; --d) {
+    offset += vector % vectors.sizes[d] * operand.starts.strides[d];
+    vector /= vectors.sizes[d];
   }
   return offset;
 }
 
-double read(const RowOperand& operand, const Iteration& rows, int64_t row) {
-  return with_storage(operand.rows.dtype, [&](auto storage) {
+double read(const VectorOperand& operand, const Iteration& vectors, int64_t vector) {
+  return with_storage(operand.starts.dtype, [&](auto storage) {
     using S = decltype(storage);
-    const S element = static_cast<const S*>(operand.rows.data)[offset_of(operand, rows, row)];
+    const S element = static_cast<const S*>(operand.starts.data)[offset_of(operand, vectors, vector)];
     return static_cast<double>(static_cast<Compute<S>>(element));
   });
 }
 
-void write(const RowOperand& result, const Iteration& rows, int64_t row, double value) {
-  with_storage(result.rows.dtype, [&](auto storage) {
+void write(const VectorOperand& result, const Iteration& vectors, int64_t vector, double value) {
+  with_storage(result.starts.dtype, [&](auto storage) {
     using S = decltype(storage);
-    S* const elements = static_cast<S*>(const_cast<void*>(result.rows.data));
-    elements[offset_of(result, rows, row)] = static_cast<S>(static_cast<Compute<S>>(value));
+    S* const elements = static_cast<S*>(const_cast<void*>(result.starts.data));
+    elements[offset_of(result, vectors, vector)] = static_cast<S>(static_cast<Compute<S>>(value));
   });
 }
 
-// S is the operands' own type where rows lie ready in it, else the compute type, into which they are gathered.
+// S is the operands' own type where vectors lie ready in it, else the compute type, into which they are gathered.
 template <class Formula, class S>
-class Rows {
+class Vectors {
   using T = Compute<S>;
   using V = Vector<T>;
   static constexpr int kOperands = Formula::kOperands;
   static constexpr int kNumbers = Formula::kNumbers;
   struct Numbers {
-    double of[kNumbers];
+    double values[kNumbers];
   };
 
  public:
-  Rows(const Formula& formula, const RowsArguments& arguments) : formula_(formula), arguments_(arguments) {
-    const int64_t bytes = arguments.rows.count * arguments.length * static_cast<int64_t>(sizeof(S));
+  Vectors(const Formula& formula, const VectorsArguments& arguments) : formula_(formula), arguments_(arguments) {
+    const int64_t bytes = arguments.vectors.count * arguments.length * static_cast<int64_t>(sizeof(S));
     for (int k = 0; k < kOperands; ++k) {
-      const void* const result = arguments.derivatives[k].rows.data;
+      const void* const result = arguments.derivatives[k].starts.data;
       wants_derivatives_ |= result != nullptr;
-      streams_[k] = is_streamed(result, bytes, arguments.operands[0].rows.data);
+      streams_[k] = is_streamed(result, bytes, arguments.operands[0].starts.data);
     }
   }
 
@@ -73,18 +73,18 @@ class Rows {
 
  private:
   double run_blocks() const {
-    const int64_t rows = arguments_.rows.count;
+    const int64_t vectors = arguments_.vectors.count;
     const int64_t in_block = kBlock / arguments_.length > 0 ? kBlock / arguments_.length : 1;
-    const int64_t blocks = (rows + in_block - 1) / in_block;
+    const int64_t blocks = (vectors + in_block - 1) / in_block;
     std::vector<double> sums(blocks);
     parallel_for(blocks, 2, [&](int64_t first, int64_t last) {
       for (int64_t block = first; block < last; ++block) {
-        const int64_t end = (block + 1) * in_block < rows ? (block + 1) * in_block : rows;
+        const int64_t end = (block + 1) * in_block < vectors ? (block + 1) * in_block : vectors;
         Sum sum;
-        for (int64_t row = block * in_block; row < end; ++row) {
+        for (int64_t vector = block * in_block; vector < end; ++vector) {
           Slope<double> slopes[Formula::kSlopes];
-          sum += finish(row, numbers(row, 0, arguments_.length), slopes);
-          if (wants_derivatives_) differentiate(row, 0, arguments_.length, slopes);
+          sum += finish(vector, numbers(vector, 0, arguments_.length), slopes);
+          if (wants_derivatives_) differentiate(vector, 0, arguments_.length, slopes);
         }
         sums[block] = sum.value();
       }
@@ -94,10 +94,10 @@ class Rows {
   }
 
   double run_pieces() const {
-    const int64_t rows = arguments_.rows.count, length = arguments_.length;
+    const int64_t vectors = arguments_.vectors.count, length = arguments_.length;
     const int64_t pieces = (length + kPiece - 1) / kPiece;
     const auto for_each_piece = [&](const auto& body) {
-      parallel_for(rows * pieces, 1, [&](int64_t first, int64_t last) {
+      parallel_for(vectors * pieces, 1, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
           const int64_t begin = i % pieces * kPiece;
           body(i, i / pieces, begin, begin + kPiece < length ? begin + kPiece : length);
@@ -105,21 +105,23 @@ class Rows {
         finish_streaming();
       });
     };
-    std::vector<Numbers> parts(rows * pieces);
-    for_each_piece([&](int64_t i, int64_t row, int64_t begin, int64_t end) { parts[i] = numbers(row, begin, end); });
-    struct RowSlopes {
-      Slope<double> of[Formula::kSlopes];
+    std::vector<Numbers> parts(vectors * pieces);
+    for_each_piece(
+        [&](int64_t i, int64_t vector, int64_t begin, int64_t end) { parts[i] = numbers(vector, begin, end); });
+    struct VectorSlopes {
+      Slope<double> values[Formula::kSlopes];
     };
-    std::vector<RowSlopes> slopes(rows);
+    std::vector<VectorSlopes> slopes(vectors);
     Sum sum;
-    for (int64_t row = 0; row < rows; ++row) {
-      Numbers whole = parts[row * pieces];
-      for (int64_t piece = 1; piece < pieces; ++piece) merge(parts[row * pieces + piece].of, whole.of);
-      sum += finish(row, whole, slopes[row].of);
+    for (int64_t vector = 0; vector < vectors; ++vector) {
+      Numbers whole = parts[vector * pieces];
+      for (int64_t piece = 1; piece < pieces; ++piece) merge(parts[vector * pieces + piece].values, whole.values);
+      sum += finish(vector, whole, slopes[vector].values);
     }
     if (wants_derivatives_) {
-      for_each_piece(
-          [&](int64_t, int64_t row, int64_t begin, int64_t end) { differentiate(row, begin, end, slopes[row].of); });
+      for_each_piece([&](int64_t, int64_t vector, int64_t begin, int64_t end) {
+        differentiate(vector, begin, end, slopes[vector].values);
+      });
     }
     return sum.value();
   }
@@ -132,18 +134,18 @@ class Rows {
     }
   }
 
-  // The numbers of elements [begin, end) of a row. Lanes take few terms before they are merged in double.
-  Numbers numbers(int64_t row, int64_t begin, int64_t end) const {
+  // The numbers of elements [begin, end) of a vector. Lanes take few terms before they are merged in double.
+  Numbers numbers(int64_t vector, int64_t begin, int64_t end) const {
     Numbers total{};
-    if constexpr (!Formula::kAdds) formula_.start(total.of);
+    if constexpr (!Formula::kAdds) formula_.start(total.values);
     alignas(64) S buffers[kOperands][kChunk];
     for (int64_t at = begin; at < end; at += kChunk) {
       const int64_t n = end - at < kChunk ? end - at : kChunk;
       const S* x[kOperands];
-      for (int k = 0; k < kOperands; ++k) x[k] = reach(arguments_.operands[k], row, at, n, buffers[k]);
+      for (int k = 0; k < kOperands; ++k) x[k] = reach(arguments_.operands[k], vector, at, n, buffers[k]);
       // A lane takes few terms before it is merged: with two doubles to a register, 512 would cost some ulp.
       constexpr int64_t kRun = 16 * kLanes<T>;
-      for (int64_t run = 0; run < n; run += kRun) add_run(x, run, n - run < kRun ? n - run : kRun, total.of);
+      for (int64_t run = 0; run < n; run += kRun) add_run(x, run, n - run < kRun ? n - run : kRun, total.values);
     }
     return total;
   }
@@ -174,16 +176,16 @@ class Rows {
     }
   }
 
-  double finish(int64_t row, const Numbers& numbers, Slope<double>* slopes) const {
+  double finish(int64_t vector, const Numbers& numbers, Slope<double>* slopes) const {
     double target = 0, scale = arguments_.scale;
-    if constexpr (Formula::kHasTarget) target = read(arguments_.operands[2], arguments_.rows, row);
-    if (arguments_.upstream.rows.data) scale *= read(arguments_.upstream, arguments_.rows, row);
-    const double value = formula_.finish(numbers.of, target, scale, wants_derivatives_ ? slopes : nullptr);
-    if (arguments_.values.rows.data) write(arguments_.values, arguments_.rows, row, value);
+    if constexpr (Formula::kHasTarget) target = read(arguments_.operands[2], arguments_.vectors, vector);
+    if (arguments_.upstream.starts.data) scale *= read(arguments_.upstream, arguments_.vectors, vector);
+    const double value = formula_.finish(numbers.values, target, scale, wants_derivatives_ ? slopes : nullptr);
+    if (arguments_.values.starts.data) write(arguments_.values, arguments_.vectors, vector, value);
     return value;
   }
 
-  void differentiate(int64_t row, int64_t begin, int64_t end, const Slope<double>* slopes) const {
+  void differentiate(int64_t vector, int64_t begin, int64_t end, const Slope<double>* slopes) const {
     alignas(64) S buffers[2 * kOperands][kChunk];
     for (int64_t at = begin; at < end; at += kChunk) {
       const int64_t n = end - at < kChunk ? end - at : kChunk;
@@ -191,8 +193,8 @@ class Rows {
       S* results[kOperands];
       bool streamed[kOperands];
       for (int k = 0; k < kOperands; ++k) {
-        x[k] = reach(arguments_.operands[k], row, at, n, buffers[k]);
-        S* const place = in_place(arguments_.derivatives[k], row, at);
+        x[k] = reach(arguments_.operands[k], vector, at, n, buffers[k]);
+        S* const place = in_place(arguments_.derivatives[k], vector, at);
         results[k] = place ? place : buffers[kOperands + k];
         streamed[k] = streams_[k] && place && is_aligned(place);
       }
@@ -203,63 +205,65 @@ class Rows {
         for (int k = 0; k < kOperands; ++k) store(results[k] + i, made[k], count, streamed[k]);
       });
       for (int k = 0; k < kOperands; ++k) {
-        if (results[k] == buffers[kOperands + k]) deliver(arguments_.derivatives[k], row, at, n, results[k]);
+        if (results[k] == buffers[kOperands + k]) deliver(arguments_.derivatives[k], vector, at, n, results[k]);
       }
     }
   }
 
-  // Elements [at, at + n) of a row: where they lie if they lie ready, else gathered into `buffer`.
-  const S* reach(const RowOperand& operand, int64_t row, int64_t at, int64_t n, S* buffer) const {
-    const S* const place = in_place(operand, row, at);
+  // Elements [at, at + n) of a vector: where they lie if they lie ready, else gathered into `buffer`.
+  const S* reach(const VectorOperand& operand, int64_t vector, int64_t at, int64_t n, S* buffer) const {
+    const S* const place = in_place(operand, vector, at);
     if (place) return place;
-    with_storage(operand.rows.dtype, [&](auto storage) {
-      const auto* const data = static_cast<const decltype(storage)*>(operand.rows.data);
-      gather_run(buffer, data + offset_of(operand, arguments_.rows, row) + at * operand.stride, operand.stride, n);
+    with_storage(operand.starts.dtype, [&](auto storage) {
+      const auto* const data = static_cast<const decltype(storage)*>(operand.starts.data);
+      gather_run(buffer, data + offset_of(operand, arguments_.vectors, vector) + at * operand.stride, operand.stride,
+                 n);
     });
     return buffer;
   }
 
-  S* in_place(const RowOperand& operand, int64_t row, int64_t at) const {
-    if (!operand.rows.data || operand.rows.dtype != kScalarType<S> || operand.stride != 1) return nullptr;
-    return static_cast<S*>(const_cast<void*>(operand.rows.data)) + offset_of(operand, arguments_.rows, row) + at;
+  S* in_place(const VectorOperand& operand, int64_t vector, int64_t at) const {
+    if (!operand.starts.data || operand.starts.dtype != kScalarType<S> || operand.stride != 1) return nullptr;
+    return static_cast<S*>(const_cast<void*>(operand.starts.data)) + offset_of(operand, arguments_.vectors, vector) +
+           at;
   }
 
-  void deliver(const RowOperand& result, int64_t row, int64_t at, int64_t n, const S* made) const {
-    if (!result.rows.data) return;
-    with_storage(result.rows.dtype, [&](auto storage) {
-      auto* const data = static_cast<decltype(storage)*>(const_cast<void*>(result.rows.data));
-      scatter_run(data + offset_of(result, arguments_.rows, row) + at * result.stride, result.stride, made, n);
+  void deliver(const VectorOperand& result, int64_t vector, int64_t at, int64_t n, const S* made) const {
+    if (!result.starts.data) return;
+    with_storage(result.starts.dtype, [&](auto storage) {
+      auto* const data = static_cast<decltype(storage)*>(const_cast<void*>(result.starts.data));
+      scatter_run(data + offset_of(result, arguments_.vectors, vector) + at * result.stride, result.stride, made, n);
     });
   }
 
   const Formula& formula_;
-  const RowsArguments& arguments_;
+  const VectorsArguments& arguments_;
   bool wants_derivatives_ = false;
   bool streams_[kOperands];
 };
 
 template <class Formula>
-double run(const Formula& formula, const RowsArguments& arguments) {
-  const ScalarType dtype = arguments.operands[0].rows.dtype;
-  bool ready = true, wide = false;
-  const auto look = [&](const RowOperand& operand) {
-    if (!operand.rows.data) return;
-    ready &= operand.rows.dtype == dtype && operand.stride == 1;
-    wide |= operand.rows.dtype == ScalarType::Double;
+double run(const Formula& formula, const VectorsArguments& arguments) {
+  const ScalarType dtype = arguments.operands[0].starts.dtype;
+  bool ready = true, is_float64 = false;
+  const auto look = [&](const VectorOperand& operand) {
+    if (!operand.starts.data) return;
+    ready &= operand.starts.dtype == dtype && operand.stride == 1;
+    is_float64 |= operand.starts.dtype == ScalarType::Double;
   };
   for (int k = 0; k < Formula::kOperands; ++k) {
     look(arguments.operands[k]);
     look(arguments.derivatives[k]);
   }
-  if (wide) return Rows<Formula, double>(formula, arguments).run();
-  if (ready && dtype == ScalarType::BFloat16) return Rows<Formula, BFloat16>(formula, arguments).run();
-  if (ready && dtype == ScalarType::Half) return Rows<Formula, Half>(formula, arguments).run();
-  return Rows<Formula, float>(formula, arguments).run();
+  if (is_float64) return Vectors<Formula, double>(formula, arguments).run();
+  if (ready && dtype == ScalarType::BFloat16) return Vectors<Formula, BFloat16>(formula, arguments).run();
+  if (ready && dtype == ScalarType::Half) return Vectors<Formula, Half>(formula, arguments).run();
+  return Vectors<Formula, float>(formula, arguments).run();
 }
 
 }  // namespace
 
-double triplet_margin(const RowsArguments& arguments) {
+double triplet_margin(const VectorsArguments& arguments) {
   const double* const parameters = arguments.parameters;
   const double margin = parameters[0], p = parameters[1], eps = parameters[2];
   const bool swap = parameters[3] != 0;
@@ -272,7 +276,7 @@ double triplet_margin(const RowsArguments& arguments) {
   return with(PowerDistance{{}, eps, p});
 }
 
-double cosine_embedding(const RowsArguments& arguments) {
+double cosine_embedding(const VectorsArguments& arguments) {
   return run(CosineEmbedding{arguments.parameters[0]}, arguments);
 }
 

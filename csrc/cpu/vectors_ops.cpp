@@ -1,16 +1,16 @@
-// The operators of losses of rows, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+// The operators of losses of vectors, from tensors to the engine. Their schemas are in fused_losses/ops.py.
 #include "../formulas/vectors.h"
 #include "../vectors_call.h"
-#include "vectors_engine.h"
 #include "tensors.h"
+#include "vectors_engine.h"
 
 namespace fused_losses {
 namespace {
 
-template <double (*engine)(const RowsArguments&)>
-class Call : public RowsCall, public OnCpu<Call<engine>> {
+template <double (*engine)(const VectorsArguments&)>
+class Call : public VectorsCall, public OnCpu<Call<engine>> {
  public:
-  using RowsCall::RowsCall;
+  using VectorsCall::VectorsCall;
 
   void prepare() const {}
   double divisor() const { return divisor_; }
@@ -26,7 +26,7 @@ class Call : public RowsCall, public OnCpu<Call<engine>> {
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
 #define FUSED_LOSSES_IMPLEMENT(name, engine) \
   LossOperators<Call<engine>, const std::vector<double>&>::implement(m, #name);
-  FUSED_LOSSES_ROWS(FUSED_LOSSES_IMPLEMENT)
+  FUSED_LOSSES_VECTORS(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }
 

@@ -73,9 +73,9 @@ __global__ void __launch_bounds__(kMostThreads, 1) multi_margin_kernel(const __g
         const auto terms = formula.terms(scores[j] + offset);
         const bool counts = span.has(c) && c != y;
         value += counts ? terms.value : T(0);
-        const T of_class = counts ? terms.derivative[0] : T(0);
-        slopes += of_class;
-        made[j] = derivative(of_class);
+        const T class_slope = counts ? terms.derivative[0] : T(0);
+        slopes += class_slope;
+        made[j] = derivative(class_slope);
       });
       if (gradient.data) Access::store(gradient, span, p, made);
     }

@@ -20,7 +20,7 @@ class Call : public ClassMarginCall, public OnGpu<Call> {
   }
 
   void run(const Scaling& scaling, const Reduced& reduced) {
-    if (!arguments_.lists) return multi_margin(arguments_, scaling, reduced, queue());
+    if (!arguments_.several_targets) return multi_margin(arguments_, scaling, reduced, queue());
     // Each target meets all other classes, which are read several times over.
     if (arguments_.gradient.data == arguments_.input.data && !fits_on_chip(arguments_)) {
       scores_ = torch::stable::clone(input_);

@@ -40,14 +40,14 @@ class Group {
   __device__ void merge_all(T* numbers, const Merge& merge) const {
     merge_lanes<count>(numbers, lanes_ < kWarp ? lanes_ : kWarp, merge);
     if (lanes_ <= kWarp) return;
-    FUSED_LOSSES_SHARED(T, of_warps, kWarp * count);
+    FUSED_LOSSES_SHARED(T, warp_numbers, kWarp * count);
     const int warps = lanes_ / kWarp, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     __syncthreads();  // nobody reads the last ones any more
     if (lane == 0) {
-      unrolled<count>([&](int k) { of_warps[warp * count + k] = numbers[k]; });
+      unrolled<count>([&](int k) { warp_numbers[warp * count + k] = numbers[k]; });
     }
     __syncthreads();
-    unrolled<count>([&](int k) { numbers[k] = of_warps[(lane & (warps - 1)) * count + k]; });
+    unrolled<count>([&](int k) { numbers[k] = warp_numbers[(lane & (warps - 1)) * count + k]; });
     merge_lanes<count>(numbers, warps, merge);
   }
 

@@ -5,7 +5,7 @@ namespace fused_losses {
 namespace {
 
 struct Kernel {
-  CrossEntropyArguments tensors;
+  SoftmaxArguments tensors;
   Reduced sum;
 };
 
@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kThreads) label_divisor_kernel(const __grid_co
 
 }  // namespace
 
-void label_divisor(const CrossEntropyArguments& arguments, const Reduced& sum, const Queue& queue) {
+void label_divisor(const SoftmaxArguments& arguments, const Reduced& sum, const Queue& queue) {
   const int64_t tiles = (arguments.outer * arguments.inner + kThreads - 1) / kThreads;
   launch(label_divisor_kernel, queue, blocks_for(queue, tiles, kThreads), kThreads, Kernel{arguments, sum});
 }

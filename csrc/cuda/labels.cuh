@@ -10,7 +10,7 @@ namespace fused_losses {
 
 // What every softmax kernel is given.
 struct SoftmaxKernel {
-  CrossEntropyArguments tensors;
+  SoftmaxArguments tensors;
   Scaling scaling;
   LabelDivisor label_divisor;
   Reduced reduced;
@@ -25,13 +25,13 @@ struct Position {
   int64_t outer, inner;
 };
 
-__device__ inline Position position_of(const CrossEntropyArguments& tensors, int64_t i) {
+__device__ inline Position position_of(const SoftmaxArguments& tensors, int64_t i) {
   if (tensors.outer == 1) return {0, i};
   if (tensors.inner == 1) return {i, 0};
   return {i / tensors.inner, i % tensors.inner};
 }
 
-__device__ inline int64_t offset_of(const CrossEntropyArguments& tensors, const ClassStrides& strides,
+__device__ inline int64_t offset_of(const SoftmaxArguments& tensors, const ClassStrides& strides,
                                     const Position& position) {
   int64_t offset = position.inner * strides.inner, outer = position.outer;
   for (int d = tensors.outer_dims - 1; d > 0; --d) {
@@ -47,10 +47,10 @@ __device__ inline T number_at(const ClassTensor& tensor, int64_t offset, T absen
   return tensor.data ? load_as<T>(tensor.data, tensor.dtype, offset) : absent;
 }
 
-__device__ inline int64_t positions_of(const CrossEntropyArguments& tensors) { return tensors.outer * tensors.inner; }
+__device__ inline int64_t positions_of(const SoftmaxArguments& tensors) { return tensors.outer * tensors.inner; }
 
 // The class of a position; -1 if it does not count.
-__device__ inline int64_t label_of(const CrossEntropyArguments& tensors, const Position& position) {
+__device__ inline int64_t label_of(const SoftmaxArguments& tensors, const Position& position) {
   const ClassTensor& labels = tensors.labels;
   const int64_t offset = offset_of(tensors, labels.strides, position);
   const int64_t y = labels.dtype == ScalarType::Byte ? static_cast<const uint8_t*>(labels.data)[offset]
@@ -62,7 +62,7 @@ __device__ inline int64_t label_of(const CrossEntropyArguments& tensors, const P
 }
 
 // Of every step-th label.
-__device__ inline double weight_of_labels(const CrossEntropyArguments& tensors, int64_t first, int64_t step) {
+__device__ inline double weight_of_labels(const SoftmaxArguments& tensors, int64_t first, int64_t step) {
   double sum = 0;
   for (int64_t i = first; i < positions_of(tensors); i += step) {
     const int64_t y = label_of(tensors, position_of(tensors, i));

@@ -15,7 +15,7 @@ struct Picked {
 };
 
 template <class T>
-__device__ Picked<T> pick(const CrossEntropyArguments& tensors, const Position& position, T scale) {
+__device__ Picked<T> pick(const SoftmaxArguments& tensors, const Position& position, T scale) {
   const int64_t y = label_of(tensors, position);
   if (y < 0) return {-1, T(0), T(0)};
   const T weight = number_at(tensors.weight, y * tensors.weight.strides.classes, T(1));
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) nll_rows_kernel(const __grid_constan
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;
   const double divisor = divisor_of(kernel);
-  const CrossEntropyArguments& tensors = kernel.tensors;
+  const SoftmaxArguments& tensors = kernel.tensors;
   const Group group(kernel.lanes);
   double sum = 0;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * group.in_block(); first < positions_of(tensors);
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) nll_tiles_kernel(const __grid_consta
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;
   const double divisor = divisor_of(kernel);
-  const CrossEntropyArguments& tensors = kernel.tensors;
+  const SoftmaxArguments& tensors = kernel.tensors;
   double sum = 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < positions_of(tensors);
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads) nll_tiles_kernel(const __grid_consta
 
 template <class Access>
 void launch_rows(SoftmaxKernel kernel, const Queue& queue) {
-  const CrossEntropyArguments& tensors = kernel.tensors;
+  const SoftmaxArguments& tensors = kernel.tensors;
   const bool writes = tensors.input_gradient.data;
   kernel.lanes = writes ? lanes_for(tensors.classes / Access::kElements + 1, kPacks, kThreads) : 1;
   const int64_t in_block = kThreads / kernel.lanes, rows = tensors.outer * tensors.inner;
@@ -102,7 +102,7 @@ void launch_rows(SoftmaxKernel kernel, const Queue& queue) {
 
 }  // namespace
 
-void nll(const CrossEntropyArguments& arguments, const Scaling& scaling, LabelDivisor divisor, const Reduced& reduced,
+void nll(const SoftmaxArguments& arguments, const Scaling& scaling, LabelDivisor divisor, const Reduced& reduced,
          const Queue& queue) {
   SoftmaxKernel kernel{arguments, scaling, divisor, reduced};
   const ClassTensor& gradient = arguments.input_gradient;

@@ -24,13 +24,13 @@ __device__ inline T sum_of_warp(T value) {
 // The sum over a block of whole warps, for its first warp; the order depends on nothing.
 template <class T>
 __device__ inline T sum_of_block(T value) {
-  FUSED_LOSSES_SHARED(T, of_warps, kWarp);
+  FUSED_LOSSES_SHARED(T, warp_sums, kWarp);
   value = sum_of_warp(value);
   __syncthreads();  // nobody reads the last sum any more
-  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = value;
+  if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = value;
   __syncthreads();
   if (threadIdx.x >= kWarp) return T(0);
-  return sum_of_warp(threadIdx.x < blockDim.x / kWarp ? of_warps[threadIdx.x] : T(0));
+  return sum_of_warp(threadIdx.x < blockDim.x / kWarp ? warp_sums[threadIdx.x] : T(0));
 }
 
 // Called by all threads of all blocks at their ends. The last block to arrive adds up what all have left, in the

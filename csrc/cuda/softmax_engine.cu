@@ -6,7 +6,7 @@ namespace fused_losses {
 template <class S, bool kSoft, bool kTerms>
 void run_softmax(SoftmaxKernel kernel, const Queue& queue);
 
-void cross_entropy(const CrossEntropyArguments& arguments, const Scaling& scaling, LabelDivisor divisor,
+void cross_entropy(const SoftmaxArguments& arguments, const Scaling& scaling, LabelDivisor divisor,
                    const Reduced& reduced, const Queue& queue) {
   const SoftmaxKernel kernel{arguments, scaling, divisor, reduced};
   const bool soft = arguments.probabilities.data || arguments.label_smoothing != 0;

@@ -7,14 +7,14 @@
 namespace fused_losses {
 
 template <class Body>
-void for_class_tensors(const CrossEntropyArguments& tensors, const Body& body) {
+void for_class_tensors(const SoftmaxArguments& tensors, const Body& body) {
   for (const ClassTensor* tensor :
        {&tensors.input, &tensors.input_gradient, &tensors.probabilities, &tensors.probabilities_gradient}) {
     if (tensor->data) body(*tensor);
   }
 }
 
-inline void add_rows(Alignment& alignment, const CrossEntropyArguments& tensors, const ClassTensor& tensor) {
+inline void add_rows(Alignment& alignment, const SoftmaxArguments& tensors, const ClassTensor& tensor) {
   int64_t strides[kLoopDims];
   std::copy_n(tensor.strides.outer, tensors.outer_dims, strides);
   strides[tensors.outer_dims] = tensor.strides.inner;
@@ -23,7 +23,7 @@ inline void add_rows(Alignment& alignment, const CrossEntropyArguments& tensors,
 
 // Whether neighbouring positions of input and gradient can be read and written in packs.
 template <class S>
-bool has_packed_positions(const CrossEntropyArguments& tensors) {
+bool has_packed_positions(const SoftmaxArguments& tensors) {
   constexpr int64_t kElements = kPack<S>;
   bool packed = tensors.inner % kElements == 0 && tensors.classes < INT32_MAX;
   for (const ClassTensor* tensor : {&tensors.input, &tensors.input_gradient}) {
@@ -38,7 +38,7 @@ bool has_packed_positions(const CrossEntropyArguments& tensors) {
 // Instantiated for a type of storage at a time.
 template <class S, bool kSoft, bool kTerms>
 void run_softmax(SoftmaxKernel kernel, const Queue& queue) {
-  const CrossEntropyArguments& tensors = kernel.tensors;
+  const SoftmaxArguments& tensors = kernel.tensors;
   // Elements of rows are counted in 32 bits.
   bool in_rows = tensors.classes < INT32_MAX - kPackBytes;
   for_class_tensors(tensors, [&](const ClassTensor& tensor) { in_rows = in_rows && tensor.strides.classes == 1; });

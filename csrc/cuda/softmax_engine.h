@@ -12,14 +12,14 @@ struct LabelDivisor {
   bool by_each_block = false;
 };
 
-void cross_entropy(const CrossEntropyArguments& arguments, const Scaling& scaling, LabelDivisor divisor,
+void cross_entropy(const SoftmaxArguments& arguments, const Scaling& scaling, LabelDivisor divisor,
                    const Reduced& reduced, const Queue& queue);
 
 // The same for input that holds log-probabilities already: the negative log-likelihood.
-void nll(const CrossEntropyArguments& arguments, const Scaling& scaling, LabelDivisor divisor, const Reduced& reduced,
+void nll(const SoftmaxArguments& arguments, const Scaling& scaling, LabelDivisor divisor, const Reduced& reduced,
          const Queue& queue);
 
 // The weights of the labels that count, added up; their number where there is no weight.
-void label_divisor(const CrossEntropyArguments& arguments, const Reduced& sum, const Queue& queue);
+void label_divisor(const SoftmaxArguments& arguments, const Reduced& sum, const Queue& queue);
 
 }  // namespace fused_losses

@@ -2,8 +2,8 @@
 // fused_losses/ops.py.
 #include "softmax_engine.h"
 
-#include "../softmax_call.h"
 #include "../formulas/cross_entropy.h"
+#include "../softmax_call.h"
 #include "tensors.h"
 
 namespace fused_losses {
@@ -12,16 +12,16 @@ namespace {
 // Labels that a block reads in less time than a launch takes: some for each of its threads.
 constexpr int64_t kFewLabels = 16384;
 
-using Engine = void (*)(const CrossEntropyArguments&, const Scaling&, LabelDivisor, const Reduced&, const Queue&);
+using Engine = void (*)(const SoftmaxArguments&, const Scaling&, LabelDivisor, const Reduced&, const Queue&);
 
 template <Engine engine>
-class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call<engine>> {
+class Call : public SoftmaxCall<engine == cross_entropy>, public OnGpu<Call<engine>> {
  public:
   Call(const Operands& operands, int64_t ignore_index, double label_smoothing, const std::vector<double>& terms,
        const OptionalTensor& normalizer, const OptionalTensor& lse_gradient, int64_t reduction,
        const OptionalTensor& upstream)
-      : CrossEntropyCall<engine == cross_entropy>(operands, ignore_index, label_smoothing, terms, normalizer,
-                                                  lse_gradient, reduction, upstream),
+      : SoftmaxCall<engine == cross_entropy>(operands, ignore_index, label_smoothing, terms, normalizer, lse_gradient,
+                                             reduction, upstream),
         OnGpu<Call<engine>>(operands.input) {}
 
   void forward(const View* loss) {
@@ -34,7 +34,7 @@ class Call : public CrossEntropyCall<engine == cross_entropy>, public OnGpu<Call
   }
 
   void run(Scaling scaling, const Reduced& reduced) {
-    CrossEntropyArguments& arguments = this->arguments_;
+    SoftmaxArguments& arguments = this->arguments_;
     this->merge_positions();
     LabelDivisor labels;
     OptionalTensor divisor;

@@ -41,7 +41,7 @@ class SoftmaxRow {
     const Position position = live ? position_of(tensors_, i) : Position{0, 0};
     const Line x = line(tensors_.input, position), gradient = line(tensors_.input_gradient, position);
     t_ = line(tensors_.probabilities, position);
-    of_t_ = line(tensors_.probabilities_gradient, position);
+    t_gradient_ = line(tensors_.probabilities_gradient, position);
     hot_ = targets_.hot(position, live);
     const int shift = static_cast<int>(kernel_.shift + x.offset) & (kElements - 1);
     const int classes = static_cast<int>(tensors_.classes);
@@ -75,9 +75,9 @@ class SoftmaxRow {
     group_.sync();
     unrolled<kHeld>([&](int h) { held[h].forget(); });
     T others = 0;
-    if (gradient.data || of_t_.data) {
+    if (gradient.data || t_gradient_.data) {
       slopes_ = targets_.slopes(state, hot_);
-      log_sum_ = of_t_.data ? log(state.sum) : T(0);
+      log_sum_ = t_gradient_.data ? log(state.sum) : T(0);
       if (hot_.counts) {
         for (int slot = packs - beyond() - 1 - last_lane(packs); slot >= 0; slot -= group_.lanes()) {
           const bool on_chip = !given && slot < kernel_.held_packs;
@@ -149,10 +149,10 @@ class SoftmaxRow {
     const int first = p * kElements - span_.shift;
     T x[kElements];
     unpack(p, pack, x);
-    T larger = state.max;
+    T larger = state.reference;
     unrolled<kElements>([&](int j) { larger = larger_of(x[j], larger); });
     if constexpr (kTerms) {
-      if (tensors_.argmax && (larger > state.max || largest_ == kNone)) {
+      if (tensors_.argmax && (larger > state.reference || largest_ == kNone)) {
         unrolled<kElements>([&](int j) {
           const int c = first + kElements - 1 - j;
           if (span_.has(c) && x[kElements - 1 - j] == larger) largest_ = c;
@@ -164,7 +164,7 @@ class SoftmaxRow {
     unrolled<kElements>([&](int j) {
       const T e = numerator<kRounded>(x[j] - reference);
       sum += e;
-      if constexpr (kTerms) state.moment += moment(e, x[j] - reference);
+      if constexpr (kTerms) state.excess += excess(e, x[j] - reference);
     });
     state.sum += sum;
     if constexpr (kSoft) {
@@ -198,11 +198,11 @@ class SoftmaxRow {
       merged.merge(read_state<kSoft, kTerms>(other));
       write_state<kSoft, kTerms>(merged, own);
     });
-    const T own_max = state.max;
+    const T own_max = state.reference;
     state = read_state<kSoft, kTerms>(numbers);
     if constexpr (kTerms) {
       if (!tensors_.argmax) return;
-      if (own_max != state.max) largest_ = kNone;
+      if (own_max != state.reference) largest_ = kNone;
       group_.template merge_all<1>(&largest_, [](const int* other, int* own) { *own = std::min(*own, *other); });
     }
   }
@@ -213,7 +213,7 @@ class SoftmaxRow {
     unpack(p, pack, x);
     if constexpr (kSoft) {
       load_soft(p, q);
-      if (of_t_.data) emit_probabilities(p, x);
+      if (t_gradient_.data) emit_probabilities(p, x);
     }
     if (!gradient.data) return;
     T made[kElements];
@@ -233,9 +233,10 @@ class SoftmaxRow {
       made[j] = 0;
       if (!span_.has(c)) return;
       made[j] = targets_.gradient_of_probability(slopes_, hot_, log_sum_, x[j], c);
-      if (!kernel_.probabilities_packed) store_as(of_t_.data, of_t_.dtype, of_t_.offset + c * of_t_.stride, made[j]);
+      if (!kernel_.probabilities_packed)
+        store_as(t_gradient_.data, t_gradient_.dtype, t_gradient_.offset + c * t_gradient_.stride, made[j]);
     });
-    if (kernel_.probabilities_packed) Access::store(of_t_, span_, p, made);
+    if (kernel_.probabilities_packed) Access::store(t_gradient_, span_, p, made);
   }
 
   __device__ void clear(const Line& gradient, const Span<int>& span) const {
@@ -256,13 +257,13 @@ class SoftmaxRow {
   }
 
   const SoftmaxKernel& kernel_;
-  const CrossEntropyArguments& tensors_;
+  const SoftmaxArguments& tensors_;
   const Targets<T, kSoft, kTerms>& targets_;
   const Group& group_;
   Held* const memory_;
   T common_mass_ = 0;
   // Of the row in work.
-  Line t_, of_t_;
+  Line t_, t_gradient_;
   Hot<T> hot_;
   Span<int> span_{};
   SoftmaxState<T> state_;
@@ -294,7 +295,7 @@ __global__ void __launch_bounds__(kMostThreads<typename Access::T, kSoft>, 1)
 template <class Access, bool kSoft, bool kTerms>
 void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
   constexpr int kHeld = kHeldPacks<typename Access::T, kSoft>;
-  const CrossEntropyArguments& tensors = kernel.tensors;
+  const SoftmaxArguments& tensors = kernel.tensors;
   const int64_t packs = tensors.classes / Access::kElements + 1;
   // Within a warp, more threads rather than more packs for each; a block has shared memory for a row of its own.
   const bool in_warp = packs <= kWarp * kHeld;
@@ -304,7 +305,7 @@ void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
   const int threads = std::max(kernel.lanes, kThreads);
   const int64_t in_block = threads / kernel.lanes, rows = tensors.outer * tensors.inner;
   int64_t shared = 0;
-  if (!in_warp && !(tensors.backward && tensors.max)) {
+  if (!in_warp && !(tensors.backward && tensors.reference)) {
     constexpr int64_t kBytes = sizeof(typename Access::Held);
     const int64_t beyond = std::max<int64_t>(0, packs + 1 - static_cast<int64_t>(kHeld) * kernel.lanes);
     kernel.held_packs = std::min(beyond, queue.shared_bytes / kBytes);

@@ -36,8 +36,8 @@ __device__ inline double larger_of(double a, double b) { return fmax(a, b); }
 
 // A number to subtract from logits: of nothing but -inf, 0, so that exponentials are 0 and not NaN.
 template <class T>
-__device__ inline T reference_of(T max) {
-  return max == static_cast<T>(-INFINITY) ? T(0) : max;
+__device__ inline T finite_reference(T reference) {
+  return reference == static_cast<T>(-INFINITY) ? T(0) : reference;
 }
 
 // A state as numbers that threads tell each other.
@@ -46,13 +46,13 @@ inline constexpr int kStateNumbers = 2 + (kSoft ? 2 : 0) + (kTerms ? 1 : 0);
 
 template <bool kSoft, bool kTerms, class T>
 __device__ inline void write_state(const SoftmaxState<T>& state, T* numbers) {
-  numbers[0] = state.max;
+  numbers[0] = state.reference;
   numbers[1] = state.sum;
   if constexpr (kSoft) {
     numbers[2] = state.mass;
     numbers[3] = state.cross;
   }
-  if constexpr (kTerms) numbers[kStateNumbers<kSoft, kTerms> - 1] = state.moment;
+  if constexpr (kTerms) numbers[kStateNumbers<kSoft, kTerms> - 1] = state.excess;
 }
 
 template <bool kSoft, bool kTerms, class T>
@@ -62,26 +62,26 @@ __device__ inline SoftmaxState<T> read_state(const T* numbers) {
     state.mass = numbers[2];
     state.cross = numbers[3];
   }
-  if constexpr (kTerms) state.moment = numbers[kStateNumbers<kSoft, kTerms> - 1];
+  if constexpr (kTerms) state.excess = numbers[kStateNumbers<kSoft, kTerms> - 1];
   return state;
 }
 
 // Brings a state to a larger maximum. Returns what to subtract from logits.
 template <bool kRounded, bool kSoft, bool kTerms, class T>
 __device__ inline T raise(SoftmaxState<T>& state, T larger) {
-  const T reference = reference_of(larger), step = state.max - reference;
+  const T reference = finite_reference(larger), step = state.reference - reference;
   const T shrunk = numerator<kRounded>(step);
   // Of nothing, the step is infinite.
-  if constexpr (kTerms) state.moment = shrunk != 0 ? (state.moment + state.sum * step) * shrunk : T(0);
+  if constexpr (kTerms) state.excess = shrunk != 0 ? (state.excess + state.sum * step) * shrunk : T(0);
   state.sum *= shrunk;
-  if (kSoft && state.mass != 0) state.cross += state.mass * (reference_of(state.max) - reference);
-  state.max = larger;
+  if (kSoft && state.mass != 0) state.cross += state.mass * (finite_reference(state.reference) - reference);
+  state.reference = larger;
   return reference;
 }
 
 // exp(x - m) (x - m), which is 0 where the first is.
 template <class T>
-__device__ inline T moment(T e, T difference) {
+__device__ inline T excess(T e, T difference) {
   return e != 0 ? e * difference : T(0);
 }
 
@@ -91,15 +91,15 @@ struct Hot {
   int64_t y = -1;  // -1: none
   bool counts = false;
   T x_y = 0, w_y = 1, hot = 0;
-  T slope = 0;   // what derivatives are multiplied by
-  T of_lse = 0;  // the upstream gradient of its log-sum-exp
+  T slope = 0;         // what derivatives are multiplied by
+  T lse_upstream = 0;  // the upstream gradient of its log-sum-exp
 };
 
 // What a position's gradient is made of, besides soft targets.
 template <class T>
 struct Slopes {
-  T reference = 0;     // what numerators are relative to
-  T of_numerator = 0;  // what they are multiplied by
+  T reference = 0;         // what numerators are relative to
+  T numerator_factor = 0;  // what they are multiplied by
   SoftmaxTermsGradient<T> terms;
 };
 
@@ -129,8 +129,8 @@ class Targets {
       }
     }
     if (result.counts) {
-      result.slope = scale_ * of_position(tensors_.upstream, position, T(1));
-      if constexpr (kTerms) result.of_lse = of_position(tensors_.lse_gradient, position, T(0));
+      result.slope = scale_ * at_position(tensors_.upstream, position, T(1));
+      if constexpr (kTerms) result.lse_upstream = at_position(tensors_.lse_gradient, position, T(0));
     }
     return result;
   }
@@ -154,30 +154,30 @@ class Targets {
   }
 
   // What the forward has kept of position i, if it has.
-  __device__ bool given() const { return tensors_.backward && tensors_.max; }
+  __device__ bool given() const { return tensors_.backward && tensors_.reference; }
   __device__ SoftmaxState<T> read(int64_t i) const {
-    SoftmaxState<T> state{static_cast<const T*>(tensors_.max)[i], static_cast<const T*>(tensors_.sum)[i]};
-    if (kTerms && tensors_.moment) state.moment = static_cast<const T*>(tensors_.moment)[i] * state.sum;
+    SoftmaxState<T> state{static_cast<const T*>(tensors_.reference)[i], static_cast<const T*>(tensors_.sum)[i]};
+    if (kTerms && tensors_.mean_excess) state.excess = static_cast<const T*>(tensors_.mean_excess)[i] * state.sum;
     return state;
   }
 
   __device__ Slopes<T> slopes(const SoftmaxState<T>& state, const Hot<T>& hot) const {
     Slopes<T> result;
-    result.reference = reference_of(state.max);
-    result.of_numerator = (hot.hot + state.mass) * hot.slope / state.sum;
+    result.reference = finite_reference(state.reference);
+    result.numerator_factor = (hot.hot + state.mass) * hot.slope / state.sum;
     if constexpr (kTerms) {
       const SoftmaxTerms& terms = tensors_.terms;
       result.terms = SoftmaxTermsGradient<T>(referred(state), static_cast<T>(terms.z_loss),
-                                             static_cast<T>(terms.entropy), hot.slope, hot.of_lse);
-      result.of_numerator += result.terms.of_numerator;
+                                             static_cast<T>(terms.entropy), hot.slope, hot.lse_upstream);
+      result.numerator_factor += result.terms.numerator_factor;
     }
     return result;
   }
 
   // With respect to a given logit: of numerator e, logit x and soft target q.
   __device__ T gradient(const Slopes<T>& slopes, const Hot<T>& hot, T e, T x, T q) const {
-    T made = e * slopes.of_numerator;
-    if constexpr (kTerms) made += moment(e, x - slopes.reference) * slopes.terms.of_moment;
+    T made = e * slopes.numerator_factor;
+    if constexpr (kTerms) made += excess(e, x - slopes.reference) * slopes.terms.excess_factor;
     if constexpr (kSoft) made -= q * hot.slope;
     if constexpr (kTerms) made *= map_.slope(x);
     return made;
@@ -189,7 +189,8 @@ class Targets {
     const T q_y = kSoft ? soft(T(0), hot.y) : T(0);
     T made = gradient_at_hot(e_y, others, state.sum, hot.hot, state.mass, q_y) * hot.slope;
     if constexpr (kTerms) {
-      made += e_y * slopes.terms.of_numerator + moment(e_y, hot.x_y - slopes.reference) * slopes.terms.of_moment;
+      made +=
+          e_y * slopes.terms.numerator_factor + excess(e_y, hot.x_y - slopes.reference) * slopes.terms.excess_factor;
       made *= map_.slope(hot.x_y);
     }
     return made;
@@ -204,15 +205,15 @@ class Targets {
   __device__ T finish(int64_t i, const Hot<T>& hot, const SoftmaxState<T>& found, int64_t largest) const {
     if (tensors_.backward) return 0;
     const SoftmaxState<T> state = referred(found);
-    if (tensors_.max) {
-      static_cast<T*>(tensors_.max)[i] = hot.counts ? state.max : T(0);
+    if (tensors_.reference) {
+      static_cast<T*>(tensors_.reference)[i] = hot.counts ? state.reference : T(0);
       static_cast<T*>(tensors_.sum)[i] = hot.counts ? state.sum : T(1);
     }
     T value = 0;
     if (hot.counts) value = cross_entropy_value(state, tensors_.labels.data != nullptr, hot.hot, hot.x_y);
     if constexpr (kTerms) {
       const SoftmaxTerms& terms = tensors_.terms;
-      if (tensors_.moment) static_cast<T*>(tensors_.moment)[i] = hot.counts ? state.moment / state.sum : T(0);
+      if (tensors_.mean_excess) static_cast<T*>(tensors_.mean_excess)[i] = hot.counts ? state.excess / state.sum : T(0);
       if (tensors_.argmax) tensors_.argmax[i] = largest;
       if (hot.counts) value += terms_value(state, static_cast<T>(terms.z_loss), static_cast<T>(terms.entropy));
     }
@@ -223,15 +224,15 @@ class Targets {
  private:
   // Of nothing but -inf, relative to 0.
   __device__ static SoftmaxState<T> referred(SoftmaxState<T> state) {
-    state.max = reference_of(state.max);
+    state.reference = finite_reference(state.reference);
     return state;
   }
 
-  __device__ T of_position(const ClassTensor& tensor, const Position& position, T absent) const {
+  __device__ T at_position(const ClassTensor& tensor, const Position& position, T absent) const {
     return tensor.data ? number_at(tensor, offset_of(tensors_, tensor.strides, position), absent) : absent;
   }
 
-  const CrossEntropyArguments& tensors_;
+  const SoftmaxArguments& tensors_;
   const LogitMap<T> map_;
   const T scale_, keep_, constant_;
 };

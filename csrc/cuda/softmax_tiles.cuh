@@ -126,10 +126,10 @@ class SoftmaxTile {
       });
       unrolled<P>([&](int j) {
         SoftmaxState<T>& state = states[j];
-        T larger = state.max;
+        T larger = state.reference;
         unrolled<kClassesAtOnce>([&](int k) { larger = larger_of(x[k][j], larger); });
         if constexpr (kTerms) {
-          if (tensors_.argmax && (larger > state.max || largest_[j] == kNone)) {
+          if (tensors_.argmax && (larger > state.reference || largest_[j] == kNone)) {
             unrolled<kClassesAtOnce>([&](int k) {
               const int64_t c = first + kClassesAtOnce - 1 - k;
               if (c < tensors_.classes && x[kClassesAtOnce - 1 - k][j] == larger) largest_[j] = static_cast<Class>(c);
@@ -140,7 +140,7 @@ class SoftmaxTile {
         unrolled<kClassesAtOnce>([&](int k) {
           const T e = numerator<kRounded>(x[k][j] - reference);
           state.sum += e;
-          if constexpr (kTerms) state.moment += moment(e, x[k][j] - reference);
+          if constexpr (kTerms) state.excess += excess(e, x[k][j] - reference);
         });
       });
       if constexpr (kSoft) {
@@ -150,7 +150,7 @@ class SoftmaxTile {
           load_soft(first + k, q);
           unrolled<P>([&](int j) {
             states[j].mass += q[j];
-            states[j].cross += q[j] * (x[k][j] - reference_of(states[j].max));
+            states[j].cross += q[j] * (x[k][j] - finite_reference(states[j].reference));
           });
         });
       }
@@ -209,7 +209,8 @@ class SoftmaxTile {
       largest_[j] = kNone;
       for (int part = 0; part < kernel_.parts; ++part) {
         const int other = thread_of(part) * P + j;
-        if (found[other * kNumbers] == states[j].max && classes[other] < largest_[j]) largest_[j] = classes[other];
+        if (found[other * kNumbers] == states[j].reference && classes[other] < largest_[j])
+          largest_[j] = classes[other];
       }
     });
   }
@@ -217,7 +218,7 @@ class SoftmaxTile {
   // The thread that has the same positions in another part.
   __device__ int thread_of(int part) const { return static_cast<int>(threadIdx.x) + (part - part_) * kWarp; }
 
-  __device__ void emit(const SoftmaxState<T>* states, int64_t gradient, int64_t of_t) {
+  __device__ void emit(const SoftmaxState<T>* states, int64_t gradient, int64_t t_gradient) {
     unrolled<P>([&](int j) { others_[j] = 0; });
     for_classes([&](int64_t first) {
       unrolled<kClassesAtOnce>([&](int k) {
@@ -227,7 +228,7 @@ class SoftmaxTile {
         load_logits(c, x);
         if constexpr (kSoft) {
           load_soft(c, q);
-          if (tensors_.probabilities_gradient.data) emit_probabilities(states, c, x, of_t);
+          if (tensors_.probabilities_gradient.data) emit_probabilities(states, c, x, t_gradient);
         }
         if (!tensors_.input_gradient.data) return;
         unrolled<P>([&](int j) {
@@ -241,10 +242,10 @@ class SoftmaxTile {
     });
   }
 
-  __device__ void emit_probabilities(const SoftmaxState<T>* states, int64_t c, const T* x, int64_t of_t) const {
+  __device__ void emit_probabilities(const SoftmaxState<T>* states, int64_t c, const T* x, int64_t t_gradient) const {
     const ClassTensor& to = tensors_.probabilities_gradient;
     unrolled<P>([&](int j) {
-      store_as(to.data, to.dtype, of_t + c * to.strides.classes + j * to.strides.inner,
+      store_as(to.data, to.dtype, t_gradient + c * to.strides.classes + j * to.strides.inner,
                targets_.gradient_of_probability(slopes_[j], hot_[j], log(states[j].sum), x[j], c));
     });
   }
@@ -271,7 +272,7 @@ class SoftmaxTile {
   }
 
   const SoftmaxKernel& kernel_;
-  const CrossEntropyArguments& tensors_;
+  const SoftmaxArguments& tensors_;
   const Targets<T, kSoft, kTerms>& targets_;
   const int part_;
   T common_mass_ = 0;

@@ -77,7 +77,7 @@ class OnDevice {
 // others: each of its launches has its own, set to 0 by the graph.
 class Scratch {
  public:
-  Scratch(const Queue& queue, Reduced& reduced) : memory_(is_capturing(queue) ? made(queue) : of_stream(queue)) {
+  Scratch(const Queue& queue, Reduced& reduced) : memory_(is_capturing(queue) ? made(queue) : kept_for_stream(queue)) {
     reduced.arrived = static_cast<unsigned*>(memory_.data_ptr());
     reduced.partials = static_cast<double*>(memory_.data_ptr()) + 1;
   }
@@ -112,7 +112,7 @@ class Scratch {
   }
 
   // As torch's allocator, this takes a stream for its handle: one that is destroyed must have done its work.
-  static Tensor of_stream(const Queue& queue) {
+  static Tensor kept_for_stream(const Queue& queue) {
     static std::mutex mutex;
     // Never destroyed: when the process ends, the allocator may have gone first.
     static auto& by_stream = *new std::map<std::pair<int, void*>, Tensor>;

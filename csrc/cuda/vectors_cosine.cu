@@ -3,9 +3,9 @@
 
 namespace fused_losses {
 
-void cosine_embedding(const RowsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
+void cosine_embedding(const VectorsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
                       const Queue& queue) {
-  rows(CosineEmbedding{arguments.parameters[0]}, arguments, scaling, reduced, queue);
+  vectors(CosineEmbedding{arguments.parameters[0]}, arguments, scaling, reduced, queue);
 }
 
 }  // namespace fused_losses

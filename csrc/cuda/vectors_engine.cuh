@@ -1,5 +1,5 @@
-// The engine of losses of whole rows on a GPU: a group of threads adds up a row's numbers, merges them, and makes
-// the derivatives from elements that have stayed in registers; those of long rows are read again.
+// The engine of losses of vectors on a GPU: a group of threads adds up a vector's numbers, merges them, and makes
+// the derivatives from elements that have stayed in registers; those of long vectors are read again.
 #pragma once
 
 #include "../formulas/vectors.h"
@@ -12,42 +12,42 @@ namespace fused_losses {
 // Packs of each operand that a thread holds: four of three operands take 48 registers. Numbers of 64 bits and powers
 // need many others.
 template <class Formula, class T>
-inline constexpr int kHeldOfRows = sizeof(T) == sizeof(double) || Formula::kTakesPowers ? 1 : 4;
+inline constexpr int kHeldVectorPacks = sizeof(T) == sizeof(double) || Formula::kTakesPowers ? 1 : 4;
 
 template <class Formula>
-struct RowsKernel {
+struct VectorsKernel {
   Formula formula;
-  RowsArguments tensors;
+  VectorsArguments tensors;
   Scaling scaling;
   Reduced reduced;
-  int64_t shift;  // of the row at offset 0
+  int64_t shift;  // of the vector at offset 0
   int lanes;
   bool wants_derivatives;
 };
 
 template <class Formula, class Access>
-class Row {
+class OneVector {
   using T = typename Access::T;
   using Held = typename Access::Held;
   static constexpr int kOperands = Formula::kOperands;
   static constexpr int kNumbers = Formula::kNumbers;
   static constexpr int kElements = Access::kElements;
-  static constexpr int kHeld = kHeldOfRows<Formula, T>;
+  static constexpr int kHeld = kHeldVectorPacks<Formula, T>;
 
  public:
-  __device__ Row(const RowsKernel<Formula>& kernel, const Group& group, T scale)
+  __device__ OneVector(const VectorsKernel<Formula>& kernel, const Group& group, T scale)
       : kernel_(kernel), tensors_(kernel.tensors), group_(group), scale_(scale) {}
 
-  // Called by all threads of the block. A row that is not there is one without elements.
-  __device__ T operator()(int64_t row) {
-    const bool live = row < tensors_.rows.count;
+  // Called by all threads of the block. A vector that is not there is one without elements.
+  __device__ T operator()(int64_t vector) {
+    const bool live = vector < tensors_.vectors.count;
     Line x[kOperands], derivatives[kOperands];
     unrolled<kOperands>([&](int k) {
-      x[k] = line(tensors_.operands[k], row, live);
-      derivatives[k] = line(tensors_.derivatives[k], row, live);
+      x[k] = line(tensors_.operands[k], vector, live);
+      derivatives[k] = line(tensors_.derivatives[k], vector, live);
     });
     const Span<int64_t> span{(kernel_.shift + x[0].offset) & (kElements - 1), live ? tensors_.length : 0};
-    // Of the longest row, so that all threads of a block go round equally often.
+    // Of the longest vector, so that all threads of a block go round equally often.
     const int64_t packs = (tensors_.length + 2 * (kElements - 1)) / kElements;
     const int64_t step = static_cast<int64_t>(kHeld) * group_.lanes();
 
@@ -56,7 +56,7 @@ class Row {
     if constexpr (!Formula::kAdds) kernel_.formula.start(numbers);
     for (int64_t base = 0; base < packs; base += step) {
       load(x, span, base, held);
-      // Few terms at a time, so that the sums of long rows lose nothing.
+      // Few terms at a time, so that the sums of long vectors lose nothing.
       T some[kNumbers]{};
       if constexpr (!Formula::kAdds) kernel_.formula.start(some);
       add(span, base, held, some);
@@ -66,9 +66,9 @@ class Row {
 
     T target = 0, scale = scale_;
     if constexpr (Formula::kHasTarget) {
-      if (live) target = load_element(tensors_.operands[2].rows, tensors_.rows, row, T(0));
+      if (live) target = load_element(tensors_.operands[2].starts, tensors_.vectors, vector, T(0));
     }
-    if (live) scale *= load_element(tensors_.upstream.rows, tensors_.rows, row, T(1));
+    if (live) scale *= load_element(tensors_.upstream.starts, tensors_.vectors, vector, T(1));
     Slope<T> slopes[Formula::kSlopes]{};
     const T value = kernel_.formula.finish(numbers, target, scale, slopes);
     unrolled<kOperands>([&](int k) { unrolled<kHeld>([&](int h) { held[k][h].forget(); }); });
@@ -79,16 +79,16 @@ class Row {
       }
     }
     if (!live || !group_.leads()) return T(0);
-    const Operand& values = tensors_.values.rows;
+    const Operand& values = tensors_.values.starts;
     if (values.data)
-      store_as(const_cast<void*>(values.data), values.dtype, offset_of(values, tensors_.rows, row), value);
+      store_as(const_cast<void*>(values.data), values.dtype, offset_of(values, tensors_.vectors, vector), value);
     return value;
   }
 
  private:
-  __device__ Line line(const RowOperand& operand, int64_t row, bool live) const {
-    const int64_t offset = live && operand.rows.data ? offset_of(operand.rows, tensors_.rows, row) : 0;
-    return {const_cast<void*>(operand.rows.data), operand.rows.dtype, offset, operand.stride};
+  __device__ Line line(const VectorOperand& operand, int64_t vector, bool live) const {
+    const int64_t offset = live && operand.starts.data ? offset_of(operand.starts, tensors_.vectors, vector) : 0;
+    return {const_cast<void*>(operand.starts.data), operand.starts.dtype, offset, operand.stride};
   }
 
   // Calls body(h, p) for every pack that this thread holds, from pack `base` on.
@@ -119,9 +119,9 @@ class Row {
       T x[kOperands][kElements];
       unpack(held, h, x);
       unrolled<kElements>([&](int j) {
-        T of_one[kOperands];
-        unrolled<kOperands>([&](int k) { of_one[k] = x[k][j]; });
-        if (whole || span.has(first + j)) kernel_.formula.add(of_one, numbers);
+        T element[kOperands];
+        unrolled<kOperands>([&](int k) { element[k] = x[k][j]; });
+        if (whole || span.has(first + j)) kernel_.formula.add(element, numbers);
       });
     });
   }
@@ -132,9 +132,9 @@ class Row {
       T x[kOperands][kElements];
       unpack(held, h, x);
       unrolled<kElements>([&](int j) {
-        T of_one[kOperands], made[kOperands];
-        unrolled<kOperands>([&](int k) { of_one[k] = x[k][j]; });
-        kernel_.formula.derivatives(slopes, of_one, made);
+        T element[kOperands], made[kOperands];
+        unrolled<kOperands>([&](int k) { element[k] = x[k][j]; });
+        kernel_.formula.derivatives(slopes, element, made);
         unrolled<kOperands>([&](int k) { x[k][j] = made[k]; });
       });
       unrolled<kOperands>([&](int k) {
@@ -151,61 +151,63 @@ class Row {
     }
   }
 
-  const RowsKernel<Formula>& kernel_;
-  const RowsArguments& tensors_;
+  const VectorsKernel<Formula>& kernel_;
+  const VectorsArguments& tensors_;
   const Group& group_;
   const T scale_;
 };
 
 template <class Formula, class Access>
-__global__ void __launch_bounds__(kThreads, kBlocks) rows_kernel(const __grid_constant__ RowsKernel<Formula> kernel) {
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    vectors_kernel(const __grid_constant__ VectorsKernel<Formula> kernel) {
   using T = typename Access::T;
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;
   const double divisor = divisor_of(kernel.scaling);
   const Group group(kernel.lanes);
-  Row<Formula, Access> one_row(kernel, group, static_cast<T>(upstream / divisor));
+  OneVector<Formula, Access> one_vector(kernel, group, static_cast<T>(upstream / divisor));
   const int64_t step = static_cast<int64_t>(gridDim.x) * group.in_block();
   double sum = 0;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * group.in_block(); first < kernel.tensors.rows.count;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * group.in_block(); first < kernel.tensors.vectors.count;
        first += step) {
-    sum += one_row(group.row(first));
+    sum += one_vector(group.row(first));
   }
   if (kernel.reduced.loss) finish(sum, kernel.reduced, divisor);
 }
 
 template <class Formula, class Access>
-void launch_rows(RowsKernel<Formula> kernel, const Queue& queue) {
+void launch_vectors(VectorsKernel<Formula> kernel, const Queue& queue) {
   const int64_t packs = kernel.tensors.length / Access::kElements + 1;
-  kernel.lanes = lanes_for(packs, kHeldOfRows<Formula, typename Access::T>, kThreads);
+  kernel.lanes = lanes_for(packs, kHeldVectorPacks<Formula, typename Access::T>, kThreads);
   const int64_t in_block = kThreads / kernel.lanes;
-  launch(rows_kernel<Formula, Access>, queue,
-         blocks_for(queue, (kernel.tensors.rows.count + in_block - 1) / in_block, kThreads), kThreads, kernel);
+  launch(vectors_kernel<Formula, Access>, queue,
+         blocks_for(queue, (kernel.tensors.vectors.count + in_block - 1) / in_block, kThreads), kThreads, kernel);
 }
 
 template <class Formula>
-void rows(const Formula& formula, const RowsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
-          const Queue& queue) {
-  Alignment alignment(arguments.operands[0].rows.dtype);
-  bool wide = false, wants_derivatives = false;
-  const auto look = [&](const RowOperand& operand) {
-    if (!operand.rows.data) return;
-    alignment.add(operand.rows.data, operand.rows.dtype, operand.stride, operand.rows.strides, arguments.rows.dims);
-    wide |= operand.rows.dtype == ScalarType::Double;
+void vectors(const Formula& formula, const VectorsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
+             const Queue& queue) {
+  Alignment alignment(arguments.operands[0].starts.dtype);
+  bool is_float64 = false, wants_derivatives = false;
+  const auto look = [&](const VectorOperand& operand) {
+    if (!operand.starts.data) return;
+    alignment.add(operand.starts.data, operand.starts.dtype, operand.stride, operand.starts.strides,
+                  arguments.vectors.dims);
+    is_float64 |= operand.starts.dtype == ScalarType::Double;
   };
   for (int k = 0; k < Formula::kOperands; ++k) {
     look(arguments.operands[k]);
     look(arguments.derivatives[k]);
-    wants_derivatives |= arguments.derivatives[k].rows.data != nullptr;
+    wants_derivatives |= arguments.derivatives[k].starts.data != nullptr;
   }
-  const RowsKernel<Formula> kernel{formula, arguments, scaling, reduced, alignment.shift(), 0, wants_derivatives};
+  const VectorsKernel<Formula> kernel{formula, arguments, scaling, reduced, alignment.shift(), 0, wants_derivatives};
   if (alignment.is_packed()) {
-    with_storage(arguments.operands[0].rows.dtype,
-                 [&](auto storage) { launch_rows<Formula, Packed<decltype(storage)>>(kernel, queue); });
-  } else if (wide) {
-    launch_rows<Formula, Apart<double>>(kernel, queue);
+    with_storage(arguments.operands[0].starts.dtype,
+                 [&](auto storage) { launch_vectors<Formula, Packed<decltype(storage)>>(kernel, queue); });
+  } else if (is_float64) {
+    launch_vectors<Formula, Apart<double>>(kernel, queue);
   } else {
-    launch_rows<Formula, Apart<float>>(kernel, queue);
+    launch_vectors<Formula, Apart<float>>(kernel, queue);
   }
 }
 

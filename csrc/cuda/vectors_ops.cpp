@@ -1,4 +1,4 @@
-// The operators of losses of rows on a GPU, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+// The operators of losses of vectors on a GPU, from tensors to the engine. Their schemas are in fused_losses/ops.py.
 #include "vectors_engine.h"
 
 #include "../formulas/vectors.h"
@@ -8,12 +8,12 @@
 namespace fused_losses {
 namespace {
 
-template <void (*engine)(const RowsArguments&, const Scaling&, const Reduced&, const Queue&)>
-class Call : public RowsCall, public OnGpu<Call<engine>> {
+template <void (*engine)(const VectorsArguments&, const Scaling&, const Reduced&, const Queue&)>
+class Call : public VectorsCall, public OnGpu<Call<engine>> {
  public:
   Call(const Operands& operands, const std::vector<double>& parameters, int64_t reduction,
        const OptionalTensor& upstream)
-      : RowsCall(operands, parameters, reduction, upstream), OnGpu<Call<engine>>(operands.input) {
+      : VectorsCall(operands, parameters, reduction, upstream), OnGpu<Call<engine>>(operands.input) {
     this->scaling_.divisor = divisor_;
   }
 
@@ -27,7 +27,7 @@ class Call : public RowsCall, public OnGpu<Call<engine>> {
 FUSED_LOSSES_GPU_OPERATORS(m) {
 #define FUSED_LOSSES_IMPLEMENT(name, engine) \
   LossOperators<Call<engine>, const std::vector<double>&>::implement(m, #name);
-  FUSED_LOSSES_ROWS(FUSED_LOSSES_IMPLEMENT)
+  FUSED_LOSSES_VECTORS(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }
 

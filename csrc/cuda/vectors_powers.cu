@@ -3,11 +3,11 @@
 
 namespace fused_losses {
 
-void triplet_margin_of_powers(const RowsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
+void triplet_margin_by_powers(const VectorsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
                               const Queue& queue) {
   const double* const parameters = arguments.parameters;
   const PowerDistance distance{{}, parameters[2], parameters[1]};
-  rows(TripletMargin{distance, parameters[0], parameters[3] != 0}, arguments, scaling, reduced, queue);
+  vectors(TripletMargin{distance, parameters[0], parameters[3] != 0}, arguments, scaling, reduced, queue);
 }
 
 }  // namespace fused_losses

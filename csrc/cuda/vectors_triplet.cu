@@ -3,20 +3,20 @@
 
 namespace fused_losses {
 
-void triplet_margin(const RowsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
+void triplet_margin(const VectorsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
                     const Queue& queue) {
   const double* const parameters = arguments.parameters;
   const double margin = parameters[0], p = parameters[1], eps = parameters[2];
   const bool swap = parameters[3] != 0;
   const bool cosine = arguments.parameter_count > 4 && parameters[4] != 0;
   const auto with = [&](const auto& distance) {
-    rows(TripletMargin{distance, margin, swap}, arguments, scaling, reduced, queue);
+    vectors(TripletMargin{distance, margin, swap}, arguments, scaling, reduced, queue);
   };
   if (cosine) return with(CosineDistance{});
   if (p == 2) return with(EuclideanDistance{{}, eps});
   if (p == 1) return with(ManhattanDistance{{}, eps});
   if (std::isinf(p)) return with(ExtremeDistance{eps, p < 0});
-  triplet_margin_of_powers(arguments, scaling, reduced, queue);
+  triplet_margin_by_powers(arguments, scaling, reduced, queue);
 }
 
 }  // namespace fused_losses

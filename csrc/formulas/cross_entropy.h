@@ -31,32 +31,32 @@ inline constexpr double kHeadroom = 16;
 // an exponential overflows: not looking for the largest itself saves a pass.
 template <class R>
 struct SoftmaxState {
-  R max = -INFINITY;  // m: at most kHeadroom below the largest x of the part
-  R sum = 0;          // of exp(x - m)
-  R mass = 0;         // Q
-  R cross = 0;        // X
-  R moment = 0;       // U; means nothing where there is no entropy
+  R reference = -INFINITY;  // m: at most kHeadroom below the largest x of the part
+  R sum = 0;                // of exp(x - m)
+  R mass = 0;               // Q
+  R cross = 0;              // X
+  R excess = 0;             // U; means nothing where there is no entropy
 
   // The same sums, relative to a larger maximum.
   FUSED_LOSSES_HOST_DEVICE void raise(R larger) {
-    if (!(larger > max)) return;
-    const R step = max - larger;
+    if (!(larger > reference)) return;
+    const R step = reference - larger;
     if (sum != 0) {
       const R shrunk = std::exp(step);
-      moment = shrunk != 0 ? (moment + sum * step) * shrunk : R(0);
+      excess = shrunk != 0 ? (excess + sum * step) * shrunk : R(0);
       sum *= shrunk;
     }
     if (mass != 0) cross += mass * step;
-    max = larger;
+    reference = larger;
   }
 
   FUSED_LOSSES_HOST_DEVICE void merge(SoftmaxState other) {
-    raise(other.max);
-    other.raise(max);
+    raise(other.reference);
+    other.raise(reference);
     sum += other.sum;
     mass += other.mass;
     cross += other.cross;
-    moment += other.moment;
+    excess += other.excess;
   }
 };
 
@@ -64,12 +64,12 @@ struct SoftmaxState {
 // reduction's divisor.
 template <class R>
 struct SoftmaxGradient {
-  R of_numerator;  // times exp(x_c - m)
-  R of_hot;        // added at class y
-  R of_soft;       // times q_c
+  R numerator_factor;  // times exp(x_c - m)
+  R hot_term;          // added at class y
+  R soft_factor;       // times q_c
 
   FUSED_LOSSES_HOST_DEVICE SoftmaxGradient(R sum, R mass, R hot, R scale)
-      : of_numerator((hot + mass) * scale / sum), of_hot(-hot * scale), of_soft(-scale) {}
+      : numerator_factor((hot + mass) * scale / sum), hot_term(-hot * scale), soft_factor(-scale) {}
 };
 
 // x_y is read only where hot counts: a row of probabilities has no class y.
@@ -77,7 +77,7 @@ template <class R>
 FUSED_LOSSES_HOST_DEVICE R cross_entropy_value(const SoftmaxState<R>& state, bool has_hot, R hot, R x_y) {
   const R log_sum = std::log(state.sum);
   R value = 0;
-  if (has_hot) value = hot * ((state.max - x_y) + log_sum);
+  if (has_hot) value = hot * ((state.reference - x_y) + log_sum);
   if (state.mass != 0 || state.cross != 0) value += state.mass * log_sum - state.cross;
   return value;
 }
@@ -118,11 +118,11 @@ class LogitMap {
 // The log-sum-exp and the entropy of a row.
 template <class R>
 FUSED_LOSSES_HOST_DEVICE R lse_of(const SoftmaxState<R>& state) {
-  return state.max + std::log(state.sum);
+  return state.reference + std::log(state.sum);
 }
 template <class R>
 FUSED_LOSSES_HOST_DEVICE R entropy_of(const SoftmaxState<R>& state) {
-  return std::log(state.sum) - state.moment / state.sum;
+  return std::log(state.sum) - state.excess / state.sum;
 }
 
 // What terms add to a row's loss.
@@ -134,17 +134,18 @@ FUSED_LOSSES_HOST_DEVICE R terms_value(const SoftmaxState<R>& state, R z_loss, R
   return value;
 }
 
-// What terms add to a row's gradient: exp(x_c - m) (of_numerator + of_moment (x_c - m)). `of_lse` is the upstream
-// gradient of the log-sum-exp itself.
+// What terms add to a row's gradient: exp(x_c - m) (numerator_factor + excess_factor (x_c - m)). `lse_upstream` is the
+// upstream gradient of the log-sum-exp itself.
 template <class R>
 struct SoftmaxTermsGradient {
-  R of_numerator = 0, of_moment = 0;
+  R numerator_factor = 0, excess_factor = 0;
 
   SoftmaxTermsGradient() = default;
-  FUSED_LOSSES_HOST_DEVICE SoftmaxTermsGradient(const SoftmaxState<R>& state, R z_loss, R entropy, R scale, R of_lse)
-      : of_numerator((scale * (2 * z_loss * lse_of(state) - entropy * (state.moment / state.sum)) + of_lse) /
-                     state.sum),
-        of_moment(scale * entropy / state.sum) {}
+  FUSED_LOSSES_HOST_DEVICE SoftmaxTermsGradient(const SoftmaxState<R>& state, R z_loss, R entropy, R scale,
+                                                R lse_upstream)
+      : numerator_factor((scale * (2 * z_loss * lse_of(state) - entropy * (state.excess / state.sum)) + lse_upstream) /
+                         state.sum),
+        excess_factor(scale * entropy / state.sum) {}
 };
 
 // The operator's name and the engine's function: what registration walks.

@@ -55,8 +55,8 @@ struct EuclideanDistance : SumDistance {
   }
   template <class R, class V>
   FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
-    const V of_x = splat<V>(slope.a) * ((x - y) + splat<V>(eps));
-    return {of_x, -of_x};
+    const V x_derivative = splat<V>(slope.a) * ((x - y) + splat<V>(eps));
+    return {x_derivative, -x_derivative};
   }
 };
 
@@ -79,8 +79,8 @@ struct ManhattanDistance : SumDistance {
   }
   template <class R, class V>
   FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
-    const V of_x = splat<V>(slope.a) * sign_of((x - y) + splat<V>(eps));
-    return {of_x, -of_x};
+    const V x_derivative = splat<V>(slope.a) * sign_of((x - y) + splat<V>(eps));
+    return {x_derivative, -x_derivative};
   }
 };
 
@@ -110,8 +110,8 @@ struct PowerDistance : SumDistance {
     const V zero = splat<V>(0);
     const V size = splat<V>(slope.a) * pow(abs(d) * splat<V>(slope.b), p - 1);
     // 0^(p - 1) may be infinite; a distance that is NaN makes all derivatives NaN.
-    const V of_x = select(d == zero, splat<V>(0 * slope.b), sign_of(d) * size);
-    return {of_x, -of_x};
+    const V x_derivative = select(d == zero, splat<V>(0 * slope.b), sign_of(d) * size);
+    return {x_derivative, -x_derivative};
   }
 };
 
@@ -157,8 +157,8 @@ struct ExtremeDistance {
   template <class R, class V>
   FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
     const V d = (x - y) + splat<V>(eps);
-    const V of_x = select(abs(d) == splat<V>(slope.b), splat<V>(slope.a) * sign_of(d), splat<V>(0));
-    return {of_x, -of_x};
+    const V x_derivative = select(abs(d) == splat<V>(slope.b), splat<V>(slope.a) * sign_of(d), splat<V>(0));
+    return {x_derivative, -x_derivative};
   }
 };
 
@@ -185,12 +185,12 @@ struct CosineDistance : SumDistance {
   }
   template <class R>
   FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R* numbers, R, R factor) const {
-    const R of_x = norm(numbers[1]), of_y = norm(numbers[2]);
-    const R cosine = numbers[0] / (of_x * of_y);
+    const R x_norm = norm(numbers[1]), y_norm = norm(numbers[2]);
+    const R cosine = numbers[0] / (x_norm * y_norm);
     const auto along = [&](R norm, R square) {
       return square == 0 ? R(0) : factor * cosine / (norm * std::sqrt(square));
     };
-    return {-factor / (of_x * of_y), along(of_x, numbers[1]), along(of_y, numbers[2])};
+    return {-factor / (x_norm * y_norm), along(x_norm, numbers[1]), along(y_norm, numbers[2])};
   }
   template <class R, class V>
   FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {

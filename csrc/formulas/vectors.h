@@ -1,15 +1,15 @@
-// Losses of whole rows: a pass over the rows yields a few numbers, these yield the row's value and what its
+// Losses of vectors: a pass over the vectors yields a few numbers, these yield the vector's value and what its
 // derivatives are made of, and a second pass makes those.
 //
 // A formula is a struct with
-//   kOperands      how many rows it reads, and has derivatives with respect to
-//   kHasTarget     whether a number goes with each row besides
-//   kNumbers       how many numbers a pass over the rows yields
+//   kOperands      how many vectors it reads, and has derivatives with respect to
+//   kHasTarget     whether a number goes with each vector besides
+//   kNumbers       how many numbers a pass over the vectors yields
 //   kSlopes        how many Slopes derivatives are made of
 //   kAdds          whether these are sums; if not, start() and merge() say what they are
 //   kTakesPowers   whether that costs a hundred instructions for each element
-//   add(x, numbers)      takes an element of each row into account
-//   finish(numbers, target, scale, slopes)  the row's value; slopes, if not null, are for derivatives times scale
+//   add(x, numbers)      takes an element of each vector into account
+//   finish(numbers, target, scale, slopes)  the vector's value; slopes, if not null, are for derivatives times scale
 //   derivatives(slopes, x, results)
 // Elements x may be vectors; the rest are numbers of a type R, float or double.
 #pragma once
@@ -124,7 +124,7 @@ struct CosineEmbedding {
 };
 
 // The operator's name and the engine's function: what registration walks.
-#define FUSED_LOSSES_ROWS(X)                           \
+#define FUSED_LOSSES_VECTORS(X)                        \
   X(triplet_margin_loss, triplet_margin)               \
   X(triplet_margin_with_distance_loss, triplet_margin) \
   X(cosine_embedding_loss, cosine_embedding)
