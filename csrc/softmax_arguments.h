@@ -51,4 +51,11 @@ struct SoftmaxArguments {
   ClassTensor probabilities_gradient;
 };
 
+// Where the row (outer, inner) of a tensor of these strides begins, in elements
+// after the first row's beginning.
+FUSED_LOSSES_HOST_DEVICE inline int64_t offset_of(const SoftmaxArguments& arguments, const ClassStrides& strides,
+                                                  int64_t outer, int64_t inner) {
+  return inner * strides.inner + offset_of(outer, arguments.outer_dims, arguments.outer_sizes, strides.outer);
+}
+
 }  // namespace fused_losses

@@ -1,14 +1,12 @@
 // What kernels see of tensors: a pointer, an element type, and where each element lies.
 #pragma once
 
-#include <torch/headeronly/core/ScalarType.h>
-
 #include <cstdint>
 #include <stdexcept>
 
-namespace fused_losses {
+#include "dtypes.h"
 
-using ScalarType = torch::headeronly::ScalarType;
+namespace fused_losses {
 
 // torch's own limit on the dimensions of a tensor iterator.
 inline constexpr int kMaxDims = 64;
@@ -49,5 +47,17 @@ struct Iteration {
   int64_t count = 1;
   int64_t sizes[kLoopDims];
 };
+
+// Where item i of an iteration over `dims` dimensions lies: its distance from
+// item 0, in the unit of the strides.
+FUSED_LOSSES_HOST_DEVICE inline int64_t offset_of(int64_t i, int dims, const int64_t* sizes, const int64_t* strides) {
+  int64_t offset = 0;
+  for (int d = dims - 1; d > 0; --d) {
+    const int64_t rest = i / sizes[d];
+    offset += (i - rest * sizes[d]) * strides[d];
+    i = rest;
+  }
+  return dims > 0 ? offset + i * strides[0] : offset;
+}
 
 }  // namespace fused_losses

@@ -43,7 +43,7 @@ void check_labels(const ClassMarginArguments& arguments) {
   }
   const int64_t count = rows * width;
   std::atomic<bool> good{true};  // an exception may not leave a parallel region
-  parallel_for(count, kMarginStretch, [&](int64_t begin, int64_t end) {
+  parallel_for(count, kStretch, [&](int64_t begin, int64_t end) {
     bool all = true;
     for (int64_t at = begin; at < end;) {
       const int64_t n = std::min(width - at % width, end - at);

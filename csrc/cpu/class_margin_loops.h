@@ -5,18 +5,13 @@
 #include <limits>
 #include <vector>
 
-#include "gather.h"
-#include "storage.h"
+#include "blocks.h"
 
 namespace fused_losses {
 
 // In place of a class that is not to count: it leaves no gap.
 template <class T>
 constexpr T kStruckOut = -std::numeric_limits<T>::infinity();
-
-// A lane of few terms is added to a lane of few such sums, as in the pointwise engine.
-template <class T>
-constexpr int64_t kRun = 16 * kLanes<T>;
 
 struct Totals {
   double value = 0;
@@ -52,10 +47,7 @@ struct OneTarget {
 // A mask of lane k; of none, if there is no such lane.
 template <class V>
 auto lane_mask(int64_t k) {
-  using T = typename Lane<V>::type;
-  V index;
-  for (int i = 0; i < kLanes<T>; ++i) index[i] = static_cast<T>(i);
-  return index == static_cast<T>(k);
+  return lane_numbers<V>() == static_cast<typename Lane<V>::type>(k);
 }
 
 // The register that holds a row's target, for when the target's gradient is known, at the row's end. It is stored
@@ -93,8 +85,7 @@ Totals one_target(const S* x, int64_t first, int64_t n, const OneTarget<Compute<
   const V offset = splat<V>(target.offset);
   const Scale<V> scale = target.scale.template as<V>();
   V values{}, slopes{};
-  for (int64_t begin = 0; begin < n; begin += kRun<T>) {
-    const int64_t length = std::min(kRun<T>, n - begin);
+  for_each_run<T>(n, [&](int64_t begin, int64_t length) {
     const int64_t own = target.own - first - begin;
     V run_values{}, run_slopes{};
     const auto run = [&](auto holds_own) {
@@ -121,7 +112,7 @@ Totals one_target(const S* x, int64_t first, int64_t n, const OneTarget<Compute<
     }
     values += run_values;
     slopes += run_slopes;
-  }
+  });
   return {sum_of_lanes(values), kGradient ? sum_of_lanes(slopes) : 0};
 }
 
@@ -131,10 +122,9 @@ template <class Formula, bool kGradient, class T>
 Totals meet_target(const T* x, int64_t n, T offset, T* class_slopes) {
   using V = Vector<T>;
   V values{}, slopes{};
-  for (int64_t begin = 0; begin < n; begin += kRun<T>) {
-    const int64_t end = std::min(n, begin + kRun<T>);
+  for_each_run<T>(n, [&](int64_t begin, int64_t length) {
     V run_values{}, run_slopes{};
-    for (int64_t i = begin; i < end; i += kLanes<T>) {
+    for (int64_t i = begin; i < begin + length; i += kLanes<T>) {
       const auto terms = Formula::terms(load(x + i) + offset);
       run_values += terms.value;
       if constexpr (kGradient) {
@@ -144,7 +134,7 @@ Totals meet_target(const T* x, int64_t n, T offset, T* class_slopes) {
     }
     values += run_values;
     slopes += run_slopes;
-  }
+  });
   return {sum_of_lanes(values), kGradient ? sum_of_lanes(slopes) : 0};
 }
 

@@ -7,21 +7,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "blocks.h"
 #include "class_margin_engine.h"
 #include "class_margin_loops.h"
-#include "parallel.h"
 
 namespace fused_losses {
-
-// Elements of a block of rows, and of the stretch of a long row that one thread takes; as in cross-entropy.
-inline constexpr int64_t kMarginStretch = 32 * kChunk;
-
-inline double number_at(const RowTensor& tensor, int64_t offset) {
-  return with_storage(tensor.dtype, [&](auto storage) -> double {
-    using S = decltype(storage);
-    return static_cast<Compute<S>>(static_cast<const S*>(tensor.data)[offset]);
-  });
-}
 
 // A row, or a tensor of rows, where it lies.
 template <class S>
@@ -41,35 +31,27 @@ class ClassMarginRows {
       : arguments_(arguments),
         formula_{arguments.margin},
         classes_(arguments.classes),
-        stretches_((classes_ + kMarginStretch - 1) / kMarginStretch),
+        stretches_(stretches_of(classes_)),
         streams_(kGradient &&
                  is_streamed(arguments.gradient.data, arguments.rows * classes_ * static_cast<int64_t>(sizeof(S)),
                              arguments.input.data)) {}
 
   double run() const {
     const int64_t rows = arguments_.rows;
-    // Few long rows: threads share each of them.
-    if (stretches_ > 1 && rows < 4 * thread_count()) {
+    if (threads_share_rows(rows, stretches_)) {
       Several several;
-      std::vector<double> values(rows);
-      for (int64_t r = 0; r < rows; ++r) values[r] = row(r, several, shared());
-      if (streams_) finish_streaming();
-      return sum_of(values);
+      Sum sum;
+      for (int64_t r = 0; r < rows; ++r) sum += row(r, several, shared());
+      finish_streaming();
+      return sum.value();
     }
-    const int64_t rows_per_block = std::max<int64_t>(1, kMarginStretch / classes_);
-    const int64_t blocks = (rows + rows_per_block - 1) / rows_per_block;
-    std::vector<double> sums(blocks);
-    parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
-      Several several;
-      for (int64_t b = first; b < last; ++b) {
-        const int64_t end = std::min(rows, (b + 1) * rows_per_block);
+    return sum_over_blocks(rows, items_per_block(classes_), 1, [&] {
+      return [this, several = Several()](int64_t begin, int64_t end) mutable {
         Sum sum;
-        for (int64_t r = b * rows_per_block; r < end; ++r) sum += row(r, several, alone());
-        sums[b] = sum.value();
-      }
-      if (streams_) finish_streaming();
+        for (int64_t r = begin; r < end; ++r) sum += row(r, several, alone());
+        return sum.value();
+      };
     });
-    return sum_of(sums);
   }
 
  private:
@@ -115,7 +97,8 @@ class ClassMarginRows {
     const Strided<const S> x = input(r);
     const Strided<S> to = gradient(r);
     double upstream = arguments_.scale / static_cast<double>(classes_);
-    if (arguments_.upstream.data) upstream *= number_at(arguments_.upstream, r * arguments_.upstream.row_stride);
+    const RowTensor& factors = arguments_.upstream;
+    if (factors.data) upstream *= load_as<double>(factors.data, factors.dtype, r * factors.row_stride);
     const RowTensor& labels = arguments_.labels;
     const int64_t* const label = static_cast<const int64_t*>(labels.data) + r * labels.row_stride;
     // The usual list of one target needs no list.
@@ -124,7 +107,8 @@ class ClassMarginRows {
     double value = 0;
     if (one) {
       const RowTensor& weight = arguments_.weight;
-      const double factor = weight.data ? number_at(weight, label[0] * weight.class_stride) : 1;
+      const double factor =
+          weight.data ? load_as<double>(weight.data, weight.dtype, label[0] * weight.class_stride) : 1;
       value = row_of_one(x, to, label[0], {upstream * factor, upstream * 0}, share);
       if (value != 0) value *= factor;
     } else {
@@ -132,12 +116,7 @@ class ClassMarginRows {
       value = row_of_several(x, to, {upstream, upstream * 0}, several, share);
     }
     value /= static_cast<double>(classes_);
-    if (arguments_.losses.data) {
-      with_storage(arguments_.losses.dtype, [&](auto storage) {
-        using L = decltype(storage);
-        static_cast<L*>(arguments_.losses.data)[r] = static_cast<L>(static_cast<Compute<L>>(value));
-      });
-    }
+    if (arguments_.losses.data) store_as(arguments_.losses.data, arguments_.losses.dtype, r, value);
     return value;
   }
 
@@ -149,13 +128,6 @@ class ClassMarginRows {
     std::sort(targets.begin(), targets.end());
   }
 
-  // Calls body(begin, count) for the chunks of a stretch.
-  template <class Body>
-  void for_each_chunk(int64_t stretch, const Body& body) const {
-    const int64_t end = std::min(classes_, (stretch + 1) * kMarginStretch);
-    for (int64_t c = stretch * kMarginStretch; c < end; c += kChunk) body(c, std::min(kChunk, end - c));
-  }
-
   template <class Share>
   double row_of_one(Strided<const S> x, Strided<S> gradient, int64_t y, Scale<double> scale, const Share& share) const {
     const bool ready = x.stride == 1 && (!kGradient || gradient.stride == 1);
@@ -164,7 +136,7 @@ class ClassMarginRows {
     Held<T> held;
     const Totals totals = share([&](int64_t s) {
       Totals sum;
-      for_each_chunk(s, [&](int64_t c, int64_t n) {
+      for_each_chunk_of_stretch(s, classes_, [&](int64_t c, int64_t n) {
         if (ready) {
           sum += one_target<Formula, kGradient>(x.at(c), c, n, target, gradient.at(c), streamed, held);
         } else {
@@ -198,7 +170,7 @@ class ClassMarginRows {
     several.slopes.assign(stretches_ * count, 0);
     const Totals totals = share([&](int64_t s) {
       Totals sum;
-      for_each_chunk(s, [&](int64_t c, int64_t n) {
+      for_each_chunk_of_stretch(s, classes_, [&](int64_t c, int64_t n) {
         sum.value += chunk_of_several(x, gradient, c, n, scale, several, several.slopes.data() + s * count);
       });
       return sum;

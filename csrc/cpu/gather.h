@@ -1,8 +1,6 @@
 // Bringing operands into reach of vector loops: any element type, any strides, a chunk at a time.
 #pragma once
 
-#include <stdexcept>
-
 #include "../views.h"
 #include "storage.h"
 
@@ -10,24 +8,6 @@ namespace fused_losses {
 
 // Elements handled between two looks at strides: a few operands of it fit into the first-level cache.
 inline constexpr int64_t kChunk = 1024;
-
-// Calls function(S{}) for the storage type that dtype names.
-template <class Function>
-inline auto with_storage(ScalarType dtype, Function&& function) {
-  switch (dtype) {
-    case ScalarType::Float: return function(float{});
-    case ScalarType::Double: return function(double{});
-    case ScalarType::BFloat16: return function(BFloat16{});
-    case ScalarType::Half: return function(Half{});
-    default: throw std::runtime_error("fused_losses: expected a floating point tensor");
-  }
-}
-
-template <class S>
-constexpr ScalarType kScalarType = std::is_same_v<S, float>      ? ScalarType::Float
-                                   : std::is_same_v<S, double>   ? ScalarType::Double
-                                   : std::is_same_v<S, BFloat16> ? ScalarType::BFloat16
-                                                                 : ScalarType::Half;
 
 // n elements `stride` apart to consecutive elements of type T.
 template <class T, class S>

@@ -11,7 +11,7 @@ namespace {
 
 // Names the first label that is no class.
 [[noreturn]] void throw_out_of_bounds(const SoftmaxArguments& arguments) {
-  for_each_label_run(arguments, 0, arguments.outer * arguments.inner, [&](const LabelRun& run) {
+  for_each_position_run(arguments, 0, arguments.outer * arguments.inner, [&](const PositionRun& run) {
     int64_t labels[kChunk];
     read_labels(arguments, run, labels);
     for (int64_t i = 0; i < run.count(); ++i) {
@@ -28,7 +28,7 @@ double label_divisor(const SoftmaxArguments& arguments) {
   if (!arguments.labels.data) return static_cast<double>(arguments.outer * arguments.inner);
   const Targets<double> targets(arguments);
   std::atomic<bool> all_in_bounds{true};  // an exception may not leave a parallel region
-  const double divisor = sum_over_label_runs(arguments, 1, [&](const LabelRun& run) {
+  const double divisor = sum_over_position_runs(arguments, 1, [&](const PositionRun& run) {
     int64_t labels[kChunk];
     read_labels(arguments, run, labels);
     int64_t kept = 0;

@@ -20,7 +20,7 @@ class NLL {
                              arguments.input.data)) {}
 
   double run() const {
-    return sum_over_label_runs(arguments_, arguments_.classes, [&](const LabelRun& run) {
+    return sum_over_position_runs(arguments_, arguments_.classes, [&](const PositionRun& run) {
       int64_t labels[kChunk];
       read_labels(arguments_, run, labels);
       // Before the gradient may overwrite the input.
@@ -31,7 +31,7 @@ class NLL {
   }
 
  private:
-  double values(const LabelRun& run, const int64_t* labels) const {
+  double values(const PositionRun& run, const int64_t* labels) const {
     const ClassStrides& strides = arguments_.input.strides;
     const S* const x = at<S>(arguments_, arguments_.input, run.outer, run.begin);
     // Fetched first: loads that wait for nothing but memory overlap.
@@ -51,7 +51,7 @@ class NLL {
   }
 
   // All zeros, but for each position's label.
-  void differentiate(const LabelRun& run, const int64_t* labels) const {
+  void differentiate(const PositionRun& run, const int64_t* labels) const {
     const ClassStrides& strides = arguments_.input_gradient.strides;
     const int64_t classes = arguments_.classes, count = run.count();
     S* const gradient = const_cast<S*>(at<S>(arguments_, arguments_.input_gradient, run.outer, run.begin));
@@ -74,7 +74,7 @@ class NLL {
 
   // A gradient of `lines` times `length` elements, the lines `stride` apart. What is to be streamed is made in
   // cache first, unless it is one position with too many classes for that: there, one element is written twice.
-  void write(S* gradient, int64_t lines, int64_t length, int64_t stride, const LabelRun& run, const int64_t* labels,
+  void write(S* gradient, int64_t lines, int64_t length, int64_t stride, const PositionRun& run, const int64_t* labels,
              Steps steps) const {
     alignas(64) S tile[kStretch];
     const bool tiled = streams_ && lines * length <= kStretch;
@@ -102,7 +102,7 @@ class NLL {
     for (; i < n; ++i) to[i] = from ? from[i] : S(0);
   }
 
-  void mark(S* gradient, const LabelRun& run, const int64_t* labels, Steps steps) const {
+  void mark(S* gradient, const PositionRun& run, const int64_t* labels, Steps steps) const {
     for (int64_t i = 0; i < run.count(); ++i) {
       if (labels[i] == arguments_.ignore_index) continue;
       const double upstream = upstream_of(arguments_, run.outer, run.begin + i);

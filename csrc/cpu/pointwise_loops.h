@@ -10,16 +10,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <vector>
-
-#include "gather.h"
-#include "parallel.h"
-#include "storage.h"
+#include "blocks.h"
 
 namespace fused_losses {
 
 // 16 chunks: large enough that a thread's start costs nothing, small enough to share 64k elements out.
 inline constexpr int64_t kBlock = 16 * kChunk;
+
+// A thread is worth kStretch elements.
+inline constexpr int64_t kBlocksPerThread = kStretch / kBlock;
 
 enum class Values { kUnused, kSummed, kStored };
 enum class Derivatives { kNone, kFirst, kAll };
@@ -112,15 +111,11 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
       }
     }
   };
-  // A lane of few terms is added to a lane of few such sums: with two doubles to a register, adding up a chunk's
-  // 512 one after the other would cost some ulp.
-  constexpr int64_t kRun = 16 * kLanes<T>;
-  for (int64_t begin = 0; begin < chunk.count; begin += kRun) {
-    const int64_t n = chunk.count - begin < kRun ? chunk.count - begin : kRun;
+  for_each_run<T>(chunk.count, [&](int64_t begin, int64_t n) {
     for_each_register<T>(n, [&](int64_t i, auto count) { one_register(begin + i, count); });
     sum += partial;
     partial = zero;
-  }
+  });
   return {variant.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
 }
 
@@ -137,9 +132,9 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     streams[k] = is_streamed(arguments.derivatives[k].data, bytes, arguments.operands[0].data);
   }
   ChunkResult result;
-  for (int64_t at = begin; at < end; at += kChunk) {
+  for_each_chunk(begin, end, [&](int64_t at, int64_t n) {
     Chunk<S> chunk;
-    chunk.count = end - at < kChunk ? end - at : kChunk;
+    chunk.count = n;
     const auto reach = [&](const Operand& operand, auto* buffer) {
       return gather(operand, arguments.iteration, at, chunk.count, buffer);
     };
@@ -182,40 +177,34 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     };
     deliver(arguments.values, chunk.values);
     for (int k = 0; k < 3; ++k) deliver(arguments.derivatives[k], chunk.derivatives[k]);
-  }
-  if (streams[0] || streams[1] || streams[2]) finish_streaming();
+  });
   return result;
 }
 
 template <LoopVariant variant, int kOperands, class S, class Formula>
 double run_pointwise(const Formula& formula, const PointwiseArguments& arguments) {
-  const int64_t count = arguments.iteration.count;
-  const int64_t blocks = (count + kBlock - 1) / kBlock;
-  std::vector<double> sums(blocks);
-  std::atomic<bool> in_domain{true};
-  parallel_for(blocks, 2, [&](int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b) {
-      const int64_t begin = b * kBlock;
-      const int64_t end = begin + kBlock < count ? begin + kBlock : count;
+  std::atomic<bool> in_domain{true};  // an exception may not leave a parallel region
+  const double sum = sum_over_blocks(arguments.iteration.count, kBlock, kBlocksPerThread, [&] {
+    return [&](int64_t begin, int64_t end) {
       const ChunkResult result = run_block<variant, kOperands, Formula, S>(formula, arguments, begin, end);
-      sums[b] = result.sum;
       if (!result.in_domain) in_domain = false;
-    }
+      return result.sum;
+    };
   });
   if constexpr (Formula::kNeedsDomain) {
     if (!in_domain) throw typename Formula::DomainError(Formula::kOutside);
   }
-  return sum_of(sums);
+  return sum;
 }
 
 template <Values values, Derivatives derivatives, int kOperands, class Formula>
 double choose_storage(const Formula& formula, const PointwiseArguments& arguments) {
   const ScalarType dtype = arguments.operands[0].dtype;
-  bool same = true, is_float64 = false;
+  bool same = true, any_float64 = false;
   for (const Operand& operand : arguments.operands) {
     if (!operand.data) continue;
     same &= operand.contiguous && operand.dtype == dtype;
-    is_float64 |= operand.dtype == ScalarType::Double;
+    any_float64 |= operand.dtype == ScalarType::Double;
   }
   for (const Result& result : arguments.derivatives) same &= !result.data || result.dtype == dtype;
   const bool factor = arguments.factors[0].data || arguments.factors[1].data;
@@ -230,7 +219,7 @@ double choose_storage(const Formula& formula, const PointwiseArguments& argument
     if (factor) return run_pointwise<weighted, kOperands, T>(formula, arguments);
     return run_pointwise<plain, kOperands, T>(formula, arguments);
   };
-  if (is_float64) return compute(double{});
+  if (any_float64) return compute(double{});
   if constexpr (values != Values::kStored) {
     if (same && !factor && !arguments.has_ignored) {
       if (dtype == ScalarType::BFloat16) return run_pointwise<plain, kOperands, BFloat16>(formula, arguments);

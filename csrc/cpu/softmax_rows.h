@@ -11,7 +11,7 @@
 #include <limits>
 #include <memory>
 
-#include "parallel.h"
+#include "blocks.h"
 #include "softmax_chunks.h"
 #include "softmax_targets.h"
 #include "softmax_term_loops.h"
@@ -34,7 +34,7 @@ class SoftmaxRows {
         map_(arguments.terms),
         statistics_known_(arguments.backward && arguments.reference),
         classes_(arguments.classes),
-        stretches_((classes_ + kStretch - 1) / kStretch),
+        stretches_(stretches_of(classes_)),
         constant_mass_(soft_ && !arguments.probabilities.data ? mass(nullptr) : 0),
         // Numerators are of no use where the gradient of probabilities needs the logits again, and cost more
         // than a second exponential where a row of them leaves the second-level cache.
@@ -47,28 +47,23 @@ class SoftmaxRows {
 
   double run() {
     const int64_t rows = arguments_.outer * arguments_.inner;
-    const int64_t rows_per_block = std::max<int64_t>(1, kStretch / std::max<int64_t>(classes_, 1));
-    const int64_t blocks = (rows + rows_per_block - 1) / rows_per_block;
-    std::vector<double> sums(blocks);
-    // Few long rows: threads share each of them.
-    if (stretches_ > 1 && rows < 4 * thread_count()) {
+    if (threads_share_rows(rows, stretches_)) {
       Scratch scratch(*this);
-      for (int64_t r = 0; r < rows; ++r)
-        sums[r] = row(r, scratch, [&](const auto& body) { parallel_for(stretches_, 1, body); });
-    } else {
-      parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
-        Scratch scratch(*this);
-        for (int64_t b = first; b < last; ++b) {
-          const int64_t end = std::min(rows, (b + 1) * rows_per_block);
-          Sum sum;
-          for (int64_t r = b * rows_per_block; r < end; ++r) {
-            sum += row(r, scratch, [&](const auto& body) { body(int64_t{0}, stretches_); });
-          }
-          sums[b] = sum.value();
-        }
-      });
+      Sum sum;
+      for (int64_t r = 0; r < rows; ++r) {
+        sum += row(r, scratch, [&](const auto& body) { parallel_for(stretches_, 1, body); });
+      }
+      return sum.value();
     }
-    return sum_of(sums);
+    return sum_over_blocks(rows, items_per_block(classes_), 1, [&] {
+      return [this, scratch = Scratch(*this)](int64_t begin, int64_t end) mutable {
+        Sum sum;
+        for (int64_t r = begin; r < end; ++r) {
+          sum += row(r, scratch, [&](const auto& body) { body(int64_t{0}, stretches_); });
+        }
+        return sum.value();
+      };
+    });
   }
 
  private:
@@ -102,7 +97,7 @@ class SoftmaxRows {
       if (arguments_.argmax) arguments_.argmax[r] = -1;
       return 0;
     }
-    const double hot = has_hot ? targets_.hot_factor * targets_.weight(label) : 0;
+    const double hot = has_hot ? targets_.soft.kept * targets_.weight(label) : 0;
     double x_y = has_hot ? static_cast<double>(static_cast<T>(x[label])) : 0;  // before it is overwritten
     if (terms_) x_y = map_.value(x_y);
     T* const numerators = scratch.numerators.get();
@@ -151,19 +146,12 @@ class SoftmaxRows {
     return value;
   }
 
-  // Calls body(begin, count) for the chunks of a stretch.
-  template <class Body>
-  void for_each_chunk(int64_t stretch, const Body& body) const {
-    const int64_t end = std::min(classes_, (stretch + 1) * kStretch);
-    for (int64_t c = stretch * kStretch; c < end; c += kChunk) body(c, std::min(kChunk, end - c));
-  }
-
   SoftmaxState<double> accumulate(const S* x, const void* probabilities, T* numerators,
                                   std::vector<T>& chunk_references, int64_t stretch) const {
     SoftmaxState<double> state;
     alignas(64) T q[kChunk];
-    for_each_chunk(stretch, [&](int64_t c, int64_t n) {
-      if (soft_) targets_.soft.chunk(probabilities, c, n, q);
+    for_each_chunk_of_stretch(stretch, classes_, [&](int64_t c, int64_t n) {
+      if (soft_) targets_.soft.fill(probabilities, c, n, q);
       if (terms_) {
         alignas(64) T logits[kChunk];
         map_logits(map_, x + c, n, logits);
@@ -195,10 +183,10 @@ class SoftmaxRows {
     const T soft_factor = static_cast<T>(pieces.soft_factor);
     alignas(64) T q[kChunk];
     alignas(64) T logits[kChunk];
-    for_each_chunk(stretch, [&](int64_t c, int64_t n) {
+    for_each_chunk_of_stretch(stretch, classes_, [&](int64_t c, int64_t n) {
       if (terms_) map_logits(map_, x + c, n, logits);
       if (probabilities_gradient) {
-        const T factor = static_cast<T>(targets_.soft.from_probabilities * scale);
+        const T factor = static_cast<T>(targets_.soft.kept * scale);
         const T* const weight = targets_.soft.weight ? targets_.soft.weight + c : nullptr;
         with_storage(arguments_.probabilities_gradient.dtype, [&](auto storage) {
           using P = decltype(storage);
@@ -210,7 +198,7 @@ class SoftmaxRows {
       }
       if (!gradient) return;
       const bool streamed = streams_ && is_aligned(gradient + c);
-      if (soft_) targets_.soft.chunk(probabilities, c, n, q);
+      if (soft_) targets_.soft.fill(probabilities, c, n, q);
       if (terms_) {
         emit_with_terms(map_, logits, reference, static_cast<T>(pieces.numerator_factor), static_cast<T>(excess_factor),
                         soft_ ? q : nullptr, soft_factor, gradient + c, n, streamed);
@@ -248,14 +236,12 @@ class SoftmaxRows {
   double mass(const void* probabilities) const {
     double total = 0;
     alignas(64) T q[kChunk];
-    for (int64_t s = 0; s < stretches_; ++s) {
-      for_each_chunk(s, [&](int64_t c, int64_t n) {
-        targets_.soft.chunk(probabilities, c, n, q);
-        Vector<T> sum{};
-        for_each_register<T>(n, [&](int64_t i, auto count) { sum += load(q + i, count, 0); });
-        total += sum_of_lanes(sum);
-      });
-    }
+    for_each_chunk(0, classes_, [&](int64_t c, int64_t n) {
+      targets_.soft.fill(probabilities, c, n, q);
+      Vector<T> sum{};
+      for_each_register<T>(n, [&](int64_t i, auto count) { sum += load(q + i, count, 0); });
+      total += sum_of_lanes(sum);
+    });
     return total;
   }
 
@@ -270,7 +256,7 @@ class SoftmaxRows {
     scratch.largest.assign(stretches_, Largest());
     share([&](int64_t first, int64_t last) {
       for (int64_t s = first; s < last; ++s) {
-        for_each_chunk(s, [&](int64_t c, int64_t n) {
+        for_each_chunk_of_stretch(s, classes_, [&](int64_t c, int64_t n) {
           alignas(64) T logits[kChunk];
           map_logits(map_, x + c, n, logits);
           for (int64_t i = 0; i < n; ++i) scratch.largest[s].look_at(logits[i], c + i);

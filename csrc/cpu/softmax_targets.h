@@ -12,26 +12,22 @@
 
 namespace fused_losses {
 
-// Elements of a block of rows, and of the stretch of a long row that one thread takes; a multiple of kChunk.
-// The cut depends on sizes only: any number of threads adds the same numbers in the same order.
-inline constexpr int64_t kStretch = 32 * kChunk;
-
 // The soft part q of a row's target: a constant or, with weights, the weights times it; or probabilities.
 // Absent when scale, probabilities and constant are all 0.
 template <class T>
 struct SoftTarget {
   Operand probabilities;
-  double from_probabilities = 0;
+  double kept = 0;
   double constant = 0;
   const T* weight = nullptr;
 
   bool absent() const { return !probabilities.data && constant == 0; }
 
   // q of classes [begin, begin + n); `row` is where the row's probabilities begin.
-  const T* chunk(const void* row, int64_t begin, int64_t n, T* buffer) const {
+  void fill(const void* row, int64_t begin, int64_t n, T* buffer) const {
     const T base = static_cast<T>(constant);
     if (probabilities.data) {
-      const T factor = static_cast<T>(from_probabilities);
+      const T factor = static_cast<T>(kept);
       with_storage(probabilities.dtype, [&](auto storage) {
         using P = decltype(storage);
         if constexpr (std::is_same_v<Compute<P>, T>) {
@@ -46,20 +42,13 @@ struct SoftTarget {
     if (weight) {
       for (int64_t i = 0; i < n; ++i) buffer[i] *= weight[begin + i];
     }
-    return buffer;
   }
 };
 
 // Where the row (outer, inner) begins.
 template <class S>
 const S* at(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner) {
-  int64_t offset = inner * tensor.strides.inner;
-  for (int d = arguments.outer_dims - 1; d > 0; --d) {
-    offset += outer % arguments.outer_sizes[d] * tensor.strides.outer[d];
-    outer /= arguments.outer_sizes[d];
-  }
-  if (arguments.outer_dims > 0) offset += outer * tensor.strides.outer[0];
-  return static_cast<const S*>(tensor.data) + offset;
+  return static_cast<const S*>(tensor.data) + offset_of(arguments, tensor.strides, outer, inner);
 }
 
 inline int64_t label_of(const SoftmaxArguments& arguments, int64_t outer, int64_t inner) {
@@ -74,7 +63,6 @@ struct Targets {
   const SoftmaxArguments& arguments;
   std::vector<T> weights;
   SoftTarget<T> soft;
-  double hot_factor = 1;
 
   explicit Targets(const SoftmaxArguments& arguments_) : arguments(arguments_) {
     const double smoothing = arguments.label_smoothing;
@@ -89,10 +77,9 @@ struct Targets {
       soft.weight = weights.data();
     }
     soft.constant = smoothing / static_cast<double>(classes);
-    soft.from_probabilities = 1 - smoothing;
+    soft.kept = 1 - smoothing;
     soft.probabilities.data = arguments.probabilities.data;
     soft.probabilities.dtype = arguments.probabilities.dtype;
-    hot_factor = 1 - smoothing;
   }
 
   double weight(int64_t label) const { return weights.empty() ? 1 : static_cast<double>(weights[label]); }
@@ -110,10 +97,7 @@ inline const void* row_start(const SoftmaxArguments& arguments, const ClassTenso
 inline double number_at(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner,
                         double absent) {
   if (!tensor.data) return absent;
-  return with_storage(tensor.dtype, [&](auto storage) -> double {
-    using U = decltype(storage);
-    return static_cast<Compute<U>>(*at<U>(arguments, tensor, outer, inner));
-  });
+  return load_as<double>(tensor.data, tensor.dtype, offset_of(arguments, tensor.strides, outer, inner));
 }
 
 inline double upstream_of(const SoftmaxArguments& arguments, int64_t outer, int64_t inner) {
@@ -121,10 +105,7 @@ inline double upstream_of(const SoftmaxArguments& arguments, int64_t outer, int6
 }
 
 inline void store_loss(const SoftmaxArguments& arguments, int64_t row, double value) {
-  with_storage(arguments.losses.dtype, [&](auto storage) {
-    using L = decltype(storage);
-    static_cast<L*>(arguments.losses.data)[row] = static_cast<L>(static_cast<Compute<L>>(value));
-  });
+  store_as(arguments.losses.data, arguments.losses.dtype, row, value);
 }
 
 }  // namespace fused_losses

@@ -13,11 +13,10 @@ namespace fused_losses {
 
 // The logits of a chunk, in cache.
 template <class S>
-const Compute<S>* map_logits(const LogitMap<Compute<S>>& map, const S* x, int64_t n, Compute<S>* buffer) {
+void map_logits(const LogitMap<Compute<S>>& map, const S* x, int64_t n, Compute<S>* buffer) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(
       n, [&](int64_t i, auto count) { store(buffer + i, map.template value<V>(load(x + i, count, 0)), count); });
-  return buffer;
 }
 
 // exp(x - reference) (x - reference), which is 0 where the first is.

@@ -2,11 +2,10 @@
 // side, else gathered before the passes, and gradients scattered after them.
 #pragma once
 
-#include <algorithm>
 #include <vector>
 
 #include "gather.h"
-#include "softmax_targets.h"
+#include "labels.h"
 
 namespace fused_losses {
 
@@ -21,17 +20,6 @@ struct TileView {
   E* row(int64_t c) const { return data + c * stride; }
 };
 
-// Where the rows of a tile begin: in runs of equal outer index.
-template <class Body>
-void for_each_tile_run(const SoftmaxArguments& arguments, int64_t first, int count, const Body& body) {
-  for (int done = 0; done < count;) {
-    const int64_t outer = (first + done) / arguments.inner, inner = (first + done) % arguments.inner;
-    const int run = static_cast<int>(std::min<int64_t>(count - done, arguments.inner - inner));
-    body(outer, inner, done, run);
-    done += run;
-  }
-}
-
 // Whether the tile can be worked on where it lies: whole, in one run, positions side by side.
 template <class S>
 bool lies_ready(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count) {
@@ -45,10 +33,11 @@ TileView<T> gather_tile(const SoftmaxArguments& arguments, const ClassTensor& te
   buffer.resize(arguments.classes * kPositions);
   with_storage(tensor.dtype, [&](auto storage) {
     using E = decltype(storage);
-    for_each_tile_run(arguments, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
-      const E* const from = at<E>(arguments, tensor, outer, inner);
+    for_each_position_run(arguments, first, first + count, [&](const PositionRun& run) {
+      const E* const from = at<E>(arguments, tensor, run.outer, run.begin);
       for (int64_t c = 0; c < arguments.classes; ++c) {
-        gather_run(&buffer[c * kPositions + done], from + c * tensor.strides.classes, tensor.strides.inner, run);
+        gather_run(&buffer[c * kPositions + run.position - first], from + c * tensor.strides.classes,
+                   tensor.strides.inner, run.count());
       }
     });
   });
@@ -60,10 +49,11 @@ void scatter_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, 
                   const std::vector<T>& buffer) {
   with_storage(tensor.dtype, [&](auto storage) {
     using E = decltype(storage);
-    for_each_tile_run(arguments, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
-      E* const to = const_cast<E*>(at<E>(arguments, tensor, outer, inner));
+    for_each_position_run(arguments, first, first + count, [&](const PositionRun& run) {
+      E* const to = const_cast<E*>(at<E>(arguments, tensor, run.outer, run.begin));
       for (int64_t c = 0; c < arguments.classes; ++c) {
-        scatter_run(to + c * tensor.strides.classes, tensor.strides.inner, &buffer[c * kPositions + done], run);
+        scatter_run(to + c * tensor.strides.classes, tensor.strides.inner,
+                    &buffer[c * kPositions + run.position - first], run.count());
       }
     });
   });

@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "parallel.h"
+#include "blocks.h"
 #include "softmax_targets.h"
 #include "softmax_term_loops.h"
 #include "softmax_tile_memory.h"
@@ -34,20 +34,16 @@ class SoftmaxTiles {
     // Tiles may cross from one outer index to the next, so that short inner dimensions fill them too.
     const int64_t rows = arguments_.outer * arguments_.inner;
     const int64_t tiles = (rows + kPositions - 1) / kPositions;
-    const int64_t tiles_per_block = std::max<int64_t>(1, kStretch / (kPositions * arguments_.classes));
-    const int64_t blocks = (tiles + tiles_per_block - 1) / tiles_per_block;
-    std::vector<double> sums(blocks);
-    parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
-      Scratch scratch;
-      for (int64_t b = first; b < last; ++b) {
-        const int64_t end = std::min(tiles, (b + 1) * tiles_per_block);
-        for (int64_t t = b * tiles_per_block; t < end; ++t) {
-          sums[b] +=
-              tile(t * kPositions, static_cast<int>(std::min<int64_t>(kPositions, rows - t * kPositions)), scratch);
+    return sum_over_blocks(tiles, items_per_block(kPositions * arguments_.classes), 1, [&] {
+      return [&, scratch = Scratch()](int64_t begin, int64_t end) mutable {
+        double sum = 0;
+        for (int64_t t = begin; t < end; ++t) {
+          const int64_t first = t * kPositions;
+          sum += tile(first, static_cast<int>(std::min<int64_t>(kPositions, rows - first)), scratch);
         }
-      }
+        return sum;
+      };
     });
-    return sum_of(sums);
   }
 
  private:
@@ -97,39 +93,33 @@ class SoftmaxTiles {
   template <class E>
   Positions read_positions(TileView<E> x, int64_t first, int count) const {
     Positions positions;
-    for_each_tile_run(arguments_, first, count, [&](int64_t outer, int64_t inner, int done, int run) {
-      std::fill_n(positions.scale + done, run, static_cast<T>(arguments_.scale));
+    for_each_position_run(arguments_, first, first + count, [&](const PositionRun& run) {
+      const int begin = static_cast<int>(run.position - first), end = begin + static_cast<int>(run.count());
+      const auto inner = [&](int p) { return run.begin + (p - begin); };
+      std::fill(positions.scale + begin, positions.scale + end, static_cast<T>(arguments_.scale));
       if (arguments_.upstream.data) {
-        for (int i = 0; i < run; ++i) {
-          positions.scale[done + i] *= static_cast<T>(upstream_of(arguments_, outer, inner + i));
+        for (int p = begin; p < end; ++p) {
+          positions.scale[p] *= static_cast<T>(upstream_of(arguments_, run.outer, inner(p)));
         }
       }
-      for (int i = 0; terms_ && i < run; ++i) {
-        positions.lse_upstream[done + i] =
-            static_cast<T>(number_at(arguments_, arguments_.lse_gradient, outer, inner + i, 0));
+      for (int p = begin; terms_ && p < end; ++p) {
+        positions.lse_upstream[p] =
+            static_cast<T>(number_at(arguments_, arguments_.lse_gradient, run.outer, inner(p), 0));
       }
       if (!arguments_.labels.data) {
-        std::fill_n(positions.valid + done, run, T(1));
+        std::fill(positions.valid + begin, positions.valid + end, T(1));
         return;
       }
-      const T hot = static_cast<T>(targets_.hot_factor), soft = static_cast<T>(targets_.soft.constant);
-      const auto read = [&](const auto* labels) {
-        for (int i = 0; i < run; ++i) {
-          const int64_t label = labels[i * arguments_.labels.strides.inner];
-          if (label == arguments_.ignore_index) continue;
-          const int p = done + i;
-          const T weight = targets_.soft.weight ? targets_.soft.weight[label] : T(1);
-          positions.label[p] = label;
-          positions.hot[p] = hot * weight;
-          positions.soft_at_label[p] = soft * weight;
-          positions.x_y[p] = static_cast<T>(x.row(label)[p]);
-          positions.valid[p] = 1;
-        }
-      };
-      if (arguments_.labels.dtype == ScalarType::Byte) {
-        read(at<uint8_t>(arguments_, arguments_.labels, outer, inner));
-      } else {
-        read(at<int64_t>(arguments_, arguments_.labels, outer, inner));
+      read_labels(arguments_, run, positions.label + begin);
+      const T hot = static_cast<T>(targets_.soft.kept), soft = static_cast<T>(targets_.soft.constant);
+      for (int p = begin; p < end; ++p) {
+        const int64_t label = positions.label[p];
+        if (label == arguments_.ignore_index) continue;
+        const T weight = targets_.soft.weight ? targets_.soft.weight[label] : T(1);
+        positions.hot[p] = hot * weight;
+        positions.soft_at_label[p] = soft * weight;
+        positions.x_y[p] = static_cast<T>(x.row(label)[p]);
+        positions.valid[p] = 1;
       }
     });
     return positions;
@@ -139,7 +129,7 @@ class SoftmaxTiles {
   V soft_of(TileView<T> probabilities, int64_t c, int p) const {
     const T weight = targets_.soft.weight ? targets_.soft.weight[c] : T(1);
     V q = splat<V>(targets_.soft.constant);
-    if (probabilities.data) q += load(probabilities.row(c) + p) * static_cast<T>(targets_.soft.from_probabilities);
+    if (probabilities.data) q += load(probabilities.row(c) + p) * static_cast<T>(targets_.soft.kept);
     return q * weight;
   }
 
@@ -319,9 +309,9 @@ class SoftmaxTiles {
   void emit_probabilities_gradient(TileView<E> x, const Positions& positions, const Statistics& s,
                                    Scratch& scratch) const {
     scratch.probabilities_gradient.resize(arguments_.classes * kPositions);
-    const T from_probabilities = static_cast<T>(targets_.soft.from_probabilities);
+    const T kept = static_cast<T>(targets_.soft.kept);
     for (int64_t c = 0; c < arguments_.classes; ++c) {
-      const T weight = targets_.soft.weight ? targets_.soft.weight[c] * from_probabilities : from_probabilities;
+      const T weight = targets_.soft.weight ? targets_.soft.weight[c] * kept : kept;
       for_each_lane_group([&](int p) {
         const V v = (load(s.reference + p) - load(x.row(c) + p)) + log(load(s.sum + p));
         store(&scratch.probabilities_gradient[c * kPositions + p], v * (load(positions.scale + p) * weight));

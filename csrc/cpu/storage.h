@@ -2,21 +2,12 @@
 // half converted on the way, rounded to nearest even on the way back.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <type_traits>
 
+#include "../dtypes.h"
 #include "vec_math.h"
 
 namespace fused_losses {
-
-using BFloat16 = torch::headeronly::BFloat16;
-using Half = torch::headeronly::Half;
-
-// Arithmetic happens in Compute<Storage>: double for double, float for everything else.
-template <class S>
-using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 inline constexpr int kFloatLanes = kLanes<float>;
 typedef uint16_t ShortV __attribute__((vector_size(kVectorBytes / 2)));
@@ -175,13 +166,19 @@ inline void store_partial(S* to, Vector<Compute<S>> v, int count) {
   std::memcpy(to, padded, count * sizeof(S));
 }
 
+// 0, 1, 2, ...: the number of each lane.
+template <class V>
+inline V lane_numbers() {
+  using T = typename Lane<V>::type;
+  V numbers;
+  for (int i = 0; i < kLanes<T>; ++i) numbers[i] = static_cast<T>(i);
+  return numbers;
+}
+
 // A mask of the first `count` lanes.
 template <class V>
 inline auto first_lanes(int count) {
-  using T = typename Lane<V>::type;
-  V index;
-  for (int i = 0; i < kLanes<T>; ++i) index[i] = static_cast<T>(i);
-  return index < static_cast<T>(count);
+  return lane_numbers<V>() < static_cast<typename Lane<V>::type>(count);
 }
 
 // v with `fill` in the lanes from `count` on.

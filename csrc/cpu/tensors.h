@@ -19,27 +19,19 @@ inline Tensor empty(const Layout& layout, ScalarType dtype) {
   return empty_strided(layout, dtype, aoti_torch_device_type_cpu(), 0);
 }
 
-inline double number(const View& view) {
-  return with_storage(view.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    return static_cast<double>(static_cast<Compute<S>>(*static_cast<const S*>(view.data)));
-  });
-}
+inline double number(const View& view) { return load_as<double>(view.data, view.dtype, 0); }
 
-inline void set_number(const View& view, double value) {
-  with_storage(view.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    *static_cast<S*>(view.data) = static_cast<S>(static_cast<Compute<S>>(value));
-  });
-}
+inline void set_number(const View& view, double value) { store_as(view.data, view.dtype, 0, value); }
 
 // What all losses on the CPU have in common, for LossOperators. A Call has
-//   prepare()            the last moment for errors, since the input may be overwritten
+//   prepare()            the last moment for errors, since the input may be overwritten; nothing, where there are none
 //   divisor()            of the mean, 1 for other reductions
 //   run(scale, forward)  derivatives times scale; returns the sum of the losses if going forward
 template <class Call>
 class OnCpu {
  public:
+  void prepare() const {}
+
   static Tensor empty(const Layout& layout, ScalarType dtype, const Tensor&) {
     return fused_losses::empty(layout, dtype);
   }

@@ -6,9 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "gather.h"
-#include "parallel.h"
-#include "storage.h"
+#include "blocks.h"
 
 #include "../formulas/vectors.h"
 
@@ -18,34 +16,16 @@ namespace {
 // Elements of each operand in a block of vectors: large enough that a thread's start costs nothing.
 constexpr int64_t kBlock = 8 * kChunk;
 
-// A vector of more elements is cut into pieces of so many: what makes the second pass over three float vectors still
-// find them in a second-level cache.
-constexpr int64_t kPiece = 32 * kChunk;
+// With two operands or three, so many blocks have about kStretch elements,
+// which are worth a thread.
+constexpr int64_t kBlocksPerThread = 2;
 
 int64_t offset_of(const VectorOperand& operand, const Iteration& vectors, int64_t vector) {
-  if (vectors.dims == 1) return vector * operand.starts.strides[0];
-  int64_t offset = 0;
-  for (int d = vectors.dims - 1; d >= 0; --d) {
-    offset += vector % vectors.sizes[d] * operand.starts.strides[d];
-    vector /= vectors.sizes[d];
-  }
-  return offset;
+  return fused_losses::offset_of(vector, vectors.dims, vectors.sizes, operand.starts.strides);
 }
 
 double read(const VectorOperand& operand, const Iteration& vectors, int64_t vector) {
-  return with_storage(operand.starts.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    const S element = static_cast<const S*>(operand.starts.data)[offset_of(operand, vectors, vector)];
-    return static_cast<double>(static_cast<Compute<S>>(element));
-  });
-}
-
-void write(const VectorOperand& result, const Iteration& vectors, int64_t vector, double value) {
-  with_storage(result.starts.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    S* const elements = static_cast<S*>(const_cast<void*>(result.starts.data));
-    elements[offset_of(result, vectors, vector)] = static_cast<S>(static_cast<Compute<S>>(value));
-  });
+  return load_as<double>(operand.starts.data, operand.starts.dtype, offset_of(operand, vectors, vector));
 }
 
 // S is the operands' own type where vectors lie ready in it, else the compute type, into which they are gathered.
@@ -69,38 +49,32 @@ class Vectors {
     }
   }
 
-  double run() const { return arguments_.length > kPiece ? run_pieces() : run_blocks(); }
+  double run() const { return arguments_.length > kStretch ? run_pieces() : run_blocks(); }
 
  private:
   double run_blocks() const {
-    const int64_t vectors = arguments_.vectors.count;
-    const int64_t in_block = kBlock / arguments_.length > 0 ? kBlock / arguments_.length : 1;
-    const int64_t blocks = (vectors + in_block - 1) / in_block;
-    std::vector<double> sums(blocks);
-    parallel_for(blocks, 2, [&](int64_t first, int64_t last) {
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t end = (block + 1) * in_block < vectors ? (block + 1) * in_block : vectors;
+    const int64_t in_block = std::max<int64_t>(1, kBlock / std::max<int64_t>(1, arguments_.length));
+    return sum_over_blocks(arguments_.vectors.count, in_block, kBlocksPerThread, [&] {
+      return [this](int64_t begin, int64_t end) {
         Sum sum;
-        for (int64_t vector = block * in_block; vector < end; ++vector) {
+        for (int64_t vector = begin; vector < end; ++vector) {
           Slope<double> slopes[Formula::kSlopes];
           sum += finish(vector, numbers(vector, 0, arguments_.length), slopes);
           if (wants_derivatives_) differentiate(vector, 0, arguments_.length, slopes);
         }
-        sums[block] = sum.value();
-      }
-      finish_streaming();
+        return sum.value();
+      };
     });
-    return sum_of(sums);
   }
 
   double run_pieces() const {
     const int64_t vectors = arguments_.vectors.count, length = arguments_.length;
-    const int64_t pieces = (length + kPiece - 1) / kPiece;
+    const int64_t pieces = stretches_of(length);
     const auto for_each_piece = [&](const auto& body) {
       parallel_for(vectors * pieces, 1, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
-          const int64_t begin = i % pieces * kPiece;
-          body(i, i / pieces, begin, begin + kPiece < length ? begin + kPiece : length);
+          const int64_t begin = i % pieces * kStretch;
+          body(i, i / pieces, begin, std::min(length, begin + kStretch));
         }
         finish_streaming();
       });
@@ -139,14 +113,11 @@ class Vectors {
     Numbers total{};
     if constexpr (!Formula::kAdds) formula_.start(total.values);
     alignas(64) S buffers[kOperands][kChunk];
-    for (int64_t at = begin; at < end; at += kChunk) {
-      const int64_t n = end - at < kChunk ? end - at : kChunk;
+    for_each_chunk(begin, end, [&](int64_t at, int64_t n) {
       const S* x[kOperands];
       for (int k = 0; k < kOperands; ++k) x[k] = reach(arguments_.operands[k], vector, at, n, buffers[k]);
-      // A lane takes few terms before it is merged: with two doubles to a register, 512 would cost some ulp.
-      constexpr int64_t kRun = 16 * kLanes<T>;
-      for (int64_t run = 0; run < n; run += kRun) add_run(x, run, n - run < kRun ? n - run : kRun, total.values);
-    }
+      for_each_run<T>(n, [&](int64_t run, int64_t length) { add_run(x, run, length, total.values); });
+    });
     return total;
   }
 
@@ -181,14 +152,17 @@ class Vectors {
     if constexpr (Formula::kHasTarget) target = read(arguments_.operands[2], arguments_.vectors, vector);
     if (arguments_.upstream.starts.data) scale *= read(arguments_.upstream, arguments_.vectors, vector);
     const double value = formula_.finish(numbers.values, target, scale, wants_derivatives_ ? slopes : nullptr);
-    if (arguments_.values.starts.data) write(arguments_.values, arguments_.vectors, vector, value);
+    const Operand& values = arguments_.values.starts;
+    if (values.data) {
+      store_as(const_cast<void*>(values.data), values.dtype, offset_of(arguments_.values, arguments_.vectors, vector),
+               value);
+    }
     return value;
   }
 
   void differentiate(int64_t vector, int64_t begin, int64_t end, const Slope<double>* slopes) const {
     alignas(64) S buffers[2 * kOperands][kChunk];
-    for (int64_t at = begin; at < end; at += kChunk) {
-      const int64_t n = end - at < kChunk ? end - at : kChunk;
+    for_each_chunk(begin, end, [&](int64_t at, int64_t n) {
       const S* x[kOperands];
       S* results[kOperands];
       bool streamed[kOperands];
@@ -207,7 +181,7 @@ class Vectors {
       for (int k = 0; k < kOperands; ++k) {
         if (results[k] == buffers[kOperands + k]) deliver(arguments_.derivatives[k], vector, at, n, results[k]);
       }
-    }
+    });
   }
 
   // Elements [at, at + n) of a vector: where they lie if they lie ready, else gathered into `buffer`.
@@ -245,17 +219,17 @@ class Vectors {
 template <class Formula>
 double run(const Formula& formula, const VectorsArguments& arguments) {
   const ScalarType dtype = arguments.operands[0].starts.dtype;
-  bool ready = true, is_float64 = false;
+  bool ready = true, any_float64 = false;
   const auto look = [&](const VectorOperand& operand) {
     if (!operand.starts.data) return;
     ready &= operand.starts.dtype == dtype && operand.stride == 1;
-    is_float64 |= operand.starts.dtype == ScalarType::Double;
+    any_float64 |= operand.starts.dtype == ScalarType::Double;
   };
   for (int k = 0; k < Formula::kOperands; ++k) {
     look(arguments.operands[k]);
     look(arguments.derivatives[k]);
   }
-  if (is_float64) return Vectors<Formula, double>(formula, arguments).run();
+  if (any_float64) return Vectors<Formula, double>(formula, arguments).run();
   if (ready && dtype == ScalarType::BFloat16) return Vectors<Formula, BFloat16>(formula, arguments).run();
   if (ready && dtype == ScalarType::Half) return Vectors<Formula, Half>(formula, arguments).run();
   return Vectors<Formula, float>(formula, arguments).run();

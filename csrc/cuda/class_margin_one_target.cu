@@ -25,8 +25,8 @@ __device__ Line line_of(const RowTensor& tensor, int64_t row) {
 }
 
 template <class T>
-__device__ T number_of(const RowTensor& tensor, int64_t offset, T absent) {
-  return tensor.data ? load_as<T>(tensor.data, tensor.dtype, offset) : absent;
+__device__ T number_at(const RowTensor& tensor, int64_t offset, T absent) {
+  return load_or(tensor.data, tensor.dtype, offset, absent);
 }
 
 template <class Formula, class Access>
@@ -53,9 +53,9 @@ __global__ void __launch_bounds__(kMostThreads, 1) multi_margin_kernel(const __g
     T offset = 0, factor = 0, share = 0;
     if (span.length) {
       offset = formula.offset(load_as<T>(x.data, x.dtype, x.offset + y * x.stride));
-      factor = number_of(tensors.weight, y * tensors.weight.class_stride, T(1));
+      factor = number_at(tensors.weight, y * tensors.weight.class_stride, T(1));
       share = static_cast<T>(upstream / divisor) / classes *
-              number_of(tensors.upstream, row * tensors.upstream.row_stride, T(1));
+              number_at(tensors.upstream, row * tensors.upstream.row_stride, T(1));
     }
     // The weight counts only where there is a slope, since 0 times infinity is NaN.
     const auto derivative = [&](T slope) { return slope > 0 ? slope * (share * factor) : share * 0; };

@@ -33,18 +33,13 @@ __device__ inline Position position_of(const SoftmaxArguments& tensors, int64_t 
 
 __device__ inline int64_t offset_of(const SoftmaxArguments& tensors, const ClassStrides& strides,
                                     const Position& position) {
-  int64_t offset = position.inner * strides.inner, outer = position.outer;
-  for (int d = tensors.outer_dims - 1; d > 0; --d) {
-    offset += outer % tensors.outer_sizes[d] * strides.outer[d];
-    outer /= tensors.outer_sizes[d];
-  }
-  return tensors.outer_dims > 0 ? offset + outer * strides.outer[0] : offset;
+  return offset_of(tensors, strides, position.outer, position.inner);
 }
 
 // A number for each position, or for each class.
 template <class T>
 __device__ inline T number_at(const ClassTensor& tensor, int64_t offset, T absent) {
-  return tensor.data ? load_as<T>(tensor.data, tensor.dtype, offset) : absent;
+  return load_or(tensor.data, tensor.dtype, offset, absent);
 }
 
 __device__ inline int64_t positions_of(const SoftmaxArguments& tensors) { return tensors.outer * tensors.inner; }

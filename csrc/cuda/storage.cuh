@@ -1,24 +1,13 @@
 // How elements lie in memory: alone, of any type and stride, or in packs of 128 bits.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
 #include "../views.h"
 #include "launch.h"
 
 namespace fused_losses {
-
-using BFloat16 = torch::headeronly::BFloat16;
-using Half = torch::headeronly::Half;
-
-// Arithmetic happens in double for double, in float for everything else.
-template <class S>
-using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 // Calls body(0), body(1), ... in as many copies of its code: an array stays in registers only if all its indices are
 // constants.
@@ -28,43 +17,15 @@ __device__ inline void unrolled(const Body& body) {
   for (int i = 0; i < count; ++i) body(i);
 }
 
-// Calls body with a value of the type that a floating point dtype stands for.
-template <class Body>
-__host__ __device__ auto with_storage(ScalarType dtype, const Body& body) {
-  switch (dtype) {
-    case ScalarType::Double: return body(double{});
-    case ScalarType::Half: return body(Half{});
-    case ScalarType::BFloat16: return body(BFloat16{});
-    default: return body(float{});
-  }
-}
-
+// Element i of an array of numbers, or `absent` where there is none.
 template <class T>
-__device__ inline T load_as(const void* data, ScalarType dtype, int64_t i) {
-  return with_storage(dtype, [&](auto s) {
-    using S = decltype(s);
-    return static_cast<T>(static_cast<Compute<S>>(static_cast<const S*>(data)[i]));
-  });
-}
-
-template <class T>
-__device__ inline void store_as(void* data, ScalarType dtype, int64_t i, T value) {
-  with_storage(dtype, [&](auto s) {
-    using S = decltype(s);
-    static_cast<S*>(data)[i] = static_cast<S>(static_cast<Compute<S>>(value));
-  });
+__device__ inline T load_or(const void* data, ScalarType dtype, int64_t i, T absent) {
+  return data ? load_as<T>(data, dtype, i) : absent;
 }
 
 // Where element i of an operand is.
 __device__ inline int64_t offset_of(const Operand& operand, const Iteration& iteration, int64_t i) {
-  if (operand.contiguous) return i;
-  int64_t offset = 0;
-  for (int d = iteration.dims - 1; d > 0; --d) {
-    const int64_t rest = i / iteration.sizes[d];
-    offset += (i - rest * iteration.sizes[d]) * operand.strides[d];
-    i = rest;
-  }
-  return offset + i * operand.strides[0];
+  return operand.contiguous ? i : offset_of(i, iteration.dims, iteration.sizes, operand.strides);
 }
 
 template <class T>

@@ -188,12 +188,12 @@ template <class Formula>
 void vectors(const Formula& formula, const VectorsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
              const Queue& queue) {
   Alignment alignment(arguments.operands[0].starts.dtype);
-  bool is_float64 = false, wants_derivatives = false;
+  bool any_float64 = false, wants_derivatives = false;
   const auto look = [&](const VectorOperand& operand) {
     if (!operand.starts.data) return;
     alignment.add(operand.starts.data, operand.starts.dtype, operand.stride, operand.starts.strides,
                   arguments.vectors.dims);
-    is_float64 |= operand.starts.dtype == ScalarType::Double;
+    any_float64 |= operand.starts.dtype == ScalarType::Double;
   };
   for (int k = 0; k < Formula::kOperands; ++k) {
     look(arguments.operands[k]);
@@ -204,7 +204,7 @@ void vectors(const Formula& formula, const VectorsArguments& arguments, const Sc
   if (alignment.is_packed()) {
     with_storage(arguments.operands[0].starts.dtype,
                  [&](auto storage) { launch_vectors<Formula, Packed<decltype(storage)>>(kernel, queue); });
-  } else if (is_float64) {
+  } else if (any_float64) {
     launch_vectors<Formula, Apart<double>>(kernel, queue);
   } else {
     launch_vectors<Formula, Apart<float>>(kernel, queue);

@@ -5,11 +5,7 @@
 
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define FUSED_LOSSES_HOST_DEVICE __host__ __device__
-#else
-#define FUSED_LOSSES_HOST_DEVICE
-#endif
+#include "../host_device.h"
 
 #define FUSED_LOSSES_WORD \
   template <class T>      \
