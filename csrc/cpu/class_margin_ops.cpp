@@ -11,7 +11,6 @@ class Call : public ClassMarginCall, public OnCpu<Call> {
  public:
   using ClassMarginCall::ClassMarginCall;
 
-  void prepare() const {}
   double divisor() const { return divisor_; }
 
   double run(double scale, bool) {

@@ -12,7 +12,6 @@ class Call : public VectorsCall, public OnCpu<Call<engine>> {
  public:
   using VectorsCall::VectorsCall;
 
-  void prepare() const {}
   double divisor() const { return divisor_; }
 
   double run(double scale, bool) {

@@ -19,7 +19,7 @@ class Call : public ClassMarginCall, public OnGpu<Call> {
     scaling_.divisor = divisor_;
   }
 
-  void run(const Scaling& scaling, const Reduced& reduced) {
+  void run(const Scaling& scaling, const Reduced& reduced, bool) {
     if (!arguments_.several_targets) return multi_margin(arguments_, scaling, reduced, queue());
     // Each target meets all other classes, which are read several times over.
     if (arguments_.gradient.data == arguments_.input.data && !fits_on_chip(arguments_)) {

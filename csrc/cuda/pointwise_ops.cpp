@@ -23,7 +23,7 @@ class Call : public PointwiseCall<Formula>, public OnGpu<Call<Formula>> {
     this->scaling_.divisor_on_device = static_cast<const double*>(divisor_->data_ptr());
   }
 
-  void run(const Scaling& scaling, const Reduced& reduced) const {
+  void run(const Scaling& scaling, const Reduced& reduced, bool) const {
     pointwise<Formula>(this->arguments_, scaling, reduced, this->queue());
   }
 

@@ -24,17 +24,9 @@ class Call : public SoftmaxCall<engine == cross_entropy>, public OnGpu<Call<engi
                                              reduction, upstream),
         OnGpu<Call<engine>>(operands.input) {}
 
-  void forward(const View* loss) {
-    this->arguments_.backward = false;
-    OnGpu<Call<engine>>::forward(loss);
-  }
-  void backward(const View* upstream, bool ready) {
-    this->arguments_.backward = true;
-    OnGpu<Call<engine>>::backward(upstream, ready);
-  }
-
-  void run(Scaling scaling, const Reduced& reduced) {
+  void run(Scaling scaling, const Reduced& reduced, bool forward) {
     SoftmaxArguments& arguments = this->arguments_;
+    arguments.backward = !forward;
     this->merge_positions();
     LabelDivisor labels;
     OptionalTensor divisor;

@@ -148,7 +148,9 @@ class Scratch {
   Tensor memory_;
 };
 
-// What all losses on a GPU have in common, for LossOperators. A Call has run(scaling, reduced), which launches.
+// What all losses on a GPU have in common, for LossOperators. A Call has run(scaling, reduced, forward), which
+// launches: derivatives are multiplied by `scaling`; going forward, the reduced loss goes to `reduced`, if there is
+// one.
 template <class Call>
 class OnGpu {
  public:
@@ -164,9 +166,9 @@ class OnGpu {
       reduced.loss = loss->data;
       reduced.dtype = loss->dtype;
       const Scratch scratch(queue(), reduced);
-      self().run(scaling_, reduced);
+      self().run(scaling_, reduced, true);
     } else {
-      self().run(scaling_, reduced);
+      self().run(scaling_, reduced, true);
     }
   }
 
@@ -177,7 +179,7 @@ class OnGpu {
       scaling.upstream_dtype = upstream->dtype;
       scaling.ready = ready;
     }
-    self().run(scaling, Reduced());
+    self().run(scaling, Reduced(), false);
   }
 
  protected:

@@ -17,7 +17,7 @@ class Call : public VectorsCall, public OnGpu<Call<engine>> {
     this->scaling_.divisor = divisor_;
   }
 
-  void run(const Scaling& scaling, const Reduced& reduced) const {
+  void run(const Scaling& scaling, const Reduced& reduced, bool) const {
     engine(arguments_, scaling, reduced, this->queue());
   }
 };
