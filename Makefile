@@ -16,25 +16,25 @@ WHEEL_PIP := build/wheel-env/bin/pip --quiet
 WHEEL_CUDA := $(or $(FUSED_LOSSES_CUDA),0)
 # CUDA's library takes minutes to build: only where there is a GPU to run it, unless FUSED_LOSSES_CUDA=1 asks for it.
 export FUSED_LOSSES_CUDA ?= $(shell nvidia-smi -L > /dev/null 2>&1 && echo 1 || echo 0)
-CPP := $(shell find csrc tests/cuda_on_cpu tests/fake_cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests/backends -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # Of every set of kernels.
-KERNEL_TESTS := tests/test_losses.py tests/test_backward_contract.py tests/test_cross_entropy_terms.py \
-	tests/test_cross_entropy_edges.py tests/test_shards.py tests/test_extensions.py
+KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_extensions.py tests/contract/test_backward_contract.py \
+	tests/softmax/test_cross_entropy_terms.py tests/softmax/test_cross_entropy_edges.py tests/distributed/test_shards.py
 
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
-CUDA_TESTS = $(KERNEL_TESTS) tests/test_sizes.py
-CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/cuda_on_cpu/*.*)
+CUDA_TESTS = $(KERNEL_TESTS) tests/losses/test_sizes.py
+CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/backends/cuda_on_cpu/*.*)
 
 # Triton's kernels, on the CPU.
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
-TRITON_TESTS = $(KERNEL_TESTS) tests/test_triton.py
+TRITON_TESTS = $(KERNEL_TESTS) tests/backends/test_triton.py
 
 # The oldest torch has an environment and a copy of the package of its own, since libraries are not named after torch.
 OLDEST := build/oldest
-OLDEST_TESTS = $(KERNEL_TESTS) tests/test_conformance.py tests/test_linear.py
-OLDEST_WHOLE = tests/test_registration.py tests/test_environments.py tests/test_triton_compile.py
+OLDEST_TESTS = $(KERNEL_TESTS) tests/losses/test_conformance.py tests/linear/test_linear.py
+OLDEST_WHOLE = tests/package/test_registration.py tests/package/test_environments.py tests/backends/test_triton_compile.py
 IN_OLDEST = cd $(OLDEST)/source &&
 
 .PHONY: demo test test-oldest test-triton test-cuda-on-cpu test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test info clean
@@ -75,7 +75,7 @@ test-gpu: ## the tests of the losses on a GPU, and those that need one, with all
 test-gpu-sanitize: ## some of these tests under compute-sanitizer
 	for tool in memcheck racecheck initcheck; do FUSED_LOSSES_TEST_SHARE=100 \
 		compute-sanitizer --tool $$tool --error-exitcode 1 \
-		$(PY) -m pytest -n0 --device cuda tests/test_extensions.py tests/test_losses.py \
+		$(PY) -m pytest -n0 --device cuda tests/losses/test_extensions.py tests/losses/test_losses.py \
 		-k "not 33000 and not 40000" || exit 1; done
 
 test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer
@@ -143,9 +143,9 @@ wheel-test: ## build a wheel of the source distribution for PYTHON, and try it w
 		--wheel-dir build/wheel build/dist/*.tar.gz
 	$(WHEEL_PIP) uninstall --yes wheel pybind11 ninja
 	$(WHEEL_PIP) install --no-deps build/wheel/*.whl
-	build/wheel-env/bin/python tests/wheel_smoke.py
+	build/wheel-env/bin/python tests/package/wheel_smoke.py
 	$(WHEEL_PIP) install "$(TORCH_OLDEST)"
-	build/wheel-env/bin/python tests/wheel_smoke.py
+	build/wheel-env/bin/python tests/package/wheel_smoke.py
 	mv build/wheel/*.whl build/dist
 
 info: $(VENV)/.built
@@ -170,7 +170,7 @@ $(OLDEST)/.tools: pyproject.toml
 	touch $@
 
 $(CUDA_ON_CPU): $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES)
-	$(BIN)/python tests/cuda_on_cpu/build.py $(@D)
+	$(BIN)/python tests/backends/cuda_on_cpu/build.py $(@D)
 
 # The host's own library, for those who only want to run it.
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)

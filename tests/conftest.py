@@ -6,9 +6,9 @@ import importlib
 import os
 from collections import Counter
 
-import device
 import pytest
 import torch
+from kit import device
 
 _SAMPLES: pytest.StashKey[Counter[str]] = pytest.StashKey()
 _COUNTS = "torch's own samples"  # as workers send them
@@ -47,7 +47,7 @@ def pytest_configure(config):
     # Tests run side by side, one process per core; those that are about threads ask for more.
     torch.set_num_threads(1)
     if os.environ.get("TRITON_INTERPRET") == "1":
-        import interpreter
+        from kit import interpreter
 
         interpreter.patch_language_once()
         interpreter.count_with_any_numpy()

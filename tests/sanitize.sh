@@ -20,9 +20,9 @@ sanitized_pytest() {
     ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:abort_on_error=1 \
     PYTHONPATH="$PWD" "$python" -m pytest --tb=short "$@"
 }
-sanitized_pytest tests/test_bad_input*.py tests/test_extensions.py tests/test_losses.py \
+sanitized_pytest tests/losses/test_bad_input*.py tests/losses/test_extensions.py tests/losses/test_losses.py \
     -k "not threads and not float64 and not float16"
 
-library=$("$python" tests/cuda_on_cpu/build.py build/cuda_on_cpu address)
+library=$("$python" tests/backends/cuda_on_cpu/build.py build/cuda_on_cpu address)
 FUSED_LOSSES_CUDA_ON_CPU=$library \
-    sanitized_pytest tests/test_losses.py tests/test_extensions.py tests/test_backward_contract.py
+    sanitized_pytest tests/losses/test_losses.py tests/losses/test_extensions.py tests/contract/test_backward_contract.py

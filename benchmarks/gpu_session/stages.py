@@ -10,19 +10,19 @@ import boxes
 import libraries
 from session import HERE, PACKAGES, ROOT, Session
 
-SMOKE = "tests/test_losses.py::test_each_strategy"
-SERVED = "tests/test_gpu.py::test_kernels_serve_the_gpu"
+SMOKE = "tests/losses/test_losses.py::test_each_strategy"
+SERVED = "tests/backends/test_gpu.py::test_kernels_serve_the_gpu"
 
 # Files of tests, those that say most first. test_conformance.py takes hours: `make test-gpu` has it.
 TESTS = (
-    "gpu*",
-    "sizes",
-    "cross_entropy_edges",
-    "shards",
-    "extensions",
-    "cross_entropy_terms",
-    "losses",
-    "backward_contract",
+    "backends/test_gpu*",
+    "losses/test_sizes",
+    "softmax/test_cross_entropy_edges",
+    "distributed/test_shards",
+    "losses/test_extensions",
+    "softmax/test_cross_entropy_terms",
+    "losses/test_losses",
+    "contract/test_backward_contract",
 )
 
 HANG = {"smoke": 40, "tests": 60}
@@ -115,8 +115,8 @@ def profile(session: Session) -> bool:
 
 def tests(session: Session) -> bool:
     """The rest of the tests of kernels."""
-    names = ("gpu*", "extensions") if session.dry else TESTS
-    files = [str(path) for name in names for path in sorted(ROOT.glob(f"tests/test_{name}.py"))]
+    names = ("backends/test_gpu*", "losses/test_extensions") if session.dry else TESTS
+    files = [str(path) for name in names for path in sorted(ROOT.glob(f"tests/{name}.py"))]
     passed = [
         _test(session, seconds, "tests", backend, session.workers, *files, f"--deselect={SMOKE}")
         for backend, seconds in (("compiled", 90), ("triton", 60))

@@ -2,7 +2,7 @@
 //
 // Written in the vector extensions that GCC and Clang share, so one text serves SSE2, AVX2 and AVX-512
 // and anything else the compiler knows; intrinsics stand only where the extensions have no word.
-// float functions are polynomials; what losses make of them is within 3 ulp (tests/test_vec_math.py measures it);
+// float functions are polynomials; what losses make of them is within 3 ulp (tests/backends/test_vec_math.py measures it);
 // double functions call libm lane by lane: exact, and no one trains at float64 for speed.
 //
 // Include this before any file of formulas/.

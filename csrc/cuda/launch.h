@@ -1,5 +1,5 @@
 // The one place that launches kernels, and what they need besides CUDA's own words. Under FUSED_LOSSES_CUDA_ON_CPU
-// the same sources are plain C++, which tests/cuda_on_cpu executes.
+// the same sources are plain C++, which tests/backends/cuda_on_cpu executes.
 #pragma once
 
 #include "engine.h"

@@ -1,0 +1,94 @@
+"""What goes beyond torch: ignored elements of the binary losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from kit.device import there
+
+import fused_losses
+import fused_losses.functional as L
+
+pytestmark = pytest.mark.gpu
+NAMES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+
+
+def operands(name: str, dtype: torch.dtype, ignored: float):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(70, 33, generator=generator, dtype=torch.float64)
+    t = torch.rand(70, 33, generator=generator, dtype=torch.float64)
+    kept = torch.rand(70, 33, generator=generator) > 0.3
+    x = x.sigmoid() if name == "binary_cross_entropy" else x
+    return x.to(dtype), torch.where(kept, t, ignored).to(dtype), kept
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
+@pytest.mark.parametrize("backward", ("fused", "recompute", "inplace"))
+@pytest.mark.parametrize("name", NAMES)
+def test_ignored_elements_count_nowhere(name, backward, reduction, dtype):
+    for options in ({}, {"weight": torch.rand(33).to(dtype)}):
+        x, t, kept = operands(name, dtype, -1.0)
+        mine = x.clone().requires_grad_()
+        loss = there(getattr(L, name))(
+            mine * 1, t, ignore_index=-1, reduction=reduction, backward=backward, **options
+        )
+        loss.sum().backward()
+
+        exact = x.double().requires_grad_()
+        wide = {key: value.double().expand(70, 33)[kept] for key, value in options.items()}
+        theirs = getattr(F, name)(exact[kept], t.double()[kept], reduction=reduction, **wide)
+        theirs.sum().backward()
+        tolerance = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-7}[dtype]
+        torch.testing.assert_close(
+            loss[kept].double() if reduction == "none" else loss.double(), theirs, rtol=tolerance, atol=0
+        )
+        if reduction == "none":
+            assert torch.equal(loss[~kept], torch.zeros_like(loss[~kept]))
+        # sigmoid(x) - t is as good as its terms, which the largest gradient stands for.
+        largest = float(exact.grad.abs().max())
+        torch.testing.assert_close(mine.grad.double(), exact.grad, rtol=tolerance, atol=tolerance * largest)
+        assert torch.equal(mine.grad[~kept], torch.zeros_like(mine.grad[~kept]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ignored_elements_may_hold_anything(name):
+    x, t, kept = operands(name, torch.float32, -1.0)
+    x = torch.where(kept, x, torch.nan).requires_grad_()
+    loss = there(getattr(L, name))(x, t, ignore_index=-1)
+    loss.backward()
+    assert loss.isfinite() and torch.equal(x.grad[~kept], torch.zeros_like(x.grad[~kept]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_ignored(name):
+    """As for classes: a mean of nothing is NaN, and its gradient is 0."""
+    x = torch.rand(5, 3, requires_grad=True)
+    loss = there(getattr(L, name))(x, torch.full((5, 3), 0.5), ignore_index=0.5)
+    loss.backward()
+    assert loss.isnan() and torch.equal(x.grad, torch.zeros(5, 3))
+    assert there(getattr(L, name))(x, torch.full((5, 3), 0.5), ignore_index=0.5, reduction="sum") == 0
+
+
+@pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.cpu
+def test_differentiable_twice_and_under_transforms(name, reduction):
+    x, t, _ = operands(name, torch.float64, -1.0)
+    x, t = x[:4, :3], t[:4, :3].contiguous()
+
+    def loss(x):
+        return there(getattr(L, name))(x, t, ignore_index=-1, reduction=reduction).square().sum()
+
+    assert torch.autograd.gradgradcheck(loss, (x.clone().requires_grad_(),))
+    mine = x.clone().requires_grad_()
+    loss(mine).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(x), mine.grad)
+
+
+def test_in_modules():
+    x, t, kept = operands("binary_cross_entropy_with_logits", torch.float64, -1.0)
+    module = fused_losses.BCEWithLogitsLoss(ignore_index=-1)
+    expected = F.binary_cross_entropy_with_logits(x[kept], t[kept])
+    torch.testing.assert_close(there(module)(x, t), expected)
