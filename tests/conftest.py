@@ -9,6 +9,9 @@ from collections import Counter
 import pytest
 import torch
 from kit import device
+from kit.strictness import by_kernels_only
+
+__all__ = ["by_kernels_only"]  # a fixture
 
 _SAMPLES: pytest.StashKey[Counter[str]] = pytest.StashKey()
 _COUNTS = "torch's own samples"  # as workers send them

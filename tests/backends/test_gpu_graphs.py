@@ -10,15 +10,11 @@ from fused_losses.registry import LOSSES
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("by_kernels_only"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
     pytest.mark.filterwarnings("ignore:reduction"),
 ]
 each_loss = pytest.mark.parametrize("name", LOSSES)
-
-
-@pytest.fixture(autouse=True)
-def by_kernels_only(monkeypatch):
-    monkeypatch.setattr("fused_losses.dispatch.strict", True)
 
 
 def captured(function, *arguments, **options):

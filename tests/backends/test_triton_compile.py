@@ -22,6 +22,7 @@ from fused_losses import triton_kernels
 from fused_losses.triton_kernels import ahead_of_time
 
 pytestmark = [
+    pytest.mark.usefixtures("by_kernels_only"),
     pytest.mark.skipif(knobs.runtime.interpret, reason="TRITON_INTERPRET: kernels are interpreted"),
     pytest.mark.filterwarnings("ignore:reduction", "ignore:Using a target size"),
 ]
@@ -81,11 +82,6 @@ def launches_of(target, function, operands, options):
         torch.autograd.grad(loss, leaves, torch.empty_like(loss))
     assert len(launches) >= 2
     return launches
-
-
-@pytest.fixture(autouse=True)
-def by_kernels_only(monkeypatch):
-    monkeypatch.setattr("fused_losses.dispatch.strict", True)
 
 
 @each_loss

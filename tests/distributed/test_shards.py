@@ -18,16 +18,11 @@ from fused_losses.distributed import Shard
 from fused_losses.distributed.rows import local_numbers, merge, numbers_of, write_gradient
 from fused_losses.distributed.target import Options, Target
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("by_kernels_only")]
 
 SIZES = (70, 0, 3, 58)
 CLASSES = sum(SIZES)
 TERMS = ({}, {"entropy": 0.3}, {"entropy": -0.2, "logit_scale": 0.5, "softcap": 4.0, "z_loss": 0.01})
-
-
-@pytest.fixture(autouse=True)
-def by_kernels_only(monkeypatch):
-    monkeypatch.setattr("fused_losses.dispatch.strict", True)
 
 
 def in_parts(logits, target, weight, of_lse, label_smoothing=0.0, ignore_index=-100, **terms):

@@ -9,7 +9,9 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from kit.cases import DTYPES
 from kit.device import there
+from kit.strictness import strictly
 from kit.tolerance import (
     IN_FLOAT32,
     assert_same_results,
@@ -20,7 +22,6 @@ from kit.tolerance import (
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 import fused_losses
-from fused_losses import dispatch
 from fused_losses import functional as ours
 from fused_losses.registry import LOSSES
 
@@ -29,7 +30,6 @@ pytest.importorskip("expecttest")  # which torch's samples import
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Values differ from draw to draw. Losses of more than MANY samples, of the same few shapes over and over, are
 # drawn less often.
 DRAWS, FEWER_DRAWS, MANY = 4, 2, 30
@@ -107,9 +107,9 @@ def test_values_and_gradients(name, dtype, layout, backward, sample_counts):
 @pytest.mark.gpu
 @by_loss
 @by_backward
-def test_no_sample_runs_through_torch(name, backward, monkeypatch, sample_counts):
+@pytest.mark.usefixtures("by_kernels_only")
+def test_no_sample_runs_through_torch(name, backward, sample_counts):
     """But those that have no kernels do, and give what torch gives."""
-    monkeypatch.setattr(dispatch, "strict", True)
     function = functools.partial(there(getattr(ours, name)), backward=backward)
     for dtype in dtypes_of(name):
         for layout in LAYOUTS:
@@ -122,8 +122,7 @@ def test_no_sample_runs_through_torch(name, backward, monkeypatch, sample_counts
                 elif dtype in OPS[name].supported_dtypes("cpu"):
                     with pytest.raises(RuntimeError, match="would run through torch"):
                         function(*args, **kwargs)
-                    with monkeypatch.context() as lenient:
-                        lenient.setattr(dispatch, "strict", False)
+                    with strictly(False):
                         assert_identical(function(*args, **kwargs), getattr(F, name)(*args, **kwargs))
                     sample_counts["by torch, of dtypes or shapes without kernels"] += 1
 
@@ -288,8 +287,8 @@ def as_one_call(kind, **options):
 @by_loss
 @by_dtype
 @by_backward
-def test_module_values_and_gradients(name, dtype, backward, monkeypatch, sample_counts):
-    monkeypatch.setattr(dispatch, "strict", True)
+@pytest.mark.usefixtures("by_kernels_only")
+def test_module_values_and_gradients(name, dtype, backward, sample_counts):
     kinds = [getattr(package, LOSSES[name].module) for package in (fused_losses, torch.nn)]
     mine, eager = there(as_one_call(kinds[0], backward=backward)), eager_of(name, as_one_call(kinds[1]))
     for draws in draws_of(lambda seed: module_inputs_of(name, dtype, seed)):

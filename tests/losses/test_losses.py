@@ -20,6 +20,7 @@ CASES = all_cases()
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("by_kernels_only"),
     pytest.mark.filterwarnings(
         "ignore:Using a target size", "ignore:reduction", "ignore:overflow encountered"
     ),
@@ -49,11 +50,6 @@ def judges(case: Case, upstream: Tensor, reduction: str) -> tuple[list[Tensor], 
     """Torch's results, the exact ones, and the sizes of their terms."""
     eager = loss_and_gradients(case.torchs, case.sample(reduction=reduction), upstream)
     return eager, *references(case.name, case.torchs, case.sample(reduction=reduction), upstream)
-
-
-@pytest.fixture(autouse=True)
-def by_kernels_only(monkeypatch):
-    monkeypatch.setattr("fused_losses.dispatch.strict", True)
 
 
 # Sizes that fill no vector, larger ones, and an image.

@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from kit.cases import Case, inputs_of
 from kit.device import there
-from test_losses import by_kernels_only, check
+from test_losses import check
 
 import fused_losses.functional as L
 from fused_losses.registry import LOSSES
 
-__all__ = ["by_kernels_only"]  # a fixture
-
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("by_kernels_only")]
 
 # Aligned for packs of 128 bits, and not; several rows to a warp, to a block, a block to a row; more than
 # registers hold, and more than shared memory does.

@@ -17,15 +17,12 @@ from kit.softmax_terms import (
     operands,
     total,
 )
+from kit.strictness import strictly
 
 import fused_losses
 import fused_losses.functional as L
 
-
-@pytest.fixture(autouse=True)
-def by_kernels_only(monkeypatch):
-    monkeypatch.setattr("fused_losses.dispatch.strict", True)
-
+pytestmark = pytest.mark.usefixtures("by_kernels_only")
 
 # Numbers that gradcheck perturbs one by one: few, but of both kinds of rows.
 SMALL = ((4, 5), (2, 3, 2), (3, 70))
@@ -125,7 +122,7 @@ class TestByTorch:
 
     @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16), ids=str)
     @each_reduction
-    def test_subclasses(self, reduction, dtype, monkeypatch):
+    def test_subclasses(self, reduction, dtype):
         class Tagged(torch.Tensor):
             pass
 
@@ -133,10 +130,10 @@ class TestByTorch:
         options = {"weight": weight, "label_smoothing": 0.1, "reduction": reduction, **TERMS, **EVERYTHING}
         results = []
         for kind in (torch.Tensor, Tagged):
-            monkeypatch.setattr("fused_losses.dispatch.strict", kind is torch.Tensor)
             leaf = logits.clone().requires_grad_()
-            out = L.cross_entropy(leaf.as_subclass(kind), labels, **options)
-            results.append((*out, *torch.autograd.grad(total(out), leaf)))
+            with strictly(kind is torch.Tensor):
+                out = L.cross_entropy(leaf.as_subclass(kind), labels, **options)
+                results.append((*out, *torch.autograd.grad(total(out), leaf)))
         tolerance = {torch.bfloat16: 2**-5, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
         for one, other in zip(*results, strict=True):
             assert one.dtype is other.dtype

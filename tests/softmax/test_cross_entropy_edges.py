@@ -21,14 +21,9 @@ from kit.tolerance import assert_as_accurate
 
 import fused_losses.functional as L
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("by_kernels_only")]
 
 cross_entropy = there(L.cross_entropy)
-
-
-@pytest.fixture(autouse=True)
-def by_kernels_only(monkeypatch):
-    monkeypatch.setattr("fused_losses.dispatch.strict", True)
 
 
 class TestArgmax:

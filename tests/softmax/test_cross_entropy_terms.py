@@ -33,17 +33,12 @@ from fused_losses.functional.cross_entropy import divisor_of
 from fused_losses.ops import OPERATORS
 from fused_losses.registry import ARGMAX, STATISTICS
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("by_kernels_only")]
 
 cross_entropy = there(L.cross_entropy)
 NOTHING = {"z_loss": 0.0, "entropy": 0.0, "logit_scale": 1.0, "softcap": None, "normalizer": None}
 
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def by_kernels_only(monkeypatch):
-    monkeypatch.setattr("fused_losses.dispatch.strict", True)
 
 
 @each_dtype
