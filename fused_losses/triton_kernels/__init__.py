@@ -12,12 +12,12 @@ import torch
 from triton import knobs
 
 from fused_losses.registry import LOSSES, Family
-from fused_losses.triton_kernels import class_margin, pointwise, rows, scale, softmax
+from fused_losses.triton_kernels import class_margin, pointwise, scale, softmax, vectors
 from fused_losses.triton_kernels.operators import Engine, on_their_device, operators_of
 
 ENGINES: dict[Family, Engine] = {
     "pointwise": pointwise.run,
-    "vectors": rows.run,
+    "vectors": vectors.run,
     "softmax": softmax.run,
     "class_margin": class_margin.run,
 }

@@ -7,10 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_losses.triton_kernels import plan
+from fused_losses.triton_kernels import tiling
+from fused_losses.triton_kernels.class_margin_one_target import multi_margin
+from fused_losses.triton_kernels.class_margin_several_targets import multilabel_margin
 from fused_losses.triton_kernels.launch import launch
-from fused_losses.triton_kernels.multi_margin import multi_margin
-from fused_losses.triton_kernels.multilabel_margin import multilabel_margin
 from fused_losses.triton_kernels.operators import Call, check_shape
 from fused_losses.triton_kernels.reduce import scratch
 
@@ -36,22 +36,22 @@ def run(call: Call) -> None:
     check_shape(input.shape[:-1], call.losses)
 
     wide = input.dtype is torch.float64
-    cut, resident = plan.margins(classes, wide, lists)
+    tiles, resident = tiling.for_class_margin(classes, wide, lists)
     if lists and not resident and of_input is not None and of_input.data_ptr() == input.data_ptr():
         # Its targets' scores are needed to the end.
         input = input.clone()
     upstream = (None, None) if of_each is None else (of_each, (_only_stride(of_each),))
     if call.upstream is not None and call.reduction:
         upstream = (call.upstream, None)
-    programs = cut.programs(triton.cdiv(rows, cut.rows), input.device)
+    programs = tiles.programs(triton.cdiv(rows, tiles.rows), input.device)
     partials, arrived = (None, None) if call.reduced is None else scratch(programs, input.device)
     results = (upstream, _bundle(of_input), call.losses, call.reduced, partials, arrived, rows, classes)
     divisor = float(rows) if call.reduction == MEAN else 1.0
     common: dict[str, Any] = {
         "READY": call.ready,
         "T": tl.float64 if wide else tl.float32,
-        "CHUNK": cut.columns,
-        "num_warps": cut.num_warps,
+        "CHUNK": tiles.columns,
+        "num_warps": tiles.num_warps,
     }
     if lists:
         operands = (_bundle(input), _bundle(target))
@@ -80,7 +80,7 @@ def run(call: Call) -> None:
         margin,
         divisor,
         POWER=int(power),
-        ROWS=cut.rows,
+        ROWS=tiles.rows,
         **common,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import triton
 
-from fused_losses.triton_kernels import plan
+from fused_losses.triton_kernels import tiling
 
 taker: Callable[[Any, int, tuple[Any, ...], dict[str, Any]], None] | None = None
 """Takes launches (kernel, programs, arguments, constants) in the device's stead; see `ahead_of_time`."""
@@ -30,8 +30,8 @@ MOST_REGISTERS = 255
 
 
 def compiler_options(constants: dict[str, Any], backend: str, warp: int) -> dict[str, Any]:
-    """What a kernel is compiled with, for "cuda" or "hip" and so many threads in a warp; plans count 32."""
-    threads = constants["num_warps"] * plan.WARP
+    """What a kernel is compiled with, for "cuda" or "hip" and so many threads in a warp; tilings count 32."""
+    threads = constants["num_warps"] * tiling.WARP
     # Kernels that may assert would have every sum of int32 checked for an overflow, too.
     options = {**constants, "num_warps": max(1, threads // warp), "sanitize_overflow": False}
     if backend == "cuda":

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from fused_losses.shapes import broadcast
-from fused_losses.triton_kernels import plan
+from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.formulas import binary, likelihood, margin, regression
 from fused_losses.triton_kernels.formulas.math import scalar, splat
 from fused_losses.triton_kernels.formulas.pointwise import Formula
@@ -132,8 +132,8 @@ def run(call: Call) -> None:
     count = shape.numel()
     divisor, on_device = _divisor(call, formula, ignored, shape)
     wide = any(x is not None and x.dtype is torch.float64 for x in operands)
-    cut = plan.elements(8 if wide else max(x.element_size() for x in operands if x is not None))
-    programs = cut.programs(triton.cdiv(count, cut.columns), call.input.device)
+    tiles = tiling.for_pointwise(8 if wide else max(x.element_size() for x in operands if x is not None))
+    programs = tiles.programs(triton.cdiv(count, tiles.columns), call.input.device)
     partials, arrived = (None, None) if call.reduced is None else scratch(programs, call.input.device)
     numbers = parameters[formula.flags :]
     launch(
@@ -164,8 +164,8 @@ def run(call: Call) -> None:
         READY=call.ready,
         INDEX=index_type(count),
         T=tl.float64 if wide else tl.float32,
-        BLOCK=cut.columns,
-        num_warps=cut.num_warps,
+        BLOCK=tiles.columns,
+        num_warps=tiles.num_warps,
     )
 
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_losses.triton_kernels import plan
+from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.iteration import turns
 from fused_losses.triton_kernels.launch import launch
 
@@ -28,8 +28,8 @@ def run(gradient: Tensor, factor: Tensor) -> None:
     """The operator."""
     if not torch.ops.aten.is_non_overlapping_and_dense(gradient):
         raise RuntimeError("fused_losses: scale_ needs a dense tensor")
-    cut = plan.elements(gradient.element_size())
-    programs = cut.programs(triton.cdiv(gradient.numel(), cut.columns), gradient.device)
+    tiles = tiling.for_pointwise(gradient.element_size())
+    programs = tiles.programs(triton.cdiv(gradient.numel(), tiles.columns), gradient.device)
     wide = gradient.dtype is torch.float64
     launch(
         scale,
@@ -39,6 +39,6 @@ def run(gradient: Tensor, factor: Tensor) -> None:
         factor,
         gradient.numel(),
         T=tl.float64 if wide else tl.float32,
-        BLOCK=cut.columns,
-        num_warps=cut.num_warps,
+        BLOCK=tiles.columns,
+        num_warps=tiles.num_warps,
     )

@@ -10,14 +10,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_losses.triton_kernels import plan
-from fused_losses.triton_kernels.cross_entropy import cross_entropy
+from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.iteration import Strides, index_type, merged
 from fused_losses.triton_kernels.labels import LABELS_PER_STEP, label_divisor
 from fused_losses.triton_kernels.launch import launch
-from fused_losses.triton_kernels.nll import nll
+from fused_losses.triton_kernels.nll_kernel import nll
 from fused_losses.triton_kernels.operators import Call, check_shape
 from fused_losses.triton_kernels.reduce import scratch
+from fused_losses.triton_kernels.softmax_kernel import softmax
 
 MEAN = 1
 
@@ -62,7 +62,7 @@ def run(call: Call) -> None:
     wide = input.dtype is torch.float64
     given = call.upstream is not None and statistics is not None
     in_rows = input.stride(axis) == 1 or count == 1
-    cut, resident = plan.classes(
+    tiles, resident = tiling.for_softmax(
         classes,
         input.dtype.itemsize if not wide else 8,
         in_rows=in_rows,
@@ -74,7 +74,7 @@ def run(call: Call) -> None:
         + (call.gradients[1] is not None)
         + (softcap != 0 or entropy != 0),
     )
-    programs = cut.programs(triton.cdiv(count, cut.rows), input.device)
+    programs = tiles.programs(triton.cdiv(count, tiles.rows), input.device)
     partials, arrived = (None, None) if call.reduced is None else scratch(programs, input.device)
     divisor, counts, on_device = 1.0, False, None
     if call.reduction == MEAN:
@@ -82,7 +82,7 @@ def run(call: Call) -> None:
             on_device = normalizer
         elif not has_labels:
             divisor = float(count)
-        elif plan.counts_labels(programs, classes * input.dtype.itemsize):
+        elif tiling.counts_labels(programs, classes * input.dtype.itemsize):
             counts = True
         else:
             on_device = _label_divisor(labels, weight, sizes, count, classes, ignore_index, input.device)
@@ -92,9 +92,9 @@ def run(call: Call) -> None:
         "READY": call.ready and lse_gradient is None,
         "INDEX": index_type(count),
         "T": tl.float64 if wide else tl.float32,
-        "ROWS": cut.rows,
-        "CHUNK": cut.columns,
-        "num_warps": cut.num_warps,
+        "ROWS": tiles.rows,
+        "CHUNK": tiles.columns,
+        "num_warps": tiles.num_warps,
     }
     ends = (call.reduced, partials, arrived, on_device, count, sizes, classes, ignore_index)
     if is_nll:
@@ -114,7 +114,7 @@ def run(call: Call) -> None:
         )
         return
     launch(
-        cross_entropy,
+        softmax,
         programs,
         input.device,
         x,
@@ -150,7 +150,7 @@ def run(call: Call) -> None:
 def _bundles(
     positions: torch.Size, axis: int, with_classes: Sequence[Tensor | None], without: Sequence[Tensor | None]
 ) -> tuple[Strides, list[Any]]:
-    """The sizes of positions, and for each tensor, what kernels take of it: see `cross_entropy`."""
+    """The sizes of positions, and for each tensor, what kernels take of it: see `softmax_kernel.softmax`."""
     tensors = [(x, True) for x in with_classes] + [(x, False) for x in without]
     strides = [
         x.stride()[:axis] + x.stride()[axis + 1 :] if has_classes else x.stride()
@@ -192,8 +192,8 @@ def _check_statistics(statistics: Tensor | None, input: Tensor, rows: int, posit
 def _label_divisor(
     labels: Any, weight: Any, sizes: Any, count: int, classes: int, ignore_index: int, device: torch.device
 ) -> Tensor:
-    cut = plan.Plan(1, LABELS_PER_STEP.value, plan.LEAST_WARPS)
-    programs = cut.programs(triton.cdiv(count, cut.columns), device)
+    tiles = tiling.Tiling(1, LABELS_PER_STEP.value, tiling.LEAST_WARPS)
+    programs = tiles.programs(triton.cdiv(count, tiles.columns), device)
     divisor = torch.empty((), dtype=torch.float64, device=device)
     launch(
         label_divisor,
@@ -209,6 +209,6 @@ def _label_divisor(
         *scratch(programs, device),
         INDEX=index_type(count),
         BLOCK=LABELS_PER_STEP.value,
-        num_warps=cut.num_warps,
+        num_warps=tiles.num_warps,
     )
     return divisor

@@ -159,11 +159,11 @@ def test_profiled_means_over_classes_take_one_launch_by_triton(session, monkeypa
     from triton import knobs
     from triton.backends.compiler import GPUTarget
 
-    from fused_losses.triton_kernels import ahead_of_time, plan
+    from fused_losses.triton_kernels import ahead_of_time, tiling
 
     if knobs.runtime.interpret:
         pytest.skip("TRITON_INTERPRET: kernels are interpreted")
-    monkeypatch.setattr(plan.Plan, "programs", lambda self, tiles, device: tiles)
+    monkeypatch.setattr(tiling.Tiling, "programs", lambda self, tiles, device: tiles)
     monkeypatch.setattr(ahead_of_time, "compile", lambda *_, **__: None)
     monkeypatch.setattr(ahead_of_time, "_compiled", {})
     shape = session("launches").SHAPES["classes"]

@@ -28,11 +28,11 @@ BEYOND = {"CrossEntropyOutput", "cosine_distance", "euclidean_distance", "linear
 
 def formulas_in_triton():
     """Those of engines that serve a single loss, or two, are the engine's own."""
-    from fused_losses.triton_kernels import ENGINES, pointwise, rows
+    from fused_losses.triton_kernels import ENGINES, pointwise, vectors
 
     own = {loss.name for family in ("softmax", "class_margin") for loss in by_family(family)}
     assert set(ENGINES) == {loss.family for loss in LOSSES.values()}
-    return {*pointwise.FORMULAS, *rows.FORMULAS, *own}
+    return {*pointwise.FORMULAS, *vectors.FORMULAS, *own}
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -1,6 +1,6 @@
 """How work is cut into programs and threads, from shapes and dtypes alone: nothing is tried out at run time.
 
-A plan fixes what is compiled in, so plans are few: powers of two. Sizes themselves are arguments of the
+A tiling fixes what is compiled in, so tilings are few: powers of two. Sizes themselves are arguments of the
 kernels.
 
 Programs are persistent: there are as many as the device can hold, and each takes tiles in turn. So a launch
@@ -35,7 +35,7 @@ def _processors(device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Tiling:
     """A tile of rows times columns for each step of a program, and the threads that share it."""
 
     rows: int
@@ -50,9 +50,9 @@ class Plan:
         return max(1, min(tiles, resident * _processors(device)))
 
 
-def elements(itemsize: int) -> Plan:
+def for_pointwise(itemsize: int) -> Tiling:
     """For losses of elements: a load of 128 bits by each thread, two of 32-bit operands."""
-    return Plan(1, LEAST_WARPS * WARP * 8 // max(1, itemsize // 4), LEAST_WARPS)
+    return Tiling(1, LEAST_WARPS * WARP * 8 // max(1, itemsize // 4), LEAST_WARPS)
 
 
 def power_of_two(n: int) -> int:
@@ -78,7 +78,9 @@ STREAMED = 4096
 one of them waits for memory, another computes."""
 
 
-def classes(count: int, itemsize: int, *, in_rows: bool, reads_once: bool, tiles: int) -> tuple[Plan, bool]:
+def for_softmax(
+    count: int, itemsize: int, *, in_rows: bool, reads_once: bool, tiles: int
+) -> tuple[Tiling, bool]:
     """For softmax over `count` classes: the tile, and whether it holds whole rows that stay in registers.
 
     `in_rows`: classes lie side by side; otherwise positions do, and a tile wants as many of them as a warp
@@ -110,7 +112,7 @@ VECTOR_WARPS = 16
 """The most that leave each thread 128 registers."""
 
 
-def vectors(length: int, *, wide: bool, powers: bool) -> tuple[Plan, bool]:
+def for_vectors(length: int, *, wide: bool, powers: bool) -> tuple[Tiling, bool]:
     """For distances of vectors: the tile, and whether it holds whole rows, which stay in registers.
 
     Rows that do not fit are added up by lanes, whose sums need registers, too: half as many elements at once.
@@ -118,12 +120,12 @@ def vectors(length: int, *, wide: bool, powers: bool) -> tuple[Plan, bool]:
     elements = (POWERS if powers else VECTOR_ELEMENTS) // (2 if wide else 1) * WARP
     columns = power_of_two(length)
     if columns > elements * VECTOR_WARPS:
-        return Plan(1, elements * VECTOR_WARPS // 2, VECTOR_WARPS), False
+        return Tiling(1, elements * VECTOR_WARPS // 2, VECTOR_WARPS), False
     num_warps = max(LEAST_WARPS, columns // elements)
-    return Plan(elements * num_warps // columns, columns, num_warps), True
+    return Tiling(elements * num_warps // columns, columns, num_warps), True
 
 
-def margins(count: int, wide: bool, lists: bool) -> tuple[Plan, bool]:
+def for_class_margin(count: int, wide: bool, lists: bool) -> tuple[Tiling, bool]:
     """For margins between `count` classes: the tile, and whether it holds whole rows.
 
     Lists of targets take a row for each program, of four tensors: scores, values, slopes and who is a target.
@@ -133,14 +135,14 @@ def margins(count: int, wide: bool, lists: bool) -> tuple[Plan, bool]:
         columns = min(columns, STREAMED)
         return _tile(1, columns, STREAMED), columns >= count
     columns = min(columns, 2 * STREAMED // (2 if wide else 1))
-    return Plan(1, columns, min(16, max(1, columns // (WARP * THREAD_ELEMENTS // 2)))), columns >= count
+    return Tiling(1, columns, min(16, max(1, columns // (WARP * THREAD_ELEMENTS // 2)))), columns >= count
 
 
-def _tile(rows: int, columns: int, least: int) -> Plan:
+def _tile(rows: int, columns: int, least: int) -> Tiling:
     """Short rows share a program, until it has enough to do."""
     rows = max(rows, least // columns)
     num_warps = rows * columns // (THREAD_ELEMENTS * WARP)
-    return Plan(rows, columns, min(MOST_WARPS, max(LEAST_WARPS, num_warps)))
+    return Tiling(rows, columns, min(MOST_WARPS, max(LEAST_WARPS, num_warps)))
 
 
 def counts_labels(programs: int, row_bytes: int) -> bool:

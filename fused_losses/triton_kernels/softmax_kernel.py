@@ -3,15 +3,6 @@
 import triton
 import triton.language as tl
 
-from fused_losses.triton_kernels.chunks import (
-    load_chunk,
-    load_logits,
-    load_weight,
-    mass_of_smoothing,
-    rows_of,
-    soft_of_chunk,
-    store_chunk,
-)
 from fused_losses.triton_kernels.formulas.cross_entropy import (
     gradient_at_hot,
     moment,
@@ -25,6 +16,15 @@ from fused_losses.triton_kernels.formulas.math import exp_of_rounded, scalar
 from fused_losses.triton_kernels.iteration import offset_of, turns
 from fused_losses.triton_kernels.labels import LABELS_PER_STEP, load_labels, weight_of_all
 from fused_losses.triton_kernels.reduce import finish, upstream_of_reduced
+from fused_losses.triton_kernels.softmax_chunks import (
+    load_chunk,
+    load_logits,
+    load_weight,
+    mass_of_smoothing,
+    rows_of,
+    soft_of_chunk,
+    store_chunk,
+)
 
 
 @triton.jit
@@ -75,7 +75,7 @@ def _finite(m):
     ],
     debug=True,
 )
-def cross_entropy(
+def softmax(
     x,
     labels,
     probabilities,

@@ -33,7 +33,7 @@ def nll(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Tensors are as in `cross_entropy`."""
+    """Tensors are as in `softmax_kernel.softmax`."""
     scale = upstream_of_reduced(upstream)
     if READY:
         if scale == 1:

@@ -9,10 +9,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fused_losses.shapes import broadcast
-from fused_losses.triton_kernels import plan
+from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.formulas import distances
 from fused_losses.triton_kernels.formulas.math import scalar, splat
-from fused_losses.triton_kernels.formulas.rows import FORMULAS
+from fused_losses.triton_kernels.formulas.vectors import FORMULAS
 from fused_losses.triton_kernels.iteration import Strides, index_type, merged, offset_of, turns
 from fused_losses.triton_kernels.launch import launch
 from fused_losses.triton_kernels.operators import Call, check_shape
@@ -58,8 +58,8 @@ def _select(mask, values, others):
 
 
 @triton.jit(do_not_specialize=["margin", "p", "eps", "divisor"])
-def rows(
-    vectors,
+def vectors(
+    operands,
     target,
     upstream,
     gradients,
@@ -113,13 +113,13 @@ def rows(
         lanes = START(tl.zeros((ROWS, CHUNK), T), FLAGS)
         if RESIDENT:
             mask = live & (c < length)
-            x = _load_vectors(vectors, sizes, position, c, mask, T)
+            x = _load_vectors(operands, sizes, position, c, mask, T)
             lanes = _select(mask, ADD(x, lanes, parameters, FLAGS), lanes)
         else:
             for k in range(0, chunks):
                 at = k * CHUNK + c
                 mask = live & (at < length)
-                x = _load_vectors(vectors, sizes, position, at, mask, T)
+                x = _load_vectors(operands, sizes, position, at, mask, T)
                 lanes = _select(mask, ADD(x, lanes, parameters, FLAGS), lanes)
 
         t = total
@@ -141,7 +141,7 @@ def rows(
             for k in range(0, chunks):
                 at = (chunks - 1 - k) * CHUNK + c
                 mask = live & (at < length)
-                x = _load_vectors(vectors, sizes, position, at, mask, T)
+                x = _load_vectors(operands, sizes, position, at, mask, T)
                 _store_vectors(
                     gradients, sizes, position, at, mask, DERIVATIVES(slopes, x, parameters, FLAGS)
                 )
@@ -154,7 +154,7 @@ def run(call: Call) -> None:
     formula = FORMULAS[call.loss.name]
     operands = [x for x in (call.input, call.target, call.extra) if x is not None]
     if call.weight is not None:
-        raise RuntimeError("fused_losses: losses of rows take no weight")
+        raise RuntimeError("fused_losses: losses of vectors take no weight")
     if len(operands) < 3 or any(x.dim() == 0 for x in operands):
         raise RuntimeError("fused_losses: expected three operands with vectors in their last dimension")
     shape = broadcast(*operands)
@@ -163,27 +163,27 @@ def run(call: Call) -> None:
     check_shape(shape[:-1], call.losses, of_each)
 
     count, length = shape[:-1].numel(), shape[-1]
-    vectors = (*operands[: formula.vectors], *call.gradients[: formula.vectors])
+    with_length = (*operands[: formula.vectors], *call.gradients[: formula.vectors])
     targets = [x.expand((*shape[:-1], x.shape[-1])) for x in operands[formula.vectors :]]
     numbers = (*targets, of_each, call.losses)
-    sizes, bundles = _bundles(shape, call.input, vectors, numbers)
-    *targets, upstream, losses = bundles[len(vectors) :]
+    sizes, bundles = _bundles(shape, call.input, with_length, numbers)
+    *targets, upstream, losses = bundles[len(with_length) :]
     if call.reduction and call.upstream is not None:
         upstream = (call.upstream, None)
 
     distance, swap, margin, p, eps = _parameters(*call.options[0])
     wide = any(x.dtype is torch.float64 for x in operands)
-    cut, resident = plan.vectors(length, wide=wide, powers=distance == distances.POWER.value)
-    programs = cut.programs(triton.cdiv(count, cut.rows), call.input.device)
+    tiles, resident = tiling.for_vectors(length, wide=wide, powers=distance == distances.POWER.value)
+    programs = tiles.programs(triton.cdiv(count, tiles.rows), call.input.device)
     partials, arrived = (None, None) if call.reduced is None else scratch(programs, call.input.device)
     launch(
-        rows,
+        vectors,
         programs,
         call.input.device,
         tuple(bundles[: formula.vectors]),
         targets[0] if targets else (None,),
         upstream,
-        tuple(bundles[formula.vectors : len(vectors)]),
+        tuple(bundles[formula.vectors : len(with_length)]),
         losses,
         call.reduced,
         partials,
@@ -205,10 +205,10 @@ def run(call: Call) -> None:
         READY=call.ready,
         INDEX=index_type(count),
         T=tl.float64 if wide else tl.float32,
-        ROWS=cut.rows,
-        CHUNK=cut.columns,
+        ROWS=tiles.rows,
+        CHUNK=tiles.columns,
         RESIDENT=resident,
-        num_warps=cut.num_warps,
+        num_warps=tiles.num_warps,
         # What formulas say twice must be the same bits in every kernel, whatever else it computes.
         enable_fp_fusion=False,
     )
@@ -232,7 +232,7 @@ def _parameters(
 def _bundles(
     shape: torch.Size, leader: Tensor, vectors: Sequence[Tensor | None], numbers: Sequence[Tensor | None]
 ) -> tuple[Strides, list[Any]]:
-    """The sizes of a walk over rows, in the order in which `leader` lies in memory, and what `rows` takes."""
+    """The sizes of a walk over rows, in the order of `leader` in memory, and what the kernel takes."""
     lies = leader.stride()
     if leader.shape != shape or not torch.ops.aten.is_non_overlapping_and_dense(leader):
         lies = torch.empty(shape, device="meta").stride()
