@@ -60,8 +60,8 @@ def pytest_configure(config):
         # Takes the CPU's operators over, so it must be loaded after the CPU's own library.
         importlib.import_module("fused_losses")
         torch.ops.load_library(library)
-        backends = importlib.import_module("fused_losses.backends")
-        backends.devices["cpu"] = f"{backends.CUDA}, on the CPU"
+        devices = importlib.import_module("fused_losses.devices")
+        devices.compiled["cpu"] = f"{devices.CUDA}, on the CPU"
         assert (
             "csrc/cuda"
             in torch._C._dispatch_dump("fused_losses::cross_entropy").split("CPU:")[1].splitlines()[0]

@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import fused_losses
 import fused_losses.functional as L
-from fused_losses import backends
+from fused_losses import backends, devices
 from fused_losses.registry import LOSSES
 
 # 64M elements: in bfloat16, several times the second-level cache of a GPU of 2025. Rows of classes are few
@@ -132,7 +132,7 @@ def serves(backend: str, device: str) -> bool:
     if device == "cuda":
         torch.cuda.init()  # which is when a library learns that it was built for other GPUs
     with fused_losses.backend(backend):
-        served = backends.devices.get(device)
+        served = devices.kernels_for(device)
     return served is not None and served.startswith("Triton") == (backend == "triton")
 
 

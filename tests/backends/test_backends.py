@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from fused_losses import backends, info
+from fused_losses import backends, devices, info
 from fused_losses.architectures import serve
 
 
@@ -39,8 +39,7 @@ def test_what_runs_where(built, capability, serves):
 @pytest.fixture
 def gpus(monkeypatch):
     """A CUDA library for two architectures on GPUs that are not there; gpus(capability, ...) finds them."""
-    for name in ("_compiled", "devices"):
-        monkeypatch.setattr(backends, name, {**getattr(backends, name), "cuda": backends.CUDA})
+    monkeypatch.setattr(devices, "compiled", {**devices.compiled, "cuda": devices.CUDA})
     monkeypatch.setattr(backends, "cuda_library_rests", None)
     monkeypatch.setattr(backends, "_cuda_architectures", lambda: ["8.0", "9.0"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
@@ -50,15 +49,14 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
         backends._check_gpus()
 
-    before = backends._preferred
     yield find
     monkeypatch.undo()
-    backends._prefer(before)
+    backends._register_or_remove_triton()
 
 
 def test_gpus_that_the_library_was_built_for(gpus, caplog):
     gpus((8, 6), (9, 0))
-    assert backends.devices["cuda"] == backends.CUDA and not caplog.records
+    assert devices.kernels_for("cuda") == devices.CUDA and not caplog.records
     assert info._cuda_library() == "loaded"
 
 
@@ -68,7 +66,7 @@ def test_a_gpu_that_it_was_not_built_for(gpus, caplog):
         gpus((9, 0), (12, 0), (7, 5))
     (record,) = caplog.records
     assert "built for 8.0, 9.0, but GPU 1 is 12.0; Triton serves them" in record.getMessage()
-    assert backends.devices["cuda"] == "Triton"
+    assert devices.kernels_for("cuda") == "Triton"
     assert "GPU 1 is 12.0" in info._cuda_library()
 
 
@@ -77,14 +75,14 @@ def test_a_gpu_that_no_one_has_kernels_for(gpus, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, "fused_losses"):
         gpus((7, 5))
     assert "torch serves them" in caplog.records[0].getMessage()
-    assert "cuda" not in backends.devices
+    assert "cuda" not in devices.table()
 
 
 def test_gpus_are_looked_at_when_cuda_is_initialised(monkeypatch, tmp_path):
     """Not before: a process that has initialised CUDA cannot fork."""
     (tmp_path / "_cuda.so").touch()
     monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
-    monkeypatch.setattr(backends, "_compiled", {})
+    monkeypatch.setattr(devices, "compiled", {})
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
     queued = []
     monkeypatch.setattr(torch.cuda, "_lazy_call", queued.append)

@@ -15,7 +15,7 @@ import torch
 from kit.on_gpu import HEADS, bits_agree, head_step, operands_of, step
 
 import fused_losses.functional as L
-from fused_losses import backends
+from fused_losses import devices
 from fused_losses.registry import LOSSES
 
 pytestmark = [
@@ -39,7 +39,7 @@ def no_waiting():
 
 def test_kernels_serve_the_gpu():
     wanted = os.environ.get("FUSED_LOSSES_BACKEND")
-    assert backends.devices["cuda"].startswith("Triton" if wanted == "triton" else ("CUDA", "Triton"))
+    assert devices.kernels_for("cuda").startswith("Triton" if wanted == "triton" else ("CUDA", "Triton"))
 
 
 @each_loss

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import fused_losses
 import fused_losses.functional as L
-from fused_losses import backends
+from fused_losses import devices
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("FUSED_LOSSES_BACKEND") == "triton"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter: make test-triton")
@@ -50,10 +50,10 @@ def test_the_environment_chooses_triton_and_explain_says_so():
 
 
 def test_the_context_gives_the_key_back():
-    before = dict(backends.devices)
+    before = devices.table()
     with fused_losses.backend("triton"):
-        assert any(kernels.startswith("Triton") for kernels in backends.devices.values())
-    assert backends.devices == before
+        assert any(kernels.startswith("Triton") for kernels in devices.table().values())
+    assert devices.table() == before
     assert torch.equal(step(L.mse_loss), step(F.mse_loss))
     with pytest.raises(ValueError, match="one of compiled, triton"):
         fused_losses.backend("cuda").__enter__()
@@ -67,10 +67,10 @@ def test_without_triton_the_cpu_is_served():
         "found = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'triton' else found(name, *rest)\n"
         "import torch, fused_losses as f\n"
-        "from fused_losses import backends, info\n"
+        "from fused_losses import devices, info\n"
         "x = torch.randn(2, 3, requires_grad=True)\n"
         "f.functional.mse_loss(x, torch.zeros(2, 3)).backward()\n"
-        "assert backends.devices['cpu'].startswith('C++')\n"
+        "assert devices.kernels_for('cpu').startswith('C++')\n"
         "try:\n"
         "    f.backend('triton').__enter__()\n"
         "except RuntimeError as error:\n"

@@ -180,6 +180,6 @@ def test_profiled_means_over_classes_take_one_launch_by_triton(session, monkeypa
 def test_launches_are_recorded_of_a_backend_that_serves_alone(session, monkeypatch, served):
     serves = session("launches").serves
     monkeypatch.setattr("fused_losses.backend", lambda name: nullcontext())
-    monkeypatch.setattr("fused_losses.backends.devices", {"cpu": served} if served else {})
+    monkeypatch.setattr("fused_losses.devices.compiled", {"cpu": served} if served else {})
     assert serves("compiled", "cpu") == (served == "C++ (avx2)")
     assert serves("triton", "cpu") == (served == "Triton, interpreted")

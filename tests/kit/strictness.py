@@ -7,13 +7,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from fused_losses import modes
+
 
 @contextmanager
 def strictly(strict: bool = True) -> Iterator[None]:
     """Within it, such calls raise; without `strict`, they run through torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fused_losses.dispatch.strict", strict)
+    token = modes.strict.set(strict)
+    try:
         yield
+    finally:
+        modes.strict.reset(token)
 
 
 @pytest.fixture

@@ -38,11 +38,11 @@ def check_losses(isa: str) -> None:
     import torch
 
     import fused_losses
-    from fused_losses import backends, functional, registry
+    from fused_losses import backends, devices, functional, registry
 
     assert Path(fused_losses.__file__).is_relative_to(sys.prefix), f"not installed: {fused_losses.__file__}"
     assert backends.cpu_library is not None and backends.cpu_library.name == f"_cpu_{isa}.so"
-    assert backends.devices["cpu"] == f"C++ ({isa})"
+    assert devices.kernels_for("cpu") == f"C++ ({isa})"
     for loss in registry.LOSSES.values():
         made = loss.inputs(SHAPES[loss.shapes], torch.Generator().manual_seed(0))
         results = []

@@ -29,7 +29,7 @@ from kit.tolerance import assert_as_accurate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_losses.functional as L
-from fused_losses.functional.cross_entropy import divisor_of
+from fused_losses.losses.softmax_outputs import divisor_of
 from fused_losses.ops import OPERATORS
 from fused_losses.registry import ARGMAX, STATISTICS
 
