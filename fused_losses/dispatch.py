@@ -22,8 +22,8 @@ MOST_DIMS = 8
 def kernels_take(*tensors: Tensor | None) -> bool:
     """Whether kernels can read these tensors, the first of which is the input, here and now.
 
-    They do not read subclasses, whose data may mean anything, nor tensors of several devices, and do not run
-    under torch.func or forward-mode AD, which must see through the operators.
+    They do not read subclasses, whose data may mean anything, nor sparse tensors or those of several devices,
+    and do not run under torch.func or forward-mode AD, which must see through the operators.
     """
     if modes.is_transformed():
         return False
@@ -34,10 +34,11 @@ def kernels_take(*tensors: Tensor | None) -> bool:
         if tensor is not None and (
             (type(tensor) is not Tensor and type(tensor) is not Parameter)
             or (tensor is not input and tensor.device != device)
+            or tensor.layout is not torch.strided
             or tensor.dim() > MOST_DIMS
         ):
             return False
-    return devices.are_served(device.type) and input.layout is torch.strided
+    return devices.are_served(device.type)
 
 
 def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
@@ -65,11 +66,17 @@ def _why_torch(arguments: tuple[Any, ...]) -> str:
         return "the tensors are on several devices"
     if not devices.are_served(device.type):
         return f"no kernels serve {device.type}"
-    if tensors[0].layout is not torch.strided:
-        return "the input is not strided"
+    if any(tensor.layout is not torch.strided for tensor in tensors):
+        return "a tensor is not strided"
     if any(tensor.dim() > MOST_DIMS for tensor in tensors):
         return f"kernels take tensors of up to {MOST_DIMS} dimensions"
     return "kernels do not take these dtypes, shapes or options"
+
+
+def run_by_torch(call: Call) -> Tensor:
+    """The loss of a call in torch's own operators, differentiable any number of times."""
+    loss = LOSSES[call.name].reference(*call.operands, call.options, call.reduction.torch_name)
+    return loss if call.finish is None else call.finish(loss)
 
 
 def run(call: Call, backward: Backward) -> Tensor:

@@ -13,7 +13,10 @@ from fused_losses.call import Backward
 
 
 class FusedModule(nn.Module):
-    """Gives a subclass of a loss of torch.nn a forward that hands its attributes to `function`."""
+    """Gives a subclass a forward that hands its attributes to `function`.
+
+    The subclass derives from the loss of torch.nn, too, if there is one, whose operands' names it keeps.
+    """
 
     # On the class, as are extensions: modules that torch.nn pickled do not have them.
     backward: Backward = "fused"
@@ -22,19 +25,25 @@ class FusedModule(nn.Module):
         super().__init_subclass__(**keywords)
         if function is None:  # a user's subclass, which has its forward already
             return
-        torchs: Any = cls.__mro__[2]
+        parent: Any = cls.__mro__[2]
         taken = inspect.signature(cls).parameters.keys() & inspect.signature(function).parameters.keys()
         # The constructor has turned these two into `reduction`.
         options = tuple(sorted(taken - {"size_average", "reduce"}))
 
-        names = tuple(inspect.signature(torchs.forward).parameters)[1:]
+        named_by = function if parent is nn.Module else parent.forward
+        parameters = inspect.signature(named_by).parameters.values()
+        tensors = [p for p in parameters if p.default is p.empty and p.name != "self"]
+        names = tuple(p.name for p in tensors)
 
-        @functools.wraps(torchs.forward)
+        @functools.wraps(named_by)
         def forward(self: nn.Module, *operands: Tensor, **named: Any) -> Any:
             # By position, since some functions have other names for their operands.
             operands += tuple(named.pop(name) for name in names[len(operands) :] if name in named)
             return function(*operands, **named, **{option: getattr(self, option) for option in options})
 
+        if parent is nn.Module:
+            this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            forward.__signature__ = inspect.Signature([this, *tensors])  # type: ignore[attr-defined]
         cls.forward = forward
         cls.__doc__ = (
             f"{cls.__doc__}\n\nOptions go to the constructor, tensors to the call. "

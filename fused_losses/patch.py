@@ -13,7 +13,7 @@ from torch import nn
 from fused_losses import functional, modules, unpatched
 from fused_losses.call import Backward
 from fused_losses.losses.checks import check_backward
-from fused_losses.registry import LINEAR, LOSSES
+from fused_losses.registry import LINEAR, TWINS
 from fused_losses.swaps import Patch, Swap, logger
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, name): getattr(modules, name)
     for name in modules.__all__
-    if getattr(modules, name) is not getattr(nn, name)
+    if getattr(nn, name, getattr(modules, name)) is not getattr(modules, name)
 }
 _TORCHS = {ours.__name__: torchs for torchs, ours in _OURS.items()}
 
@@ -57,7 +57,7 @@ def _blank(name: str) -> nn.Module:
 _SWAPS: dict[str, list[Swap]] = {
     function: swaps
     for function, module in (
-        *((loss.name, loss.module) for loss in LOSSES.values()),
+        *((loss.name, loss.module) for loss in TWINS.values()),
         *((function, module) for module, function in LINEAR.items()),
     )
     if (swaps := _function_swaps(function) + _module_swaps(module))

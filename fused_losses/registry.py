@@ -239,6 +239,8 @@ LOSSES: dict[str, Loss] = {
     )
 }
 
+TWINS: dict[str, Loss] = {name: loss for name, loss in LOSSES.items() if loss.has_twin}
+"""The losses that torch.nn has, too."""
 
 LINEAR: dict[str, str] = {"LinearCrossEntropyLoss": "linear_cross_entropy"}
 """Modules of losses over a linear head, and their functions in torch.nn.functional."""

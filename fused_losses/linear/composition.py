@@ -19,5 +19,8 @@ def logits_of(head: Head) -> Tensor:
 
 
 def composed(head: Head, loss: str, **keywords: Any) -> Any:
-    """A loss of all logits, by its name, for what cannot go chunk by chunk."""
-    return getattr(losses, loss)(logits_of(head), **keywords)
+    """A loss of all logits, by its name, for what cannot go chunk by chunk; sparse operands become dense."""
+    dense = {
+        name: x.to_dense() if isinstance(x, Tensor) and x.is_sparse else x for name, x in keywords.items()
+    }
+    return getattr(losses, loss)(logits_of(head), **dense)

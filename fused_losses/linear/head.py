@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -139,8 +140,17 @@ def plan(
         else value
         for name, value in keywords.items()
     }
+    target = keywords.get("target")
+    if isinstance(target, Tensor) and target.is_sparse:
+        # A chunk of its rows will be dense, so it is planned as a dense tensor, without the memory of one.
+        keywords["target"] = torch.empty((), dtype=target.dtype, device=target.device).expand(target.shape)
     try:
         call = PLANS[loss](logits_like(head, logits_dtype), **keywords, reduction=reduction)
     except TypeError:  # arguments that the loss does not have: its function says so, in its own name
         return None
-    return None if call is None or call.finish is not None else call
+    if call is None or call.finish is not None:
+        return None
+    if isinstance(target, Tensor) and target.is_sparse:
+        operands = call.operands._replace(target=target.to(call.operands.target.dtype))
+        return dataclasses.replace(call, operands=operands)
+    return call

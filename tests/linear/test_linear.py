@@ -234,6 +234,23 @@ def test_many_labels_may_be_sparse():
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize(
+    "name", ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss", "mse_loss")
+)
+def test_sparse_targets_where_all_logits_are_made(name):
+    """In a double backward, and for losses of rows that are sums of elements."""
+    dense = (torch.rand(N, V, generator=torch.Generator().manual_seed(5)) < 0.05).float()
+    operands = head()
+    for target in (dense, dense.to_sparse()):
+        loss = chunked(name)(*operands, target=target, reduction="none").square().mean()
+        first = torch.autograd.grad(loss, operands, create_graph=True)
+        second = torch.autograd.grad(sum(x.square().sum() for x in first), operands)
+        if target is dense:
+            expected = [*first, *second]
+        else:
+            torch.testing.assert_close([*first, *second], expected)
+
+
 def test_divergence_of_logarithms():
     assert_same("kl_div", torch.float32, target=PROBABILITIES.log(), log_target=True, reduction="batchmean")
     assert_same("kl_div", torch.float32, target=PROBABILITIES * (PROBABILITIES > 0.01), reduction="sum")

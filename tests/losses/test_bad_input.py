@@ -70,6 +70,13 @@ def test_backward_must_be_known():
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_sparse_operands(name):
+    operands = inputs_of(name, 4, 3)
+    for k in range(len(operands)):
+        same(name, *(x.to_sparse() if i == k else x for i, x in enumerate(operands)), **LOSSES[name].call)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_operands_on_several_devices(name):
     """Torch decides: most often, it raises. The operators themselves do so, whoever calls them."""
     operands = inputs_of(name, 4, 3)
