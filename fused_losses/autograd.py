@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fused_losses import modes, reference
-from fused_losses.call import Call, Reduction, Strategy
+from fused_losses import devices, modes, reference
+from fused_losses.call import REDUCTION_NAMES, Call, Reduction, Strategy
 from fused_losses.ops import OPERATORS, Operators, scale_
 from fused_losses.registry import ARGMAX, EXTRA_GRADIENT, INPUT_GRADIENT, LOSSES, STATISTICS, TARGET_GRADIENT
 from fused_losses.shapes import positions
@@ -100,7 +100,7 @@ def rows_without_gradient(call: Call, argmax: bool) -> tuple[Tensor, Tensor, Ten
     loss, statistics, *largest = OPERATORS[call.name].forward(
         *call.operands, *call.options, call.reduction, call.dtype, bits
     )
-    return loss, _lse(statistics, call.operands.input), largest[0] if largest else None
+    return loss, _lse(statistics, call.input), largest[0] if largest else None
 
 
 def _lse(statistics: Tensor, input: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def _forward(
     ctx.name, ctx.options, ctx.reduction, ctx.dtype = name, options, reduction, call.dtype
     ctx.strategy, ctx.wanted = strategy, wanted
     ctx.only_input = wanted == INPUT_GRADIENT and (not in_forward or outputs[0].shape == input.shape)
-    ctx.backend = None if modes.is_compiling() else modes.backend.get()
+    ctx.backend = devices.preferred()
     ctx.save_for_backward(None if overwrite else input, target, weight, extra_or_statistics)
     return loss, extra_or_statistics, largest
 
@@ -264,7 +264,7 @@ def _gradients_by_torch(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None)
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         operands = [_cast(tensor, ctx.dtype) for tensor in (input, target, weight, extra)]
-        results = [loss_row.reference(*operands, ctx.options, ctx.reduction.torch_name)]
+        results = [loss_row.reference(*operands, ctx.options, REDUCTION_NAMES[ctx.reduction])]
         upstreams = [upstream.to(results[0].dtype)]
         if lse_gradient is not None:
             assert operands[0] is not None

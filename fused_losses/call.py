@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,8 +16,11 @@ Strategy = Literal["fused", "recompute", "inplace", "late"]
 """How the gradient is computed; see `fused_losses.autograd`."""
 
 
-class Reduction(IntEnum):
-    """What becomes of the losses of all elements or rows; operators take these numbers."""
+class Reduction:
+    """What becomes of the losses of all elements or rows, by the numbers that operators take.
+
+    They are plain integers: handing an enumeration to an operator takes a tenth of the time of a small loss.
+    """
 
     NONE = 0
     MEAN = 1
@@ -26,30 +28,12 @@ class Reduction(IntEnum):
     BATCH_MEAN = 3
     """The sum over the size of the first dimension, which `kl_div` alone has."""
 
-    @property
-    def torch_name(self) -> str:
-        """The string by which torch's functions know it: "none", "mean", "sum" or "batchmean"."""
-        return ("none", "mean", "sum", "batchmean")[self]
-
 
 REDUCTIONS = {"none": Reduction.NONE, "mean": Reduction.MEAN, "sum": Reduction.SUM}
 """The reductions that every loss has, by torch's names for them."""
 
-
-class Operands(NamedTuple):
-    """The tensors of a call, in the operators' order, all on one device."""
-
-    input: Tensor
-    """What the loss is of, any floating dtype: (...) for elementwise losses, (N, C, d1, ...) or (C) for
-    softmax, (N, C) or (C) for class margins, (..., D) for losses of vectors."""
-    target: Tensor
-    """Broadcastable with input (the second vector, for losses of vectors); for classes, labels (N, d1, ...),
-    int64 or uint8, or probabilities shaped as input."""
-    weight: Tensor | None = None
-    """A factor, broadcastable to input for elementwise losses, (C) for classes; floating."""
-    extra: Tensor | None = None
-    """The third tensor of the losses that have one, broadcastable with input: pos_weight, var, the sign of a
-    ranking or of a pair of vectors (with a last dimension of 1), the negative of a triplet; floating."""
+REDUCTION_NAMES = ("none", "mean", "sum", "batchmean")
+"""Torch's names of reductions, by their numbers."""
 
 
 class PointwiseOptions(NamedTuple):
@@ -59,6 +43,10 @@ class PointwiseOptions(NamedTuple):
     """The formula's numbers, in the order of the registry's `parameters`."""
     ignore_index: float | None = None
     """Elements whose target equals this count neither in the loss nor in the mean's divisor."""
+
+
+NO_OPTIONS = PointwiseOptions()
+"""The options of most elementwise losses."""
 
 
 class Parameters(NamedTuple):
@@ -85,17 +73,51 @@ class SoftmaxOptions(NamedTuple):
 Options = PointwiseOptions | Parameters | SoftmaxOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Call:
     """A call that kernels take. Whoever makes one has checked shapes, dtypes and devices."""
 
     name: str
     """The loss, by its name in the registry."""
-    operands: Operands
+    input: Tensor
+    """What the loss is of, floating: (...) for elementwise losses, (N, C, d1, ...) or (C) for the softmax
+    family, (N, C) or (C) for class margins, (..., D) for losses of vectors."""
+    target: Tensor
+    """Broadcastable with input; for losses of vectors, the second vector. For classes, labels (N, d1, ...),
+    int64 or uint8, or probabilities shaped as input."""
     options: Options
-    """What the loss's family takes."""
-    reduction: Reduction
+    """What the loss's family takes besides tensors."""
+    reduction: int
+    """A number of `Reduction`."""
     dtype: torch.dtype | None = None
     """The loss's dtype, where it is not the input's."""
+    weight: Tensor | None = None
+    """A factor, floating: broadcastable to input for elementwise losses, (C) for classes."""
+    extra: Tensor | None = None
+    """The third tensor of losses that have one, floating and broadcastable with input: pos_weight, var, the
+    signs of a ranking or of pairs of vectors (with a last dimension of 1), the negatives of triplets."""
     finish: Callable[[Tensor], Tensor] | None = None
     """A differentiable function that makes the result of what kernels return, where that is not it yet."""
+
+    def __init__(
+        self,
+        name: str,
+        input: Tensor,
+        target: Tensor,
+        options: Options,
+        reduction: int,
+        dtype: torch.dtype | None = None,
+        weight: Tensor | None = None,
+        extra: Tensor | None = None,
+        finish: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        # The generated method sets each field of a frozen class by a function, and takes three times as long.
+        fields = self.__dict__
+        fields["name"], fields["input"], fields["target"] = name, input, target
+        fields["options"], fields["reduction"], fields["dtype"] = options, reduction, dtype
+        fields["weight"], fields["extra"], fields["finish"] = weight, extra, finish
+
+    @property
+    def operands(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Input, target, weight and extra, in the operators' order."""
+        return self.input, self.target, self.weight, self.extra

@@ -29,3 +29,8 @@ def kernels_for(device_type: str) -> str | None:
 def table() -> dict[str, str]:
     """Types of devices that are served here and now, and whose kernels serve them."""
     return {device: kernels_for(device) or "" for device in sorted({*compiled, *triton})}
+
+
+def preferred() -> str | None:
+    """The backend that this thread or task prefers; None where there is no choice, or a compiler looks."""
+    return modes.backend.get() if triton and not modes.is_compiling() else None

@@ -11,9 +11,11 @@ from torch.nn import Parameter
 
 from fused_losses import devices, modes
 from fused_losses.autograd import LossFunction, LossWithRows, loss_without_gradient, rows_without_gradient
-from fused_losses.call import Backward, Call, Reduction, Strategy
+from fused_losses.call import REDUCTION_NAMES, Backward, Call, Reduction, Strategy
 from fused_losses.registry import EXTRA_GRADIENT, LOSSES, TARGET_GRADIENT
 from fused_losses.shapes import spans
+
+_STRIDED = torch.strided
 
 MOST_DIMS = 8
 """Dimensions of the tensors that kernels take: `kLoopDims` in csrc/views.h."""
@@ -29,27 +31,25 @@ def kernels_take(*tensors: Tensor | None) -> bool:
         return False
     input = tensors[0]
     assert input is not None
-    device = input.device
+    # Asking a tensor whether it is on the CPU takes a quarter of the time of comparing devices.
+    on_cpu = input.is_cpu
     for tensor in tensors:
         if tensor is not None and (
             (type(tensor) is not Tensor and type(tensor) is not Parameter)
-            or (tensor is not input and tensor.device != device)
-            or tensor.layout is not torch.strided
+            or tensor.layout is not _STRIDED
             or tensor.dim() > MOST_DIMS
+            or (tensor is not input and not (tensor.is_cpu if on_cpu else tensor.device == input.device))
         ):
             return False
-    return devices.are_served(device.type)
+    return devices.are_served("cpu" if on_cpu else input.device.type)
 
 
 def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
     """Torch's own function, which also raises torch's own errors for calls that no one can take."""
     result = function(*arguments, **keywords)
-    if modes.is_compiling():
-        return result
-    heard = modes.decisions.get()
-    if heard is not None:
+    if (heard := modes.hear()) is not None:
         heard.append(f"{function.__name__}: torch's own function, because {_why_torch(arguments)}")
-    if modes.strict.get() and not modes.is_transformed():
+    if not modes.is_compiling() and modes.strict.get() and not modes.is_transformed():
         raise RuntimeError(f"FUSED_LOSSES_STRICT: {function.__name__} would run through torch")
     return result
 
@@ -75,7 +75,7 @@ def _why_torch(arguments: tuple[Any, ...]) -> str:
 
 def run_by_torch(call: Call) -> Tensor:
     """The loss of a call in torch's own operators, differentiable any number of times."""
-    loss = LOSSES[call.name].reference(*call.operands, call.options, call.reduction.torch_name)
+    loss = LOSSES[call.name].reference(*call.operands, call.options, REDUCTION_NAMES[call.reduction])
     return loss if call.finish is None else call.finish(loss)
 
 
@@ -104,47 +104,41 @@ def run_with_rows(call: Call, backward: Backward, argmax: bool) -> tuple[Tensor,
 
 def _strategy(call: Call, backward: Backward) -> Strategy | None:
     """The strategy that a call runs by; None where no gradient is asked for."""
-    if modes.is_compiling():
-        # A compiled graph decides itself what it keeps, and has no use for memory that changes under it.
-        return "recompute" if torch.is_grad_enabled() and _is_differentiated(call) else None
     strategy: Strategy | None = None
     if torch.is_grad_enabled() and _is_differentiated(call):
-        strategy = _eager_strategy(call, backward)
-    heard = modes.decisions.get()
-    if heard is not None:
-        kernels = devices.kernels_for(call.operands.input.device.type)
+        strategy = _strategy_of_gradient(call, backward)
+    if (heard := modes.hear()) is not None:
         if strategy is None:
             how = "without gradients: none is asked for"
         elif strategy == backward:
             how = f"{strategy}, as asked for"
         else:
             how = f"{strategy}, since backward={backward!r} cannot be had here"
-        heard.append(f"{call.name}: {kernels}, {how}")
+        heard.append(f"{call.name}: {devices.kernels_for(call.input.device.type)}, {how}")
     return strategy
 
 
 def _is_differentiated(call: Call) -> bool:
     """Whether an operand with a derivative requires grad."""
-    input, target, _, extra = call.operands
-    if input.requires_grad:
+    if call.input.requires_grad:
         return True
     bits = LOSSES[call.name].differentiable
-    if target.requires_grad and bits & TARGET_GRADIENT:
+    if call.target.requires_grad and bits & TARGET_GRADIENT:
         return True
-    return extra is not None and extra.requires_grad and bool(bits & EXTRA_GRADIENT)
+    return call.extra is not None and call.extra.requires_grad and bool(bits & EXTRA_GRADIENT)
 
 
-def _eager_strategy(call: Call, backward: Backward) -> Strategy:
-    """The strategy where no compiler looks."""
-    if backward == "recompute":
+def _strategy_of_gradient(call: Call, backward: Backward) -> Strategy:
+    """The strategy of a call with a gradient."""
+    if backward == "recompute" or modes.is_compiling():
+        # A compiled graph decides itself what it keeps, and has no use for memory that changes under it.
         return "recompute"
     # Without the upstream gradient, nothing of use can be written for losses of their own; in float16, 1/N
     # and what a loss scaler will multiply by must meet before they are rounded.
-    input = call.operands.input
-    early = call.reduction is not Reduction.NONE and input.dtype is not torch.float16
+    early = call.reduction != Reduction.NONE and call.input.dtype is not torch.float16
     if backward == "fused":
         return "fused" if early and not modes.saved_tensors_are_hooked() else "recompute"
-    if input.requires_grad:
+    if call.input.requires_grad:
         _check_overwritable(call)
     return "inplace" if early else "late"
 

@@ -19,7 +19,7 @@ def divisor(call: Call) -> Tensor:
     Of the call's input, nothing but shape and device is looked at.
     """
     input, target, weight, extra = call.operands
-    if call.reduction is Reduction.MEAN:
+    if call.reduction == Reduction.MEAN:
         loss = LOSSES[call.name]
         if loss.family == "softmax":
             options = cast(SoftmaxOptions, call.options)
@@ -34,7 +34,7 @@ def divisor(call: Call) -> Tensor:
                 return (target != ignored).sum(dtype=torch.float64)
             return _number(broadcast(input, target, extra).numel(), input)
         return _number(input.shape[0], input)
-    return _number(input.shape[0] if call.reduction is Reduction.BATCH_MEAN else 1, input)
+    return _number(input.shape[0] if call.reduction == Reduction.BATCH_MEAN else 1, input)
 
 
 def _number(count: int, like: Tensor) -> Tensor:

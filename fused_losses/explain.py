@@ -30,10 +30,6 @@ def explain(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -
         # A copy of a leaf tensor is not a leaf, so backward="inplace" may overwrite it.
         return value.clone() if isinstance(value, Tensor) else value
 
-    decisions: list[str] = []
-    token = modes.decisions.set(decisions)
-    try:
+    with modes.explained() as decisions:
         function(*tree_map(copied, arguments), **tree_map(copied, keywords))
-    finally:
-        modes.decisions.reset(token)
     return "\n".join(decisions) or "no loss of this package was called"

@@ -7,6 +7,7 @@ torch.compile of torch 2.11 cannot read context variables: code that it traces a
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,10 +26,36 @@ strict: ContextVar[bool] = ContextVar("strict", default=_STRICT)
 """Whether to raise rather than quietly run torch's function where the kernels do not take a call."""
 
 decisions: ContextVar[list[str] | None] = ContextVar("decisions", default=None)
-"""Where `explain` wants to hear what runs."""
+"""Where `explain` wants to hear what runs; see `hear`."""
+
+_explanations = 0
+"""How many calls of `explain` are under way, in all threads; without any, `decisions` is not asked."""
+
+_explanations_lock = threading.Lock()
 
 backend: ContextVar[str] = ContextVar("backend", default=PREFERRED)
 """Whose kernels are preferred: "compiled" or "triton"."""
+
+
+@contextmanager
+def explained() -> Iterator[list[str]]:
+    """Collects what runs within the `with` block, in this thread or task."""
+    global _explanations
+    heard: list[str] = []
+    with _explanations_lock:
+        _explanations += 1
+    token = decisions.set(heard)
+    try:
+        yield heard
+    finally:
+        decisions.reset(token)
+        with _explanations_lock:
+            _explanations -= 1
+
+
+def hear() -> list[str] | None:
+    """Where `explain` wants to hear what runs; None if it is not under way, or a compiler looks."""
+    return decisions.get() if _explanations and not is_compiling() else None
 
 
 @contextmanager
@@ -53,7 +80,7 @@ def is_transformed() -> bool:
     """Whether torch.func or forward-mode AD is at work."""
     if torch._C._are_functorch_transforms_active():
         return True
-    return not is_compiling() and forward_ad._current_level >= 0
+    return forward_ad._current_level >= 0 and not is_compiling()
 
 
 def is_batched(upstream: Tensor) -> bool:

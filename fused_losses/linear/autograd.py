@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fused_losses import modes, reference
-from fused_losses.call import Reduction, SoftmaxOptions
+from fused_losses import devices, modes, reference
+from fused_losses.call import REDUCTION_NAMES, Reduction, SoftmaxOptions
 from fused_losses.linear.composition import logits_of
 from fused_losses.linear.head import HeadCall
 from fused_losses.linear.operators import (
@@ -50,7 +50,7 @@ class LinearLoss(Function):
         ctx.set_materialize_grads(False)
         ctx.gradients = (scale, gradients) if strategy == "fused" else None
         ctx.wanted = wanted
-        ctx.backend = None if modes.is_compiling() else modes.backend.get()
+        ctx.backend = devices.preferred()
         # Tensors are saved where autograd sees them, and their places are kept with the other arguments.
         ctx.save_for_backward(*(x for x in arguments if isinstance(x, Tensor)))
         ctx.arguments = tuple(_Saved if isinstance(x, Tensor) else x for x in arguments)
@@ -69,7 +69,7 @@ class LinearLoss(Function):
         if upstream is None:
             if lse_gradient is None:
                 return nothing
-            by_row = head_call.call.reduction is Reduction.NONE
+            by_row = head_call.call.reduction == Reduction.NONE
             upstream = lse_gradient.new_zeros(lse_gradient.shape if by_row else ())
         ready = ctx.gradients
         if torch.is_grad_enabled() or modes.is_batched(upstream):
@@ -115,12 +115,11 @@ def _gradients_by_torch(
 ) -> list[Tensor]:
     """The gradients through torch's own operators and all logits, which autograd and vmap can see through."""
     call, create_graph = head_call.call, torch.is_grad_enabled()
-    _, target, weight, extra = call.operands
-    target = target.to_dense() if target.is_sparse else target
+    target = call.target.to_dense() if call.target.is_sparse else call.target
     with torch.enable_grad():
         logits = logits_of(head_call.head)
-        operands = (logits, target, weight, extra)
-        results = [LOSSES[call.name].reference(*operands, call.options, call.reduction.torch_name)]
+        operands = (logits, target, call.weight, call.extra)
+        results = [LOSSES[call.name].reference(*operands, call.options, REDUCTION_NAMES[call.reduction])]
         upstreams = [upstream.to(results[0].dtype)]
         if lse_gradient is not None:
             assert isinstance(call.options, SoftmaxOptions)

@@ -65,7 +65,7 @@ def over_head(
         call = plan(loss, head, logits_dtype, reduction, keywords)
         if call is None:
             why = "kernels do not take this loss, or not for a part of the rows"
-    if not modes.is_compiling() and (heard := modes.decisions.get()) is not None:
+    if (heard := modes.hear()) is not None:
         how = f"chunks of {chunk_rows} rows, {backward}" if why is None else f"all logits, because {why}"
         heard.append(f"linear {loss}: {how}")
     if call is None:
@@ -79,7 +79,7 @@ def over_head(
         result, _, *row_results = operators.linear_loss(*arguments, row_bits)
         return result, *row_results
     is_hooked = not modes.is_compiling() and modes.saved_tensors_are_hooked()
-    recompute = backward == "recompute" or call.reduction is Reduction.NONE or is_hooked
+    recompute = backward == "recompute" or call.reduction == Reduction.NONE or is_hooked
     strategy: Strategy = "recompute" if recompute else "fused"
     results_and_rows: tuple[Tensor, ...] = LinearLoss.apply(strategy, row_bits, *arguments)
     return results_and_rows

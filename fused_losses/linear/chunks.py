@@ -47,7 +47,7 @@ class Rows:
     @staticmethod
     def that_count(call: Call) -> Rows:
         """The rows of a call that have a loss; the others have a gradient of 0."""
-        total, target = call.operands.input.shape[0], call.operands.target
+        total, target = call.input.shape[0], call.target
         if not isinstance(call.options, SoftmaxOptions) or target.is_floating_point() or target.dim() != 1:
             return Rows(total)
         counts = target != call.options.ignore_index

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fused_losses.call import Call, Operands, Parameters, PointwiseOptions, Reduction, SoftmaxOptions
+from fused_losses.call import Call, Parameters, PointwiseOptions, SoftmaxOptions
 from fused_losses.dispatch import kernels_take
 from fused_losses.losses.checks import FLOATING
 from fused_losses.losses.plans import PLANS
@@ -81,7 +80,7 @@ class HeadCall:
     @property
     def logits_dtype(self) -> torch.dtype:
         """The dtype of the workspace."""
-        return self.call.operands.input.dtype
+        return self.call.input.dtype
 
     @property
     def is_softmax(self) -> bool:
@@ -117,8 +116,8 @@ class HeadCall:
             options = SoftmaxOptions(ignore_index, smoothing, tuple(terms), normalizer)
         elif family == "pointwise":
             options = PointwiseOptions(tuple(parameters), ignore_index)
-        operands = Operands(logits_like(Head(*head), logits_dtype), target, weight, extra)
-        call = Call(name, operands, options, Reduction(reduction))
+        logits = logits_like(Head(*head), logits_dtype)
+        call = Call(name, logits, target, options, reduction, weight=weight, extra=extra)
         return HeadCall(Head(*head), call, dtype, chunk_rows)
 
 
@@ -151,6 +150,5 @@ def plan(
     if call is None or call.finish is not None:
         return None
     if isinstance(target, Tensor) and target.is_sparse:
-        operands = call.operands._replace(target=target.to(call.operands.target.dtype))
-        return dataclasses.replace(call, operands=operands)
+        return replace(call, target=target.to(call.target.dtype))
     return call

@@ -50,7 +50,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     bits = INPUT_GRADIENT if wanted & GRADIENTS else 0
     bits |= (STATISTICS if wanted & LSE else 0) | (ARGMAX if wanted & LARGEST else 0)
     losses = None
-    if call.reduction is Reduction.NONE:
+    if call.reduction == Reduction.NONE:
         losses = input.new_zeros(losses_shape(family, *call.operands), dtype=head_call.dtype)
     reduction = Reduction.SUM if losses is None else Reduction.NONE
     options, dtype = _without_normalizer(call.options), accumulate_dtype(head_call.logits_dtype)
@@ -80,7 +80,7 @@ def _backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) ->
     head_call, wanted = HeadCall.from_arguments(*arguments[:-1]), arguments[-1]
     call = head_call.call
     operators, options = OPERATORS[call.name], _without_normalizer(call.options)
-    by_row = call.reduction is Reduction.NONE
+    by_row = call.reduction == Reduction.NONE
     factor = upstream if by_row else upstream.double() / divisor(call)
     # After the products where that will do: float16 has no room for 1 / N times a logit's gradient.
     multiply_later = not by_row and lse_gradient is None
@@ -129,7 +129,7 @@ def _row_results(head_call: HeadCall, wanted: int) -> list[Tensor]:
     """Memory for log-sum-exps and largest classes (N, d1, ...), filled as for rows that do not count."""
     if not wanted & (LSE | LARGEST):
         return []
-    input = head_call.call.operands.input
+    input = head_call.call.input
     lse = head_call.head.input.new_zeros(positions(input), dtype=accumulate_dtype(input.dtype))
     return [lse, lse.new_full(lse.shape, -1, dtype=torch.int64)] if wanted & LARGEST else [lse]
 
@@ -157,7 +157,7 @@ def _fake_forward(*arguments: Any) -> list[Tensor]:
     head_call, wanted = HeadCall.from_arguments(*arguments[:-1]), arguments[-1]
     call, input = head_call.call, head_call.head.input
     shape: Any = ()
-    if call.reduction is Reduction.NONE:
+    if call.reduction == Reduction.NONE:
         shape = losses_shape(LOSSES[call.name].family, *call.operands)
     scale = input.new_empty((), dtype=torch.float64)
     loss = input.new_empty(shape, dtype=head_call.dtype)

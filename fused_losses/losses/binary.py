@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fused_losses import reference
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Operands, PointwiseOptions
+from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     as_floating,
@@ -83,10 +83,12 @@ def _plan_of_probabilities(
         return None
     return Call(
         "binary_cross_entropy",
-        Operands(input, target, weight),
-        PointwiseOptions((), ignore_index),
+        input,
+        target,
+        NO_OPTIONS if ignore_index is None else PointwiseOptions((), ignore_index),
         REDUCTIONS[reduction],
         promoted(input, target, weight) if autocast else None,
+        weight=weight,
     )
 
 
@@ -156,10 +158,13 @@ def _plan_of_logits(
         dtype = None if target.dtype is input.dtype else target.dtype
     return Call(
         "binary_cross_entropy_with_logits",
-        Operands(input, target, weight, pos_weight),
-        PointwiseOptions((), ignore_index),
+        input,
+        target,
+        NO_OPTIONS if ignore_index is None else PointwiseOptions((), ignore_index),
         REDUCTIONS[reduction],
         dtype,
+        weight=weight,
+        extra=pos_weight,
     )
 
 
@@ -225,11 +230,13 @@ def _plan_multilabel_soft_margin(
         finish = partial(_sum_over_classes, dtype=result_dtype)
     return Call(
         "multilabel_soft_margin_loss",
-        Operands(input, target, weight),
+        input,
+        target,
         PointwiseOptions((share,)),
         REDUCTIONS[reduction],
         dtype,
-        finish,
+        finish=finish,
+        weight=weight,
     )
 
 
@@ -285,8 +292,9 @@ def _plan_soft_margin(input: Tensor, target: Tensor, reduction: str = "mean") ->
         return None
     return Call(
         "soft_margin_loss",
-        Operands(input, target),
-        PointwiseOptions(),
+        input,
+        target,
+        NO_OPTIONS,
         REDUCTIONS[reduction],
         promoted(input),
     )

@@ -120,28 +120,23 @@ def as_floating(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.to(like.dtype) if tensor.dtype in INTEGRAL else tensor
 
 
-def promoted(*tensors: Tensor | None) -> torch.dtype | None:
-    """The loss's dtype where it is not the first tensor's: promoted, or float32 under autocast."""
-    dtype = _promotion(*tensors)
-    input = tensors[0]
-    assert input is not None
+def promoted(input: Tensor, *others: Tensor | None) -> torch.dtype | None:
+    """The loss's dtype where it is not the input's: promoted, or float32 under autocast."""
+    dtype = _promotion(input, others)
     if autocasts(input) and dtype is not torch.float64:
         dtype = torch.float32
     return None if dtype is input.dtype else dtype
 
 
-def promoted_without_autocast(*tensors: Tensor | None) -> torch.dtype | None:
+def promoted_without_autocast(input: Tensor, *others: Tensor | None) -> torch.dtype | None:
     """As `promoted`, for losses composed of operators that autocast leaves alone on the CPU."""
-    dtype = _promotion(*tensors)
-    assert tensors[0] is not None
-    return None if dtype is tensors[0].dtype else dtype
+    dtype = _promotion(input, others)
+    return None if dtype is input.dtype else dtype
 
 
-def _promotion(*tensors: Tensor | None) -> torch.dtype:
-    input = tensors[0]
-    assert input is not None
+def _promotion(input: Tensor, others: tuple[Tensor | None, ...]) -> torch.dtype:
     dtype = input.dtype
-    for tensor in tensors[1:]:
+    for tensor in others:
         if tensor is None or tensor.dtype is dtype:
             continue
         # A scalar tensor gives way to one with dimensions.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Operands, Parameters, SoftmaxOptions
+from fused_losses.call import REDUCTIONS, Backward, Call, Parameters, SoftmaxOptions
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     are_numbers,
@@ -70,17 +70,19 @@ def _plan_nll(
     if not (
         kernels_take(input, target, weight)
         and reduction in REDUCTIONS
-        and not target.is_floating_point()
         and takes_softmax(input, target, weight)
+        and not target.is_floating_point()
         and is_index(ignore_index)
     ):
         return None
     return Call(
         "nll_loss",
-        Operands(input, target, weight),
+        input,
+        target,
         SoftmaxOptions(ignore_index),
         REDUCTIONS[reduction],
         torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
+        weight=weight,
     )
 
 
@@ -148,11 +150,13 @@ def _plan_multi_margin(
     reshaped = reduction == "none" and target.dim() != max(0, input.dim() - 1)
     return Call(
         "multi_margin_loss",
-        Operands(input if input.dim() else input.reshape(1), target, weight),
+        input if input.dim() else input.reshape(1),
+        target,
         Parameters((float(p), float(margin))),
         REDUCTIONS[reduction],
         promoted(input),
-        partial(torch.reshape, shape=target.shape) if reshaped else None,
+        finish=partial(torch.reshape, shape=target.shape) if reshaped else None,
+        weight=weight,
     )
 
 
@@ -202,7 +206,8 @@ def _plan_multilabel_margin(input: Tensor, target: Tensor, reduction: str = "mea
         input, target = input.reshape(1), target.reshape(1)
     return Call(
         "multilabel_margin_loss",
-        Operands(input, target),
+        input,
+        target,
         Parameters(),
         REDUCTIONS[reduction],
         promoted(input),

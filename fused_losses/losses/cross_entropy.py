@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fused_losses import reference
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Operands, SoftmaxOptions
+from fused_losses.call import REDUCTIONS, Backward, Call, SoftmaxOptions
 from fused_losses.dispatch import by_torch, kernels_take, run, run_with_rows
 from fused_losses.losses.checks import is_index, reduction_of, takes_softmax
 from fused_losses.losses.plans import plans
@@ -82,25 +82,25 @@ def cross_entropy(
         TypeError: a factor that is no number.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
-    requested = Requested(return_lse, return_z_loss, return_accuracy, return_argmax)
     options = _options(
         input, reduction, ignore_index, label_smoothing, z_loss, entropy, logit_scale, softcap, normalizer
     )
     call = _plan(input, target, weight, reduction, options)
-    if not any(requested):
+    if not (return_lse or return_z_loss or return_accuracy or return_argmax):
         if call is not None:
             return run(call, backward)
-        if not options.terms and options.normalizer is None:
-            return by_torch(
-                F.cross_entropy,
-                input,
-                target,
-                weight,
-                ignore_index=ignore_index,
-                reduction=reduction,
-                label_smoothing=label_smoothing,
-            )
-        return by_torch(reference.cross_entropy, input, target, weight, None, options, reduction)
+        if options.terms or options.normalizer is not None:
+            return by_torch(reference.cross_entropy, input, target, weight, None, options, reduction)
+        return by_torch(
+            F.cross_entropy,
+            input,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+    requested = Requested(return_lse, return_z_loss, return_accuracy, return_argmax)
     if call is not None:
         loss, lse, argmax = run_with_rows(call, backward, requested.needs_argmax)
     else:
@@ -163,13 +163,15 @@ def _plan(
         and takes_softmax(input, target, weight)
         and is_index(options.ignore_index)
         and 0.0 <= options.label_smoothing <= 1.0
-        and (not target.is_floating_point() or options.ignore_index < 0)
+        and (options.ignore_index < 0 or not target.is_floating_point())
     ):
         return None
     return Call(
         "cross_entropy",
-        Operands(input, target, weight),
+        input,
+        target,
         options,
         REDUCTIONS[reduction],
         torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
+        weight=weight,
     )

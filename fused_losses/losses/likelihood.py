@@ -7,7 +7,7 @@ import warnings
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Operands, PointwiseOptions, Reduction
+from fused_losses.call import REDUCTIONS, Backward, Call, PointwiseOptions, Reduction
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     are_flags,
@@ -87,7 +87,8 @@ def _plan_poisson_nll(
         return None
     return Call(
         "poisson_nll_loss",
-        Operands(input, target),
+        input,
+        target,
         PointwiseOptions((float(log_input), float(full), float(eps))),
         REDUCTIONS[reduction],
         promoted(input, target),
@@ -157,10 +158,12 @@ def _plan_gaussian_nll(
         return None
     return Call(
         "gaussian_nll_loss",
-        Operands(input, target, None, variances),
+        input,
+        target,
         PointwiseOptions((float(full), float(eps))),
         REDUCTIONS[reduction],
         promoted_without_autocast(input, target, variances),
+        extra=variances,
     )
 
 
@@ -235,7 +238,8 @@ def _plan_kl_div(
         return None
     return Call(
         "kl_div",
-        Operands(input, target),
+        input,
+        target,
         PointwiseOptions((float(log_target),)),
         Reduction.BATCH_MEAN if reduction == "batchmean" else REDUCTIONS[reduction],
         promoted(input, target),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Operands, PointwiseOptions
+from fused_losses.call import REDUCTIONS, Backward, Call, PointwiseOptions
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import are_numbers, as_floating, promoted, reduction_of, takes_elements
 from fused_losses.losses.plans import plans
@@ -62,7 +62,8 @@ def _plan_hinge_embedding(
         return None
     return Call(
         "hinge_embedding_loss",
-        Operands(input, target),
+        input,
+        target,
         PointwiseOptions((float(margin),)),
         REDUCTIONS[reduction],
         promoted(input),  # the target is only asked which case it is
@@ -121,8 +122,10 @@ def _plan_margin_ranking(
         return None
     return Call(
         "margin_ranking_loss",
-        Operands(input1, input2, None, signs),
+        input1,
+        input2,
         PointwiseOptions((float(margin),)),
         REDUCTIONS[reduction],
         promoted(input1, input2, signs),
+        extra=signs,
     )

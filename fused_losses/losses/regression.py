@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Operands, PointwiseOptions
+from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     FLOATING,
@@ -136,7 +136,7 @@ def _plan_smooth_l1(input: Tensor, target: Tensor, reduction: str = "mean", beta
         return _plan_l1(input, target, reduction)
     if not beta > 0:
         return None
-    return _difference("smooth_l1_loss", input, target, reduction, None, float(beta))
+    return _difference("smooth_l1_loss", input, target, reduction, None, PointwiseOptions((float(beta),)))
 
 
 def huber_loss(
@@ -180,11 +180,16 @@ def _plan_huber(
 ) -> Call | None:
     if not delta > 0 or (input.dtype is not target.dtype and not autocasts(input)):
         return None
-    return _difference("huber_loss", input, target, reduction, weight, float(delta))
+    return _difference("huber_loss", input, target, reduction, weight, PointwiseOptions((float(delta),)))
 
 
 def _difference(
-    name: str, input: Tensor, target: Tensor, reduction: str, weight: Tensor | None, *parameters: float
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    reduction: str,
+    weight: Tensor | None,
+    options: PointwiseOptions = NO_OPTIONS,
 ) -> Call | None:
     """The plan of a loss of the difference of two tensors that broadcast with each other."""
     if not (
@@ -199,10 +204,12 @@ def _difference(
         return None
     return Call(
         name,
-        Operands(input, target, weight),
-        PointwiseOptions(parameters),
+        input,
+        target,
+        options,
         REDUCTIONS[reduction],
         promoted(input, target, weight),
+        weight=weight,
     )
 
 

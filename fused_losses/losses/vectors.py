@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Operands, Parameters
+from fused_losses.call import REDUCTIONS, Backward, Call, Parameters
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     FLOATING,
@@ -116,10 +116,12 @@ def _plan_triplet_margin(
         return None
     return Call(
         "triplet_margin_loss",
-        Operands(anchor, positive, None, negative),
+        anchor,
+        positive,
         Parameters((float(margin), float(p), float(eps), float(swap))),
         REDUCTIONS[reduction],
         promoted(anchor, positive, negative),
+        extra=negative,
     )
 
 
@@ -203,10 +205,12 @@ def _plan_triplet_margin_with_distance(
     p, eps, cosine = distance
     return Call(
         "triplet_margin_with_distance_loss",
-        Operands(anchor, positive, None, negative),
+        anchor,
+        positive,
         Parameters((float(margin), float(p), float(eps), float(swap), float(cosine))),
         REDUCTIONS[reduction],
         promoted_without_autocast(anchor, positive, negative),
+        extra=negative,
     )
 
 
@@ -261,10 +265,12 @@ def _plan_cosine_embedding(
         return None
     return Call(
         "cosine_embedding_loss",
-        Operands(input1, input2, None, signs),
+        input1,
+        input2,
         Parameters((float(margin),)),
         REDUCTIONS[reduction],
         promoted(input1, input2),  # the target is only asked which case it is
+        extra=signs,
     )
 
 

@@ -53,7 +53,7 @@ def test_explain_within_explain():
 def test_explain_after_an_error():
     with pytest.raises(ValueError, match="backward"):
         fused_losses.explain(L.mse_loss, X, T, backward="no such")
-    assert modes.decisions.get() is None
+    assert modes.decisions.get() is None and modes.hear() is None
 
 
 def test_strictness_is_of_a_thread():
