@@ -1,6 +1,11 @@
-"""Every loss in Triton: kernels for GPUs where no compiled ones are, without a compiler.
+"""Every loss in Triton: kernels for GPUs that no compiled library serves. No C++ compiler is needed.
 
 `register` makes them the kernels of a dispatch key. In Triton's interpreter they run on CPU tensors.
+
+A call goes through `operators.py`, which makes the results and an `EngineCall`, to an engine of its loss's
+family: `pointwise.py`, `vectors.py`, `softmax.py` or `class_margin.py`. The engine's `run` describes the
+tensors to a kernel (`iteration.py`), chooses a tile (`tiling.py`) and launches (`launch.py`). Kernels read
+and write through `memory.py`, take their mathematics from `formulas/`, and add up the loss by `reduce.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from triton import knobs
 
 from fused_losses.registry import LOSSES, Family
 from fused_losses.triton_kernels import class_margin, pointwise, scale, softmax, vectors
-from fused_losses.triton_kernels.operators import Engine, on_their_device, operators_of
+from fused_losses.triton_kernels.operators import Engine, on_their_device, operators_for
 
 ENGINES: dict[Family, Engine] = {
     "pointwise": pointwise.run,
@@ -29,11 +34,11 @@ def key() -> str:
 
 
 def register(choose: Callable[[str, str, Callable[..., Any]], Callable[..., Any]]) -> torch.library.Library:
-    """Takes the key for all operators; they are given back when the library returned is destroyed.
+    """Takes the key for all operators; destroying the library that is returned gives it back.
 
     Args:
-        choose: makes, of an operator's name, the key and Triton's function, what is registered: a function of
-            the dispatcher's keys and the operator's arguments.
+        choose: Makes, from an operator's name, the key and Triton's function, what is registered: a function
+            of the dispatcher's keys and the operator's arguments.
     """
     library = torch.library.Library("fused_losses", "IMPL", key())
     for name, function in _implementations().items():
@@ -47,5 +52,5 @@ def _implementations() -> dict[str, Callable[..., Any]]:
         if loss.family not in ENGINES:
             continue
         names = (name, f"{name}_", f"{name}_backward", f"{name}_backward_")
-        functions.update(zip(names, operators_of(loss, ENGINES[loss.family]), strict=True))
+        functions.update(zip(names, operators_for(loss, ENGINES[loss.family]), strict=True))
     return {name: on_their_device(function) for name, function in functions.items()}

@@ -1,6 +1,6 @@
 """Compiling for a device that is not there: what launches would compile, without running it.
 
-`compiling` shows the machine code of every kernel of a loss, and what it would be compiled anew for.
+`compiling` shows the machine code of every kernel that a loss launches, and which calls share it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Launch:
     constants: dict[str, Any]
     """What the caller had compiled in, options of the compiler included."""
     key: str
-    """The specialisation: launches of equal keys run the same machine code."""
+    """What the kernel was specialised for: launches of equal keys run the same machine code."""
     compiled: CompiledKernel
 
 
@@ -37,9 +37,12 @@ _compiled: dict[tuple[GPUTarget, str], CompiledKernel] = {}
 
 
 def compile_for(
-    target: GPUTarget, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]
+    target: GPUTarget, kernel: Any, arguments: dict[str, Any], constants: dict[str, Any]
 ) -> tuple[str, CompiledKernel]:
-    """The key and the code of a launch, as `JITFunction.run` finds them on the device itself."""
+    """The key and the code of a launch, found as `JITFunction.run` does on the device itself.
+
+    Arguments and constants are those of `launch.launch`.
+    """
     if not isinstance(kernel, JITFunction):
         raise RuntimeError("fused_losses: with TRITON_INTERPRET, kernels are not compiled")
     backend = make_backend(target)
@@ -49,7 +52,7 @@ def compile_for(
         "debug": kernel.debug or knobs.runtime.debug,
         "instrumentation_mode": knobs.compilation.instrumentation_mode,
     }
-    bound, specialization, rest = bind(*arguments, **options)
+    bound, specialization, rest = bind(**arguments, **options)
     key = kernel.cache_key + compute_cache_key({}, specialization, rest)
     if (target, key) not in _compiled:
         parsed, signature, constexprs, attributes = kernel._pack_args(
@@ -64,16 +67,19 @@ def compile_for(
 def compiling(target: GPUTarget) -> Iterator[list[Launch]]:
     """Collects the launches that losses of tensors on the meta device make inside, compiled for the target.
 
-    These tensors have no elements. No one needs them: an engine that looked at one would wait for its GPU.
+    These tensors have no elements, and none is needed: engines never look at one, since they would have to
+    wait for the GPU.
     """
     launches: list[Launch] = []
 
-    def take(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
+    def compile_instead(
+        kernel: Any, programs: int, arguments: dict[str, Any], constants: dict[str, Any]
+    ) -> None:
         key, compiled = compile_for(target, kernel, arguments, constants)
         launches.append(Launch(kernel.__name__, programs, constants, key, compiled))
 
-    before = launch.taker
-    launch.taker = take
+    before = launch.launch_hook
+    launch.launch_hook = compile_instead
     devices.triton["meta"] = "Triton, compiled only"
     library = torch.library.Library("fused_losses", "IMPL", "Meta")
     for name, function in triton_kernels._implementations().items():
@@ -82,5 +88,5 @@ def compiling(target: GPUTarget) -> Iterator[list[Launch]]:
         yield launches
     finally:
         library._destroy()
-        launch.taker = before
+        launch.launch_hook = before
         del devices.triton["meta"]

@@ -1,96 +1,99 @@
-"""The class margin losses, from tensors to their kernels."""
+"""The engine of the class margins: multi_margin_loss and multilabel_margin_loss, of scores (N, C) or (C).
+
+`run` makes a launch of what it is asked for. A loss with parameters has one target in each row, and
+`class_margin_one_target.py` its kernel; the one without has several, in `class_margin_several_targets.py`.
+Both take value and derivative of a gap between two classes from `formulas/class_margin.py`.
+"""
 
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
-from torch import Tensor
 
+from fused_losses.call import Reduction
 from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.class_margin_one_target import multi_margin
 from fused_losses.triton_kernels.class_margin_several_targets import multilabel_margin
+from fused_losses.triton_kernels.iteration import compute_dtype, position_arguments
 from fused_losses.triton_kernels.launch import launch
-from fused_losses.triton_kernels.operators import Call, check_shape
-from fused_losses.triton_kernels.reduce import scratch
-
-MEAN = 1
+from fused_losses.triton_kernels.operators import EngineCall, check_shape
+from fused_losses.triton_kernels.reduce import reduction_arguments
 
 
-def run(call: Call) -> None:
-    """The engine. A loss without parameters is the one that takes lists of targets."""
+def run(call: EngineCall) -> None:
+    """Writes what is asked for of a class margin."""
     input, target = call.input, call.target
     if target.dtype is not torch.int64 or not 1 <= input.dim() <= 2 or call.extra is not None:
         raise RuntimeError("fused_losses: expected scores of one or two dimensions and int64 targets")
-    rows, classes = (1, *input.shape)[-2:]
+    axis = input.dim() - 1
+    positions, classes = input.shape[:-1], input.shape[-1]
+    count = positions.numel()
     (parameters,) = call.options
-    of_each = call.upstream if not call.reduction else None
-    lists = not parameters
-    if lists:
+    several = not parameters
+    if several:
         check_shape(input.shape, target)
-    for tensor, count in ((None if lists else target, rows), (call.weight, classes), (of_each, rows)):
-        if tensor is not None and (tensor.numel() != count or tensor.dim() > 1):
+    for tensor, numbers in (
+        (None if several else target, count),
+        (call.weight, classes),
+        (call.losses_upstream, count),
+    ):
+        if tensor is not None and (tensor.numel() != numbers or tensor.dim() > 1):
             raise RuntimeError("fused_losses: expected as many numbers as there are rows or classes")
-    of_input = call.gradients[0]
-    check_shape(input.shape, of_input)
-    check_shape(input.shape[:-1], call.losses)
+    gradient = call.gradients[0]
+    check_shape(input.shape, gradient)
+    check_shape(positions, call.losses)
 
-    wide = input.dtype is torch.float64
-    tiles, resident = tiling.for_class_margin(classes, wide, lists)
-    if lists and not resident and of_input is not None and of_input.data_ptr() == input.data_ptr():
-        # Its targets' scores are needed to the end.
-        input = input.clone()
-    upstream = (None, None) if of_each is None else (of_each, (_only_stride(of_each),))
-    if call.upstream is not None and call.reduction:
-        upstream = (call.upstream, None)
-    programs = tiles.programs(triton.cdiv(rows, tiles.rows), input.device)
-    partials, arrived = (None, None) if call.reduced is None else scratch(programs, input.device)
-    results = (upstream, _bundle(of_input), call.losses, call.reduced, partials, arrived, rows, classes)
-    divisor = float(rows) if call.reduction == MEAN else 1.0
-    common: dict[str, Any] = {
-        "READY": call.ready,
-        "T": tl.float64 if wide else tl.float32,
-        "CHUNK": tiles.columns,
-        "num_warps": tiles.num_warps,
+    dtype = compute_dtype(input)
+    if several:
+        tile, resident = tiling.for_several_targets(classes, is_float64=dtype is tl.float64)
+        if not resident and gradient is not None and gradient.data_ptr() == input.data_ptr():
+            # The scores of its targets are needed to the end.
+            input = input.clone()
+    else:
+        tile = tiling.for_one_target(classes)
+    upstream = call.losses_upstream
+    _, with_classes, numbers_of_rows = position_arguments(
+        input.shape,
+        axis,
+        range(axis + 1),
+        [input, gradient, *([target] if several else [])],
+        [
+            None if upstream is None else upstream.reshape(positions),
+            call.losses,
+            *([] if several else [target.reshape(positions)]),
+        ],
+    )
+    x, grad_input, *lists = with_classes
+    losses_upstream, losses, *labels = numbers_of_rows
+    programs = tile.programs(count, input.device)
+    arguments: dict[str, Any] = {
+        "x": x,
+        "labels": (lists or labels)[0],
+        "losses_upstream": losses_upstream,
+        "grad_input": grad_input,
+        "losses": losses,
+        **reduction_arguments(call, programs),
+        "rows": count,
+        "classes": classes,
+        "divisor": float(count) if call.reduction == Reduction.MEAN else 1.0,
     }
-    if lists:
-        operands = (_bundle(input), _bundle(target))
-        launch(
-            multilabel_margin,
-            programs,
-            input.device,
-            *operands,
-            *results,
-            divisor,
-            RESIDENT=resident,
-            **common,
-        )
+    constants: dict[str, Any] = {
+        "READY": call.ready,
+        "DTYPE": dtype,
+        "CHUNK": tile.columns,
+        "num_warps": tile.num_warps,
+    }
+    if several:
+        launch(multilabel_margin, programs, input.device, arguments, RESIDENT=resident, **constants)
         return
-    labels = (target, (_only_stride(target),))
-    weight = (None,) if call.weight is None else (call.weight, _only_stride(call.weight))
     power, margin = parameters
+    weight = (None,) if call.weight is None else (call.weight, call.weight.expand(classes).stride(0))
     launch(
         multi_margin,
         programs,
         input.device,
-        _bundle(input),
-        labels,
-        weight,
-        *results,
-        margin,
-        divisor,
+        {**arguments, "weight": weight, "margin": margin},
         POWER=int(power),
-        ROWS=tiles.rows,
-        **common,
+        ROWS=tile.rows,
+        **constants,
     )
-
-
-def _bundle(tensor: Tensor | None) -> Any:
-    """The tensor, its stride along classes, and (its stride along rows,)."""
-    if tensor is None:
-        return (None,)
-    return tensor, tensor.stride(-1), (tensor.stride(0) if tensor.dim() == 2 else 0,)
-
-
-def _only_stride(tensor: Tensor) -> int:
-    return tensor.stride(0) if tensor.dim() else 0

@@ -6,11 +6,12 @@ import triton.language as tl
 from fused_losses.triton_kernels.formulas.class_margin import gap_of, terms
 from fused_losses.triton_kernels.formulas.math import scalar
 from fused_losses.triton_kernels.iteration import turns
-from fused_losses.triton_kernels.labels import load_labels
+from fused_losses.triton_kernels.labels import load_labels, weight_of_labels
+from fused_losses.triton_kernels.memory import elements_of, load_numbers, row_starts, store, store_numbers
 from fused_losses.triton_kernels.reduce import finish, upstream_of_reduced
 
 NO_CLASS = tl.constexpr(-(2**63))
-"""No label is to be ignored."""
+"""The label to ignore where none is to be: an int64 that no label has."""
 
 
 @triton.jit(do_not_specialize=["margin", "divisor"], debug=True)
@@ -18,9 +19,10 @@ def multi_margin(
     x,
     labels,
     weight,
-    upstream,
-    of_input,
-    losses_ptr,
+    losses_upstream,
+    grad_input,
+    losses,
+    upstream_ptr,
     loss_ptr,
     partials_ptr,
     arrived_ptr,
@@ -30,22 +32,29 @@ def multi_margin(
     divisor: "fp64",
     POWER: tl.constexpr,
     READY: tl.constexpr,
-    T: tl.constexpr,
+    DTYPE: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """A tensor is a pointer (None: absent), its stride along classes, and (its stride along rows,).
+    """Walks over rows, whose tensors are as in `iteration.position_arguments`.
 
-    What has one number per row lacks the first stride; an upstream gradient of the reduced loss has None
-    instead of strides.
+    Takes:
+        x: (rows, classes), scores.
+        labels: (rows), int64, each row's class.
+        weight: (pointer, stride) of (classes) factors, or (None,).
+        losses_upstream: (rows), the upstream gradient of each loss, or absent.
+        grad_input: (rows, classes), where the gradient goes, which may be the scores' own memory; or absent.
+        losses: (rows), where the loss of each row goes, or absent.
+        upstream_ptr, loss_ptr, partials_ptr, arrived_ptr: See `reduce.reduction_arguments`.
+        POWER: 1 or 2, of each gap.
     """
-    margin = scalar(margin).to(T)
-    scale = upstream_of_reduced(upstream)
+    margin = scalar(margin).to(DTYPE)
+    scale = upstream_of_reduced(upstream_ptr)
     if READY:
         if scale == 1:
             return
     divisor = scalar(divisor)
-    scale = (scale / divisor).to(T)
+    scale = (scale / divisor).to(DTYPE)
 
     total = tl.zeros((ROWS,), tl.float64)
     first, end, step = turns(rows, ROWS, tl.int64)
@@ -53,43 +62,36 @@ def multi_margin(
         row = begin + tl.arange(0, ROWS)
         live = row < rows
         y, counts = load_labels(labels, (rows,), row, live, classes, NO_CLASS)
-        x_rows = x[0] + row * x[2][0]
-        x_y = tl.load(x_rows + y * x[1], mask=counts, other=0).to(T)
-        if of_input[0] is not None:
-            # In place, no one may write what another one has yet to read.
+        x_rows = row_starts(x, (rows,), row)
+        g_rows = row_starts(grad_input, (rows,), row)
+        x_y = tl.load(elements_of(x, x_rows, y), mask=counts, other=0).to(DTYPE)
+        if grad_input[0] is not None:
+            # In place, no thread may write what another one has yet to read.
             tl.debug_barrier()
-        share = tl.full((ROWS,), 1, T) / classes
-        if weight[0] is not None:
-            share *= tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(T)
+        share = tl.full((ROWS,), 1, DTYPE) / classes * weight_of_labels(weight, y, counts, DTYPE)
         share = tl.where(counts, share, 0.0)
         slope = share * scale
-        if upstream[1] is not None:
-            slope *= tl.load(upstream[0] + row * upstream[1][0], mask=live, other=0).to(T)
-        values = tl.zeros((ROWS, CHUNK), T)
+        if losses_upstream[0] is not None:
+            slope *= load_numbers(losses_upstream, (rows,), row, live, 0, DTYPE)
+        values = tl.zeros((ROWS, CHUNK), DTYPE)
         slopes = values
         for chunk in range(0, classes, CHUNK):
-            c = chunk + tl.arange(0, CHUNK)
-            mask = live[:, None] & (c < classes)[None, :]
-            scores = tl.load(x_rows[:, None] + (c.to(tl.int64) * x[1])[None, :], mask=mask, other=0).to(T)
+            c = (chunk + tl.arange(0, CHUNK))[None, :]
+            mask = live[:, None] & (c < classes)
+            scores = tl.load(elements_of(x, x_rows[:, None], c), mask=mask, other=0).to(DTYPE)
             gap = gap_of(margin, x_y[:, None], scores)
-            value, of_x = terms(gap, mask & (c[None, :] != y[:, None]), POWER)
+            value, d_x = terms(gap, mask & (c != y[:, None]), POWER)
             values += value
-            if of_input[0] is not None:
-                slopes += of_x
-                place = (of_input[0] + row * of_input[2][0])[:, None] + (c.to(tl.int64) * of_input[1])[
-                    None, :
-                ]
-                tl.store(place, (of_x * slope[:, None]).to(of_input[0].dtype.element_ty), mask=mask)
-        if of_input[0] is not None:
+            if grad_input[0] is not None:
+                slopes += d_x
+                store(elements_of(grad_input, g_rows[:, None], c), d_x * slope[:, None], mask)
+        if grad_input[0] is not None:
             # One element of those stored above, by whichever thread: all must be there before.
             tl.debug_barrier()
-            of_y = -tl.sum(slopes, axis=1) * slope
-            place = of_input[0] + row * of_input[2][0] + y * of_input[1]
-            tl.store(place, of_y.to(of_input[0].dtype.element_ty), mask=counts)
-        if loss_ptr is not None or losses_ptr is not None:
+            store(elements_of(grad_input, g_rows, y), -tl.sum(slopes, axis=1) * slope, counts)
+        if loss_ptr is not None or losses[0] is not None:
             value = tl.sum(values, axis=1) * share
             total += value
-            if losses_ptr is not None:
-                tl.store(losses_ptr + row, value.to(losses_ptr.dtype.element_ty), mask=live)
+            store_numbers(losses, (rows,), row, live, value)
     if loss_ptr is not None:
         finish(tl.sum(total), divisor, loss_ptr, partials_ptr, arrived_ptr)

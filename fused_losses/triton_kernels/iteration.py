@@ -1,6 +1,12 @@
-"""In which order the elements of tensors are visited, and where each one lies."""
+"""In which order elements and positions are visited, and where tensors have them in memory.
+
+What kernels take of a tensor is a tuple: its pointer, its stride along an axis that is walked within a
+position (classes, or the elements of a vector) if it has one, and its strides along the dimensions of the
+walk. A tensor that is absent is (None, None). `memory.py` reads and writes through these tuples.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -9,12 +15,18 @@ from torch import Tensor
 
 Strides = tuple[int, ...]
 
+TensorArgument = tuple[Any, ...]
+"""(pointer, strides) or (pointer, stride along the axis, strides); (None, None) for no tensor."""
+
+ABSENT: TensorArgument = (None, None)
+
 
 def merged(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[Strides, list[Strides]]:
-    """Dimensions, outermost first, without those that no one steps along, merged where possible.
+    """Sizes and each tensor's strides, outermost first, with dimensions of size 1 left out and others merged.
 
-    A tensor that is contiguous in the order of the dimensions becomes one dimension of stride 1. There is
-    always a dimension, and always the same number for all tensors.
+    Two dimensions become one where all tensors allow it: one that is contiguous in the order of the
+    dimensions has a single dimension of stride 1 then. At least one dimension is left, and the same number
+    for all tensors.
     """
     out_sizes: list[int] = []
     out_strides: list[list[int]] = [[] for _ in strides]
@@ -35,26 +47,72 @@ def merged(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[Stri
     return tuple(out_sizes), [tuple(out) for out in out_strides]
 
 
-def elementwise(
-    shape: torch.Size, leader: Tensor, tensors: Sequence[Tensor | None]
-) -> tuple[Strides, list[Strides | None]]:
-    """Sizes of a walk over `shape` in the order in which `leader` lies in memory, and all strides."""
-    if all(x is None or (x.shape == shape and x.is_contiguous()) for x in tensors):
-        return (shape.numel(),), [None if x is None else (1,) for x in tensors]
-    lies = leader.stride()
+def memory_order(shape: torch.Size, leader: Tensor) -> list[int]:
+    """The dimensions of a shape, outermost first, in the order in which `leader` has them in memory.
+
+    If that is not dense or has another shape, it is the order of a contiguous tensor.
+    """
+    strides = leader.stride()
     if leader.shape != shape or not torch.ops.aten.is_non_overlapping_and_dense(leader):
-        lies = torch.empty(shape, device="meta").stride()
-    order = sorted(range(len(shape)), key=lambda d: -lies[d])
-    strides = [[tensor.expand(shape).stride()[d] for d in order] for tensor in tensors if tensor is not None]
+        strides = torch.empty(shape, device="meta").stride()
+    return sorted(range(len(shape)), key=lambda d: -strides[d])
+
+
+def element_arguments(
+    shape: torch.Size, leader: Tensor, tensors: Sequence[Tensor | None]
+) -> tuple[Strides, list[TensorArgument]]:
+    """For a walk over the elements of a shape: its sizes, and (pointer, strides) of each tensor.
+
+    All tensors broadcast to the shape. The walk follows the order in which `leader` lies in memory.
+    """
+    if all(x is None or (x.shape == shape and x.is_contiguous()) for x in tensors):
+        return (shape.numel(),), [ABSENT if x is None else (x, (1,)) for x in tensors]
+    order = memory_order(shape, leader)
+    strides = [[x.expand(shape).stride(d) for d in order] for x in tensors if x is not None]
     sizes, found = merged([shape[d] for d in order], strides)
     remaining = iter(found)
-    return sizes, [None if tensor is None else next(remaining) for tensor in tensors]
+    return sizes, [ABSENT if x is None else (x, next(remaining)) for x in tensors]
+
+
+def position_arguments(
+    shape: torch.Size,
+    axis: int,
+    order: Sequence[int],
+    with_axis: Sequence[Tensor | None],
+    without_axis: Sequence[Tensor | None],
+) -> tuple[Strides, list[TensorArgument], list[TensorArgument]]:
+    """For a walk over positions, the dimensions of a shape but for one: its sizes, and what kernels take.
+
+    Args:
+        shape: What tensors with the axis have.
+        axis: The dimension that is not walked over, from 0.
+        order: The dimensions in the order of the walk, outermost first; `axis` may be among them.
+        with_axis: Tensors of the shape; their arguments are (pointer, stride along the axis, strides).
+        without_axis: Tensors of the shape without the axis; theirs are (pointer, strides).
+    """
+    dims = [d for d in order if d != axis]
+    strides = [[x.stride(d) for d in dims] for x in with_axis if x is not None]
+    strides += [[x.stride(d - (d > axis)) for d in dims] for x in without_axis if x is not None]
+    sizes, found = merged([shape[d] for d in dims], strides)
+    remaining = iter(found)
+    return (
+        sizes,
+        [ABSENT if x is None else (x, x.stride(axis), next(remaining)) for x in with_axis],
+        [ABSENT if x is None else (x, next(remaining)) for x in without_axis],
+    )
+
+
+def compute_dtype(*tensors: Tensor | None) -> tl.dtype:
+    """What a kernel computes in: float64 if a tensor is of that dtype, else float32."""
+    has_float64 = any(x is not None and x.dtype is torch.float64 for x in tensors)
+    return tl.float64 if has_float64 else tl.float32
 
 
 def index_type(count: int) -> tl.dtype:
-    """Of the numbers of elements or rows: divisions of 64 bits are long, and few tensors need them.
+    """The type that numbers elements or positions: divisions of 64 bits are long, and few tensors need them.
 
-    The last step leads past the end, by less than all that the programs of any device take at once.
+    The last step of a walk leads past its end, by less than all programs of any device take at once: half of
+    what int32 has room for is far more.
     """
     return tl.int32 if count <= 2**30 else tl.int64
 
@@ -63,18 +121,3 @@ def index_type(count: int) -> tl.dtype:
 def turns(count, TILE: tl.constexpr, INDEX: tl.constexpr):
     """A program's share of `count`: from where, to where, and in which steps it takes its tiles."""
     return tl.program_id(0).to(INDEX) * TILE, tl.full((), count, INDEX), tl.num_programs(0).to(INDEX) * TILE
-
-
-@triton.jit
-def offset_of(index, sizes, strides):
-    """Where element number `index` of a walk over `sizes` lies: in elements, as int64."""
-    if len(sizes) == 1:
-        # A stride of 1 is compiled in: neighbours are seen to be neighbours.
-        return index.to(tl.int64) * strides[0]
-    else:
-        rest = index
-        offset = (index * 0).to(tl.int64)
-        for d in tl.static_range(len(sizes) - 1, 0, -1):
-            offset += (rest % sizes[d]).to(tl.int64) * strides[d]
-            rest = rest // sizes[d]
-        return offset + rest.to(tl.int64) * strides[0]

@@ -1,22 +1,29 @@
-"""Class indices, and what the mean of class losses divides by."""
+"""Class indices, and what the mean of class losses divides by: the weight of all labels."""
 
+from __future__ import annotations
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from fused_losses.triton_kernels.iteration import offset_of, turns
-from fused_losses.triton_kernels.reduce import finish
+from fused_losses.triton_kernels.iteration import Strides, TensorArgument, index_type, turns
+from fused_losses.triton_kernels.launch import launch
+from fused_losses.triton_kernels.memory import load_numbers
+from fused_losses.triton_kernels.reduce import finish, known_divisor, scratch
+from fused_losses.triton_kernels.tiling import LEAST_WARPS, Tiling
 
 LABELS_PER_STEP = tl.constexpr(1024)
-"""A few for each thread."""
+"""How many labels a program adds up at once: 8 for each of its 128 threads, loads enough to be in flight."""
 
 
 @triton.jit
 def load_labels(labels, sizes, position, live, classes, ignore_index):
-    """The positions' classes, and which of them count; of those that do not, the class is 0.
+    """The classes of positions, int64, and which of them count; of those that do not, the class is 0.
 
     A class outside [0, classes) fails an assertion of the device; it is never used to read or write.
     """
-    y = tl.load(labels[0] + offset_of(position, sizes, labels[1]), mask=live, other=0).to(tl.int64)
+    y = load_numbers(labels, sizes, position, live, 0, tl.int64)
     counts = live & (y != ignore_index)
     in_bounds = (y >= 0) & (y < classes)
     tl.device_assert(in_bounds | ~counts, "fused_losses: target is out of bounds")
@@ -25,27 +32,57 @@ def load_labels(labels, sizes, position, live, classes, ignore_index):
 
 
 @triton.jit
-def _weight_of_labels(labels, weight, sizes, first, end, step, classes, ignore_index, BLOCK: tl.constexpr):
-    """The sum of the weights of the labels in every step-th block, or their number, in float64."""
+def weight_of_labels(weight, y, counts, DTYPE: tl.constexpr):
+    """The weights of labels y, 0 for those that do not count; if there is no weight, 1 for all of them.
+
+    `weight` is (pointer, stride) of (C) numbers, or (None,).
+    """
+    if weight[0] is None:
+        return tl.full(y.shape, 1, DTYPE)
+    else:
+        return tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(DTYPE)
+
+
+@triton.jit
+def _total_weight(labels, weight, sizes, first, end, step, classes, ignore_index, BLOCK: tl.constexpr):
+    """The total weight of the labels in the blocks at first, first + step, ..., before end, in float64."""
     total = tl.zeros((BLOCK,), tl.float64)
     for begin in range(first, end, step):
         position = begin + tl.arange(0, BLOCK)
         y, counts = load_labels(labels, sizes, position, position < end, classes, ignore_index)
-        if weight[0] is not None:
-            total += tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(tl.float64)
-        else:
+        if weight[0] is None:
             total += counts.to(tl.float64)
+        else:
+            total += weight_of_labels(weight, y, counts, tl.float64)
     return tl.sum(total)
 
 
 @triton.jit
-def weight_of_all(
-    labels, weight, sizes, positions, classes, ignore_index, BLOCK: tl.constexpr, INDEX: tl.constexpr
+def mean_divisor(
+    divisor,
+    divisor_ptr,
+    labels,
+    weight,
+    sizes,
+    positions,
+    classes,
+    ignore_index,
+    COUNTS: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
-    """As each program for itself adds it up: worth it where that reads less than another launch costs."""
-    first = tl.full((), 0, INDEX)
-    _, end, _ = turns(positions, BLOCK, INDEX)
-    return _weight_of_labels(labels, weight, sizes, first, end, BLOCK, classes, ignore_index, BLOCK)
+    """What the sum of all losses is divided by, as float64.
+
+    A number, or what an earlier launch has left at the pointer; or, if it COUNTS, the weight of all labels,
+    which each program adds up for itself: worth it where that reads less than another launch costs.
+    """
+    if COUNTS:
+        first = tl.full((), 0, INDEX)
+        _, end, _ = turns(positions, LABELS_PER_STEP, INDEX)
+        return _total_weight(
+            labels, weight, sizes, first, end, LABELS_PER_STEP, classes, ignore_index, LABELS_PER_STEP
+        )
+    else:
+        return known_divisor(divisor, divisor_ptr)
 
 
 @triton.jit(do_not_specialize=["ignore_index"], debug=True)
@@ -56,13 +93,49 @@ def label_divisor(
     positions: "i64",
     classes,
     ignore_index: "i64",
-    divisor_ptr,
+    loss_ptr,
     partials_ptr,
     arrived_ptr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The same, by all programs together."""
+    """The weight of all labels, added up by all programs together, at `loss_ptr`: (), float64."""
     first, end, step = turns(positions, BLOCK, INDEX)
-    total = _weight_of_labels(labels, weight, sizes, first, end, step, classes, ignore_index, BLOCK)
-    finish(total, 1.0, divisor_ptr, partials_ptr, arrived_ptr)
+    total = _total_weight(labels, weight, sizes, first, end, step, classes, ignore_index, BLOCK)
+    finish(total, 1.0, loss_ptr, partials_ptr, arrived_ptr)
+
+
+def launch_label_divisor(
+    labels: TensorArgument,
+    weight: TensorArgument,
+    sizes: Strides,
+    count: int,
+    classes: int,
+    ignore_index: int,
+    device: torch.device,
+) -> Tensor:
+    """The weight of the labels of `count` positions, or their number, by a launch of its own: (), float64."""
+    tile = Tiling(LABELS_PER_STEP.value, 1, LEAST_WARPS)
+    programs = tile.programs(count, device)
+    partials, arrived = scratch(programs, device)
+    divisor = torch.empty((), dtype=torch.float64, device=device)
+    launch(
+        label_divisor,
+        programs,
+        device,
+        {
+            "labels": labels,
+            "weight": weight,
+            "sizes": sizes,
+            "positions": count,
+            "classes": classes,
+            "ignore_index": ignore_index,
+            "loss_ptr": divisor,
+            "partials_ptr": partials,
+            "arrived_ptr": arrived,
+        },
+        INDEX=index_type(count),
+        BLOCK=tile.rows,
+        num_warps=tile.num_warps,
+    )
+    return divisor

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import triton
 
-from fused_losses.triton_kernels import tiling
+from fused_losses.triton_kernels.tiling import WARP
 
-taker: Callable[[Any, int, tuple[Any, ...], dict[str, Any]], None] | None = None
+launch_hook: Callable[[Any, int, dict[str, Any], dict[str, Any]], None] | None = None
 """Takes launches (kernel, programs, arguments, constants) in the device's stead; see `ahead_of_time`."""
 
 ENDS_WITH_NONE = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8)
@@ -23,15 +23,18 @@ taken for None then, unless one of the former comes later: (None, (60, 1)) would
 """
 
 REGISTERS = 65536
-"""Of a processor."""
+"""What a processor has for all its threads, on every GPU that Triton compiles for."""
 
 MOST_REGISTERS = 255
-"""Of a thread."""
+"""The most that a thread can address."""
 
 
 def compiler_options(constants: dict[str, Any], backend: str, warp: int) -> dict[str, Any]:
-    """What a kernel is compiled with, for "cuda" or "hip" and so many threads in a warp; tilings count 32."""
-    threads = constants["num_warps"] * tiling.WARP
+    """What a kernel is compiled with, for "cuda" or "hip" and so many threads in a warp.
+
+    `constants` have the kernel's constants, options of the compiler, and `num_warps`, warps of 32 threads.
+    """
+    threads = constants["num_warps"] * WARP
     # Kernels that may assert would have every sum of int32 checked for an overflow, too.
     options = {**constants, "num_warps": max(1, threads // warp), "sanitize_overflow": False}
     if backend == "cuda":
@@ -55,15 +58,21 @@ def _ended(argument: Any) -> Any:
     return (*ended, None) if has_tuples and has_constants else ended
 
 
-def launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, **constants: Any) -> None:
-    """`programs` programs of a kernel, on the tensors' device, which is the current one, and its stream."""
+def launch(
+    kernel: Any, programs: int, device: torch.device, arguments: dict[str, Any], **constants: Any
+) -> None:
+    """Runs `programs` programs of a kernel on the tensors' device, which is the current one, and its stream.
+
+    `arguments` are the kernel's by name, but for those that are compiled in. These are among `constants`, as
+    are options of the compiler, such as `num_warps`.
+    """
     if ENDS_WITH_NONE:
-        arguments = tuple(map(_ended, arguments))
-    if taker is not None:
-        taker(kernel, programs, arguments, constants)
+        arguments = {name: _ended(argument) for name, argument in arguments.items()}
+    if launch_hook is not None:
+        launch_hook(kernel, programs, arguments, constants)
         return
     if device.type != "cuda":  # the interpreter
-        kernel[(programs,)](*arguments, **constants)
+        kernel[(programs,)](**arguments, **constants)
         return
     options = compiler_options(constants, "hip" if torch.version.hip else "cuda", _warp(device))
-    kernel[(programs,)](*arguments, **options)
+    kernel[(programs,)](**arguments, **options)

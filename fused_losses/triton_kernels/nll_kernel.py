@@ -1,11 +1,11 @@
-"""The likelihood of ready log-probabilities: an element for each position, and zeros around it."""
+"""The kernel of nll_loss: an element for each position, and zeros around it. `softmax.py` launches it."""
 
 import triton
 import triton.language as tl
 
-from fused_losses.triton_kernels.formulas.math import scalar
-from fused_losses.triton_kernels.iteration import offset_of, turns
-from fused_losses.triton_kernels.labels import LABELS_PER_STEP, load_labels, weight_of_all
+from fused_losses.triton_kernels.iteration import turns
+from fused_losses.triton_kernels.labels import load_labels, mean_divisor, weight_of_labels
+from fused_losses.triton_kernels.memory import elements_of, load_numbers, row_starts, store, store_numbers
 from fused_losses.triton_kernels.reduce import finish, upstream_of_reduced
 
 
@@ -14,9 +14,10 @@ def nll(
     x,
     labels,
     weight,
-    upstream,
-    of_input,
+    losses_upstream,
+    grad_input,
     losses,
+    upstream_ptr,
     loss_ptr,
     partials_ptr,
     arrived_ptr,
@@ -29,23 +30,19 @@ def nll(
     COUNTS: tl.constexpr,
     READY: tl.constexpr,
     INDEX: tl.constexpr,
-    T: tl.constexpr,
+    DTYPE: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Tensors are as in `softmax_kernel.softmax`."""
-    scale = upstream_of_reduced(upstream)
+    """-w_y x_y for each position's label y. Arguments are as in `softmax_kernel.softmax`."""
+    scale = upstream_of_reduced(upstream_ptr)
     if READY:
         if scale == 1:
             return
-    divisor = scalar(divisor)
-    if COUNTS:
-        divisor = weight_of_all(
-            labels, weight, sizes, positions, classes, ignore_index, LABELS_PER_STEP, INDEX
-        )
-    elif divisor_ptr is not None:
-        divisor = tl.load(divisor_ptr).to(tl.float64)
-    scale = (scale / divisor).to(T)
+    divisor = mean_divisor(
+        divisor, divisor_ptr, labels, weight, sizes, positions, classes, ignore_index, COUNTS, INDEX
+    )
+    scale = (scale / divisor).to(DTYPE)
 
     total = tl.zeros((ROWS,), tl.float64)
     first, end, step = turns(positions, ROWS, INDEX)
@@ -53,30 +50,24 @@ def nll(
         position = begin + tl.arange(0, ROWS)
         live = position < end
         y, counts = load_labels(labels, sizes, position, live, classes, ignore_index)
-        x_rows = x[0] + offset_of(position, sizes, x[2])
-        x_y = tl.load(x_rows + y * x[1], mask=counts, other=0).to(T)
-        w_y = tl.where(counts, 1.0, 0.0).to(T)
-        if weight[0] is not None:
-            w_y = tl.load(weight[0] + y * weight[1], mask=counts, other=0).to(T)
+        x_y = tl.load(elements_of(x, row_starts(x, sizes, position), y), mask=counts, other=0).to(DTYPE)
+        w_y = weight_of_labels(weight, y, counts, DTYPE)
         if loss_ptr is not None or losses[0] is not None:
-            value = -w_y * x_y
+            value = tl.where(counts, -w_y * x_y, 0.0)
             total += value
-            if losses[0] is not None:
-                place = losses[0] + offset_of(position, sizes, losses[1])
-                tl.store(place, value.to(losses[0].dtype.element_ty), mask=live)
-        if of_input[0] is not None:
-            slope = tl.where(counts, -w_y * scale, 0.0)
-            if upstream[1] is not None:
-                u = tl.load(upstream[0] + offset_of(position, sizes, upstream[1]), mask=counts, other=0)
-                slope *= u.to(T)
-            # In place, no one may write what another one has yet to read.
+            store_numbers(losses, sizes, position, live, value)
+        if grad_input[0] is not None:
+            slope = -w_y * scale
+            if losses_upstream[0] is not None:
+                slope *= load_numbers(losses_upstream, sizes, position, counts, 0, DTYPE)
+            slope = tl.where(counts, slope, 0.0)
+            # In place, no thread may write what another one has yet to read.
             tl.debug_barrier()
-            g_rows = of_input[0] + offset_of(position, sizes, of_input[2])
+            rows = row_starts(grad_input, sizes, position)
             for chunk in range(0, classes, CHUNK):
                 c = chunk + tl.arange(0, CHUNK)
-                g = tl.where(c[None, :] == y[:, None], slope[:, None], 0.0)
-                place = g_rows[:, None] + (c.to(tl.int64) * of_input[1])[None, :]
+                gradient = tl.where(c[None, :] == y[:, None], slope[:, None], 0.0)
                 stored = live[:, None] & (c < classes)[None, :]
-                tl.store(place, g.to(of_input[0].dtype.element_ty), mask=stored)
+                store(elements_of(grad_input, rows[:, None], c[None, :]), gradient, stored)
     if loss_ptr is not None:
         finish(tl.sum(total), divisor, loss_ptr, partials_ptr, arrived_ptr)

@@ -1,20 +1,34 @@
-"""The engine of losses of elements: operands in, value and derivatives out, reduced on the way."""
+"""The engine of losses of elements: operands in, value and derivatives out, reduced on the way.
 
+`run` makes a launch of what it is asked for; the kernel `pointwise` loads a block of elements of each
+operand, calls the loss's formula (`FORMULAS`, from `formulas/`), and stores what is wanted of the value and
+the derivatives.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from fused_losses.call import Reduction
+from fused_losses.registry import Loss
 from fused_losses.shapes import broadcast
 from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.formulas import binary, likelihood, margin, regression
 from fused_losses.triton_kernels.formulas.math import scalar, splat
-from fused_losses.triton_kernels.formulas.pointwise import Formula
-from fused_losses.triton_kernels.iteration import elementwise, index_type, offset_of, turns
+from fused_losses.triton_kernels.formulas.pointwise import MOST_NUMBERS, Formula
+from fused_losses.triton_kernels.iteration import compute_dtype, element_arguments, index_type, turns
 from fused_losses.triton_kernels.launch import launch
-from fused_losses.triton_kernels.operators import Call, check_shape
-from fused_losses.triton_kernels.reduce import finish, scratch
+from fused_losses.triton_kernels.memory import load_numbers, store_numbers
+from fused_losses.triton_kernels.operators import EngineCall, check_shape
+from fused_losses.triton_kernels.reduce import (
+    finish,
+    known_divisor,
+    reduction_arguments,
+    upstream_of_reduced,
+)
 
 FORMULAS: dict[str, Formula] = {
     **regression.FORMULAS,
@@ -23,40 +37,26 @@ FORMULAS: dict[str, Formula] = {
     **margin.FORMULAS,
 }
 
-MEAN, BATCH_MEAN = 1, 3
 
-
-@triton.jit
-def _load(pointer, index, mask, sizes, strides, T: tl.constexpr):
-    """Elements of an operand, or None where there is none."""
-    if pointer is None:
-        return
-    else:
-        return tl.load(pointer + offset_of(index, sizes, strides), mask=mask).to(T)
-
-
-@triton.jit
-def _store(pointer, index, mask, sizes, strides, value):
-    if pointer is not None:
-        tl.store(pointer + offset_of(index, sizes, strides), value.to(pointer.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=["number", "ignored", "divisor"], debug=True)
+@triton.jit(
+    do_not_specialize=["number_0", "number_1", "number_2", "number_3", "ignored", "divisor"], debug=True
+)
 def pointwise(
     operands,
-    operand_strides,
     factors,
-    factor_strides,
-    results,
-    result_strides,
+    losses,
+    gradients,
+    upstream_ptr,
     loss_ptr,
     partials_ptr,
     arrived_ptr,
-    upstream_ptr,
     divisor_ptr,
     count: "i64",
     sizes,
-    number: "fp64",
+    number_0: "fp64",
+    number_1: "fp64",
+    number_2: "fp64",
+    number_3: "fp64",
     ignored: "fp64",
     divisor: "fp64",
     TERMS: tl.constexpr,
@@ -66,120 +66,130 @@ def pointwise(
     IGNORES: tl.constexpr,
     READY: tl.constexpr,
     INDEX: tl.constexpr,
-    T: tl.constexpr,
+    DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """All that is written is optional: `results` are losses and three gradients, the loss is reduced."""
-    divisor = scalar(divisor)
-    if divisor_ptr is not None:
-        divisor = tl.load(divisor_ptr).to(tl.float64)
-    scale = 1 / divisor
-    if upstream_ptr is not None:
-        upstream = tl.load(upstream_ptr).to(tl.float64)
-        if READY:
-            if upstream == 1:
-                return
-        scale *= upstream
-    total = tl.zeros((BLOCK,), T)
+    """Walks over `count` elements, whose sizes and tensors are as in `iteration.element_arguments`.
+
+    Takes:
+        operands: Input, target and the third operand.
+        factors: The weight of each element, and the upstream gradient of each loss; absent where there is
+            none.
+        losses: Where the loss of each element goes, if it is not absent.
+        gradients: Three tensors; those that are absent are not wanted.
+        upstream_ptr, loss_ptr, partials_ptr, arrived_ptr: See `reduce.reduction_arguments`.
+        divisor, divisor_ptr: See `reduce.known_divisor`.
+        ignored: If the call IGNORES elements, those whose target equals this.
+    """
+    scale = upstream_of_reduced(upstream_ptr)
+    if READY:
+        if scale == 1:
+            return
+    divisor = known_divisor(divisor, divisor_ptr)
+    scale = scale / divisor
+    numbers = (scalar(number_0), scalar(number_1), scalar(number_2), scalar(number_3))
+    total = tl.zeros((BLOCK,), DTYPE)
     first, end, step = turns(count, BLOCK, INDEX)
     for begin in range(first, end, step):
         i = begin + tl.arange(0, BLOCK)
         mask = i < end
-        x = _load(operands[0], i, mask, sizes, operand_strides[0], T)
-        t = _load(operands[1], i, mask, sizes, operand_strides[1], T)
-        third = _load(operands[2], i, mask, sizes, operand_strides[2], T)
+        x = load_numbers(operands[0], sizes, i, mask, None, DTYPE)
+        t = load_numbers(operands[1], sizes, i, mask, None, DTYPE)
+        third = load_numbers(operands[2], sizes, i, mask, None, DTYPE)
         counts = mask
         if IGNORES:
             counts = mask & (t != splat(ignored, t))
         if IN_DOMAIN is not None:
             tl.device_assert(IN_DOMAIN(x, t, third) | ~counts, OUTSIDE)
-        value, of_input, of_target, of_third = TERMS(x, t, third, number, FLAGS)
+        value, derivatives = TERMS(x, t, third, numbers, FLAGS)
         slope = splat(scale, x)
         for k in tl.static_range(2):
-            factor = _load(factors[k], i, mask, sizes, factor_strides[k], T)
+            factor = load_numbers(factors[k], sizes, i, mask, None, DTYPE)
             if factor is not None:
                 value *= factor
                 slope *= factor
         value = tl.where(counts, value, 0.0)
         total += value
-        _store(results[0], i, mask, sizes, result_strides[0], value)
-        if IGNORES:
-            of_input = tl.where(counts, of_input * slope, 0.0)
-            of_target = tl.where(counts, of_target * slope, 0.0)
-            of_third = tl.where(counts, of_third * slope, 0.0)
-        else:
-            of_input *= slope
-            of_target *= slope
-            of_third *= slope
-        _store(results[1], i, mask, sizes, result_strides[1], of_input)
-        _store(results[2], i, mask, sizes, result_strides[2], of_target)
-        _store(results[3], i, mask, sizes, result_strides[3], of_third)
+        store_numbers(losses, sizes, i, mask, value)
+        for k in tl.static_range(len(derivatives)):
+            gradient = derivatives[k] * slope
+            if IGNORES:
+                gradient = tl.where(counts, gradient, 0.0)
+            store_numbers(gradients[k], sizes, i, mask, gradient)
     if loss_ptr is not None:
         finish(tl.sum(total), divisor, loss_ptr, partials_ptr, arrived_ptr)
 
 
-def run(call: Call) -> None:
-    """The engine."""
+def run(call: EngineCall) -> None:
+    """Writes what is asked for of a pointwise loss."""
     formula = FORMULAS[call.loss.name]
     parameters, ignored = call.options
+    flags, numbers = _by_kind(call.loss, parameters)
+    if len(numbers) > MOST_NUMBERS:
+        raise RuntimeError(f"fused_losses: a pointwise loss has at most {MOST_NUMBERS} float parameters")
     operands = (call.input, call.target, call.extra)
-    # Upstream gradients of each loss are factors; one of the reduced loss goes to the scale.
-    factors = (call.weight, None if call.reduction else call.upstream)
-    results = (call.losses, *call.gradients)
+    factors = (call.weight, call.losses_upstream)
     shape = broadcast(*operands, *factors)
-    check_shape(shape, *results)
-    sizes, strides = elementwise(shape, call.input, (*operands, *factors, *results))
+    check_shape(shape, call.losses, *call.gradients)
+    sizes, arguments = element_arguments(
+        shape, call.input, (*operands, *factors, call.losses, *call.gradients)
+    )
     count = shape.numel()
-    divisor, on_device = _divisor(call, formula, ignored, shape)
-    wide = any(x is not None and x.dtype is torch.float64 for x in operands)
-    tiles = tiling.for_pointwise(8 if wide else max(x.element_size() for x in operands if x is not None))
-    programs = tiles.programs(triton.cdiv(count, tiles.columns), call.input.device)
-    partials, arrived = (None, None) if call.reduced is None else scratch(programs, call.input.device)
-    numbers = parameters[formula.flags :]
+    divisor, divisor_on_device = _divisor(call, ignored, shape)
+    dtype = compute_dtype(*operands)
+    itemsize = max(x.element_size() for x in operands if x is not None)
+    tile = tiling.for_pointwise(itemsize)
+    programs = tile.programs(count, call.input.device)
     launch(
         pointwise,
         programs,
         call.input.device,
-        operands,
-        tuple(strides[:3]),
-        factors,
-        tuple(strides[3:5]),
-        results,
-        tuple(strides[5:]),
-        call.reduced,
-        partials,
-        arrived,
-        call.upstream if call.reduction else None,
-        on_device,
-        count,
-        sizes,
-        numbers[0] if numbers else 0.0,
-        0.0 if ignored is None else ignored,
-        divisor,
+        {
+            "operands": tuple(arguments[:3]),
+            "factors": tuple(arguments[3:5]),
+            "losses": arguments[5],
+            "gradients": tuple(arguments[6:]),
+            **reduction_arguments(call, programs),
+            "divisor_ptr": divisor_on_device,
+            "count": count,
+            "sizes": sizes,
+            **{f"number_{k}": numbers[k] if k < len(numbers) else 0.0 for k in range(MOST_NUMBERS)},
+            "ignored": 0.0 if ignored is None else ignored,
+            "divisor": divisor,
+        },
         TERMS=formula.terms,
         IN_DOMAIN=formula.in_domain,
         OUTSIDE=formula.outside,
-        FLAGS=tuple(bool(flag) for flag in parameters[: formula.flags]),
+        FLAGS=flags,
         IGNORES=ignored is not None,
         READY=call.ready,
         INDEX=index_type(count),
-        T=tl.float64 if wide else tl.float32,
-        BLOCK=tiles.columns,
-        num_warps=tiles.num_warps,
+        DTYPE=dtype,
+        BLOCK=tile.rows,
+        num_warps=tile.num_warps,
     )
 
 
-def _divisor(call: Call, formula: Formula, ignored: float | None, shape: torch.Size) -> Any:
-    """What the sum is divided by, as a number, or as a tensor where only the device knows it."""
-    count = float(shape.numel())
-    if call.reduction == BATCH_MEAN:
+def _by_kind(loss: Loss, parameters: Sequence[float]) -> tuple[tuple[bool, ...], list[float]]:
+    """A loss's parameters: those that are flags, and the numbers."""
+    defaults = loss.parameters.values()
+    if len(parameters) != len(defaults):
+        raise RuntimeError(f"fused_losses: {loss.name} has {len(defaults)} parameters, not {len(parameters)}")
+    pairs = list(zip(parameters, defaults, strict=True))
+    flags = tuple(bool(value) for value, default in pairs if isinstance(default, bool))
+    return flags, [value for value, default in pairs if not isinstance(default, bool)]
+
+
+def _divisor(call: EngineCall, ignored: float | None, shape: torch.Size) -> Any:
+    """What the sum is divided by: a number, and a tensor, (), float64, where only the device knows it."""
+    if call.reduction == Reduction.BATCH_MEAN:
         return float(call.input.shape[0]) if call.input.dim() else 1.0, None
-    if call.reduction != MEAN:
+    if call.reduction != Reduction.MEAN:
         return 1.0, None
-    if formula.mean_over_weight and call.weight is not None:
+    if call.loss.mean_over_weights and call.weight is not None:
         # torch sums the weights themselves, also where they are broadcast over a larger target.
         return 0.0, torch.sum(call.weight, dtype=torch.float64)
     if ignored is not None:
         kept = (call.target != ignored).expand(shape)
         return 0.0, torch.sum(kept, dtype=torch.float64)
-    return count, None
+    return float(shape.numel()), None

@@ -1,7 +1,14 @@
-"""The reduced loss: its gradient, and adding up what programs have found, within the same launch."""
+"""The reduced loss: its upstream gradient, and adding up what programs have found, within the same launch.
+
+An engine gives its kernel `reduction_arguments`. The kernel asks for `upstream_of_reduced` first, adds up the
+losses of its own tiles, and at last calls `finish`.
+"""
+
+from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -9,18 +16,30 @@ import triton.language as tl
 from torch import Tensor
 
 from fused_losses.triton_kernels.formulas.math import scalar
+from fused_losses.triton_kernels.memory import store
+from fused_losses.triton_kernels.operators import EngineCall
 
 PARTIALS = tl.constexpr(1024)
-"""How many programs' sums are added at once: a few for each thread."""
+"""How many programs' totals are added at once: 8 for each of the 128 threads of the smallest programs. The
+2112 such programs that an H100 holds take three steps."""
 
 
 @triton.jit
-def upstream_of_reduced(upstream):
-    """The gradient of the reduced loss, a pointer without strides, as float64; 1 where there is none."""
-    if upstream[0] is not None and upstream[1] is None:
-        return tl.load(upstream[0]).to(tl.float64)
-    else:
+def upstream_of_reduced(upstream_ptr):
+    """The gradient of the reduced loss, (), as float64; 1 where there is none."""
+    if upstream_ptr is None:
         return scalar(1.0)
+    else:
+        return tl.load(upstream_ptr).to(tl.float64)
+
+
+@triton.jit
+def known_divisor(divisor, divisor_ptr):
+    """What the sum of all losses is divided by, as float64: a number, or what only the device knows."""
+    if divisor_ptr is None:
+        return scalar(divisor)
+    else:
+        return tl.load(divisor_ptr).to(tl.float64)
 
 
 @triton.jit
@@ -41,12 +60,37 @@ def finish(total, divisor, loss_ptr, partials_ptr, arrived_ptr):
             i = first + tl.arange(0, PARTIALS)
             # Past the first-level cache, which may hold what was there before.
             sums += tl.load(partials_ptr + i, mask=i < programs, other=0.0, cache_modifier=".cg")
-        loss = tl.sum(sums) / divisor
-        if loss_ptr.dtype.element_ty != tl.float64:
-            # By way of float32: no device converts float64 to 16 bits in one step.
-            loss = loss.to(tl.float32)
-        tl.store(loss_ptr, loss.to(loss_ptr.dtype.element_ty))
+        store(loss_ptr, tl.sum(sums) / divisor, None)
         tl.store(arrived_ptr, 0)
+
+
+def reduction_arguments(call: EngineCall, programs: int) -> dict[str, Any]:
+    """What every engine's kernel takes for the reduced loss; None for what there is not.
+
+    upstream_ptr: the loss's upstream gradient, (), of any floating dtype.
+    loss_ptr: where the loss goes, (), in its dtype.
+    partials_ptr, arrived_ptr: see `scratch`.
+    """
+    reduced = call.reduced_loss
+    partials, arrived = (None, None) if reduced is None else scratch(programs, call.input.device)
+    return {
+        "upstream_ptr": call.reduced_upstream,
+        "loss_ptr": reduced,
+        "partials_ptr": partials,
+        "arrived_ptr": arrived,
+    }
+
+
+def scratch(programs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Room for the programs' totals, (programs), float64, and the count of arrivals, (), int32, which is 0.
+
+    Launches on one stream follow each other, and share a count for good. A graph may be replayed on any
+    stream, beside others: each of its launches has its own. The device is the current one.
+    """
+    partials = torch.empty(programs, dtype=torch.float64, device=device)
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return partials, torch.zeros((), dtype=torch.int32, device=device)
+    return partials, _arrivals(torch.cuda.current_stream(device))
 
 
 @cache
@@ -60,15 +104,3 @@ def _arrivals(stream: torch.cuda.Stream) -> Tensor:
 def _zero(stream: torch.cuda.Stream) -> Tensor:
     with torch.cuda.stream(stream):
         return torch.zeros((), dtype=torch.int32, device=stream.device)
-
-
-def scratch(programs: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Room for the programs' totals, and the count of arrivals, which is 0.
-
-    Launches on one stream follow each other, and share a count for good. A graph may be replayed on any
-    stream, beside others: each of its launches has its own. The device is the current one.
-    """
-    partials = torch.empty(programs, dtype=torch.float64, device=device)
-    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
-        return partials, torch.zeros((), dtype=torch.int32, device=device)
-    return partials, _arrivals(torch.cuda.current_stream(device))

@@ -6,39 +6,38 @@ import triton.language as tl
 from torch import Tensor
 
 from fused_losses.triton_kernels import tiling
-from fused_losses.triton_kernels.iteration import turns
+from fused_losses.triton_kernels.iteration import compute_dtype, turns
 from fused_losses.triton_kernels.launch import launch
+from fused_losses.triton_kernels.memory import store
 
 
 @triton.jit
-def scale(gradient_ptr, factor_ptr, count: "i64", T: tl.constexpr, BLOCK: tl.constexpr):
-    """A factor of 1, the usual upstream gradient, leaves the memory untouched."""
-    factor = tl.load(factor_ptr).to(T)
+def scale(gradient_ptr, factor_ptr, count: "i64", DTYPE: tl.constexpr, BLOCK: tl.constexpr):
+    """Multiplies a gradient, `count` numbers in memory, by a factor, ().
+
+    A factor of 1, the usual upstream gradient, leaves the memory untouched.
+    """
+    factor = tl.load(factor_ptr).to(DTYPE)
     if factor == 1:
         return
     first, end, step = turns(count, BLOCK, tl.int64)
     for begin in range(first, end, step):
         i = begin + tl.arange(0, BLOCK)
         mask = i < end
-        scaled = tl.load(gradient_ptr + i, mask=mask).to(T) * factor
-        tl.store(gradient_ptr + i, scaled.to(gradient_ptr.dtype.element_ty), mask=mask)
+        store(gradient_ptr + i, tl.load(gradient_ptr + i, mask=mask).to(DTYPE) * factor, mask)
 
 
 def run(gradient: Tensor, factor: Tensor) -> None:
-    """The operator."""
+    """The operator: a dense gradient of any shape and floating dtype, in place, times a factor, ()."""
     if not torch.ops.aten.is_non_overlapping_and_dense(gradient):
         raise RuntimeError("fused_losses: scale_ needs a dense tensor")
-    tiles = tiling.for_pointwise(gradient.element_size())
-    programs = tiles.programs(triton.cdiv(gradient.numel(), tiles.columns), gradient.device)
-    wide = gradient.dtype is torch.float64
+    tile = tiling.for_pointwise(gradient.element_size())
     launch(
         scale,
-        programs,
+        tile.programs(gradient.numel(), gradient.device),
         gradient.device,
-        gradient,
-        factor,
-        gradient.numel(),
-        T=tl.float64 if wide else tl.float32,
-        BLOCK=tiles.columns,
-        num_warps=tiles.num_warps,
+        {"gradient_ptr": gradient, "factor_ptr": factor, "count": gradient.numel()},
+        DTYPE=compute_dtype(gradient),
+        BLOCK=tile.rows,
+        num_warps=tile.num_warps,
     )

@@ -1,140 +1,131 @@
-"""The softmax family: cross-entropy and the negative log-likelihood, from tensors to their kernels."""
+"""The engine of the softmax family, cross_entropy and nll_loss: from tensors to the launch of a kernel.
+
+`run` checks the tensors (`_check`), makes what kernels take of them, chooses a tile, finds what a mean is
+divided by (`_divisor`), and launches `softmax_kernel.softmax` or `nll_kernel.nll`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
+from fused_losses.call import Reduction
 from fused_losses.triton_kernels import tiling
-from fused_losses.triton_kernels.iteration import Strides, index_type, merged
-from fused_losses.triton_kernels.labels import LABELS_PER_STEP, label_divisor
+from fused_losses.triton_kernels.iteration import compute_dtype, index_type, position_arguments
+from fused_losses.triton_kernels.labels import launch_label_divisor
 from fused_losses.triton_kernels.launch import launch
 from fused_losses.triton_kernels.nll_kernel import nll
-from fused_losses.triton_kernels.operators import Call, check_shape
-from fused_losses.triton_kernels.reduce import scratch
+from fused_losses.triton_kernels.operators import EngineCall, check_shape
+from fused_losses.triton_kernels.reduce import reduction_arguments
 from fused_losses.triton_kernels.softmax_kernel import softmax
 
-MEAN = 1
-
 NO_TERMS = (0.0, 0.0, 1.0, 0.0)
-"""z_loss, entropy, logit_scale and softcap."""
+"""z_loss, entropy, logit_scale and softcap that have no effect."""
 
 
-def run(call: Call) -> None:
-    """The engine."""
+def run(call: EngineCall) -> None:
+    """Writes what is asked for of a loss of the softmax family."""
     input, target = call.input, call.target
     if input.dim() == 0:
         raise RuntimeError("fused_losses: expected classes in a dimension")
     axis = 0 if input.dim() == 1 else 1
     classes = input.shape[axis]
     positions = input.shape[:axis] + input.shape[axis + 1 :]
-    has_labels = not target.is_floating_point()
-    check_shape(positions if has_labels else input.shape, target)
-    check_shape((classes,), call.weight)
-    check_shape(input.shape, call.gradients[0], call.gradients[1])
-    check_shape(positions, call.losses)
     count = positions.numel()
     ignore_index, smoothing, terms, normalizer, lse_gradient = call.options
     is_nll = call.loss.name == "nll_loss"
-    _check_terms(call, terms, normalizer)
+    has_labels = not target.is_floating_point()
+    # A backward gets as its third operand what the forward has written.
+    is_backward = call.upstream is not None
+    statistics = call.extra if is_backward and call.loss.has_statistics else call.statistics
+    given = is_backward and statistics is not None
+    _check(call, positions, classes, statistics if given else None)
     z_loss, entropy, logit_scale, softcap = terms or NO_TERMS
-    check_shape(positions, lse_gradient, call.argmax)
-    statistics = call.statistics
-    if call.loss.has_statistics and call.upstream is not None:
-        statistics = call.extra
-        _check_statistics(statistics, input, 3 if entropy else 2, count)
-    of_each = call.upstream if not call.reduction else None
-    check_shape(positions, of_each)
 
-    with_classes = (input, *call.gradients[:2], None if has_labels else target)
-    without = (target if has_labels else None, of_each, call.losses, lse_gradient)
-    sizes, bundles = _bundles(positions, axis, with_classes, without)
-    x, of_input, of_probabilities, probabilities, labels, upstream, losses, of_lse = bundles
-    if call.upstream is not None and call.reduction:
-        upstream = (call.upstream, None)
+    sizes, with_classes, numbers = position_arguments(
+        input.shape,
+        axis,
+        range(input.dim()),
+        [input, *call.gradients[:2], None if has_labels else target],
+        [target if has_labels else None, call.losses_upstream, call.losses, lse_gradient],
+    )
+    x, grad_input, grad_probabilities, probabilities = with_classes
+    labels, losses_upstream, losses, lse_gradient_argument = numbers
     weight = (None,) if call.weight is None else (call.weight, call.weight.stride(0))
 
-    wide = input.dtype is torch.float64
-    given = call.upstream is not None and statistics is not None
     in_rows = input.stride(axis) == 1 or count == 1
-    tiles, resident = tiling.for_softmax(
+    tile, resident = tiling.for_softmax(
         classes,
-        input.dtype.itemsize if not wide else 8,
+        input.dtype.itemsize,
         in_rows=in_rows,
         reads_once=not (is_nll or given),
-        # Of capped logits and for an entropy, the logits have to stay beside their exponentials.
-        tiles=1
+        # If logits are capped, and for an entropy, they have to stay beside their exponentials.
+        tensors=1
         + (call.weight is not None)
         + (not has_labels)
         + (call.gradients[1] is not None)
         + (softcap != 0 or entropy != 0),
     )
-    programs = tiles.programs(triton.cdiv(count, tiles.rows), input.device)
-    partials, arrived = (None, None) if call.reduced is None else scratch(programs, input.device)
-    divisor, counts, on_device = 1.0, False, None
-    if call.reduction == MEAN:
+    programs = tile.programs(count, input.device)
+    divisor, divisor_on_device, counts = 1.0, None, False
+    if call.reduction == Reduction.MEAN:
         if normalizer is not None:
-            on_device = normalizer
+            divisor_on_device = normalizer
         elif not has_labels:
             divisor = float(count)
         elif tiling.counts_labels(programs, classes * input.dtype.itemsize):
             counts = True
         else:
-            on_device = _label_divisor(labels, weight, sizes, count, classes, ignore_index, input.device)
-    common: dict[str, Any] = {
+            divisor_on_device = launch_label_divisor(
+                labels, weight, sizes, count, classes, ignore_index, input.device
+            )
+    arguments: dict[str, Any] = {
+        "x": x,
+        "labels": labels,
+        "weight": weight,
+        "losses_upstream": losses_upstream,
+        "grad_input": grad_input,
+        "losses": losses,
+        **reduction_arguments(call, programs),
+        "divisor": divisor,
+        "divisor_ptr": divisor_on_device,
+        "positions": count,
+        "sizes": sizes,
+        "classes": classes,
+        "ignore_index": ignore_index,
+    }
+    constants: dict[str, Any] = {
         "COUNTS": counts,
         # What is ready is so for a gradient of the loss alone.
         "READY": call.ready and lse_gradient is None,
         "INDEX": index_type(count),
-        "T": tl.float64 if wide else tl.float32,
-        "ROWS": tiles.rows,
-        "CHUNK": tiles.columns,
-        "num_warps": tiles.num_warps,
+        "DTYPE": compute_dtype(input),
+        "ROWS": tile.rows,
+        "CHUNK": tile.columns,
+        "num_warps": tile.num_warps,
     }
-    ends = (call.reduced, partials, arrived, on_device, count, sizes, classes, ignore_index)
     if is_nll:
-        launch(
-            nll,
-            programs,
-            input.device,
-            x,
-            labels,
-            weight,
-            upstream,
-            of_input,
-            losses,
-            *ends,
-            divisor,
-            **common,
-        )
+        launch(nll, programs, input.device, arguments, **constants)
         return
     launch(
         softmax,
         programs,
         input.device,
-        x,
-        labels,
-        probabilities,
-        weight,
-        upstream,
-        of_input,
-        of_probabilities,
-        losses,
-        of_lse,
-        statistics,
-        call.argmax,
-        *ends,
-        float(smoothing),
-        divisor,
-        float(z_loss),
-        float(entropy),
-        float(logit_scale),
-        float(softcap),
+        {
+            **arguments,
+            "probabilities": probabilities,
+            "grad_probabilities": grad_probabilities,
+            "lse_gradient": lse_gradient_argument,
+            "statistics_ptr": statistics,
+            "argmax_ptr": call.argmax,
+            "smoothing": float(smoothing),
+            "z_loss": float(z_loss),
+            "entropy": float(entropy),
+            "logit_scale": float(logit_scale),
+            "softcap": float(softcap),
+        },
         SMOOTHED=smoothing != 0,
         TERMS=tuple(terms or NO_TERMS) != NO_TERMS or lse_gradient is not None,
         ENTROPY=entropy != 0,
@@ -143,72 +134,25 @@ def run(call: Call) -> None:
         ROUNDED=input.dtype.itemsize == 2,
         IN_ROWS=in_rows,
         RESIDENT=resident,
-        **common,
+        **constants,
     )
 
 
-def _bundles(
-    positions: torch.Size, axis: int, with_classes: Sequence[Tensor | None], without: Sequence[Tensor | None]
-) -> tuple[Strides, list[Any]]:
-    """The sizes of positions, and for each tensor, what kernels take of it: see `softmax_kernel.softmax`."""
-    tensors = [(x, True) for x in with_classes] + [(x, False) for x in without]
-    strides = [
-        x.stride()[:axis] + x.stride()[axis + 1 :] if has_classes else x.stride()
-        for x, has_classes in tensors
-        if x is not None
-    ]
-    sizes, found = merged(positions, strides)
-    remaining = iter(found)
-    bundles: list[Any] = []
-    for x, has_classes in tensors:
-        if x is None:
-            bundles.append((None, None))
-        elif has_classes:
-            bundles.append((x, x.stride(axis), next(remaining)))
-        else:
-            bundles.append((x, next(remaining)))
-    return sizes, bundles
-
-
-def _check_terms(call: Call, terms: Sequence[float], normalizer: Tensor | None) -> None:
+def _check(call: EngineCall, positions: torch.Size, classes: int, given: Tensor | None) -> None:
+    """Raises a RuntimeError if shapes or dtypes do not fit the input; `given` are statistics to be read."""
+    input = call.input
+    _, _, terms, normalizer, lse_gradient = call.options
+    check_shape(input.shape if call.target.is_floating_point() else positions, call.target)
+    check_shape((classes,), call.weight)
+    check_shape(input.shape, *call.gradients[:2])
+    check_shape(positions, call.losses, call.losses_upstream, lse_gradient, call.argmax)
     if terms and (call.loss.name == "nll_loss" or len(terms) != len(NO_TERMS)):
         raise RuntimeError("fused_losses: expected four terms of a softmax")
     if normalizer is not None and (normalizer.dim() or normalizer.dtype is not torch.float64):
         raise RuntimeError("fused_losses: expected a normalizer of float64, without dimensions")
-
-
-def _check_statistics(statistics: Tensor | None, input: Tensor, rows: int, positions: int) -> None:
-    if statistics is None:
-        return
-    dtype = torch.float64 if input.dtype is torch.float64 else torch.float32
-    if (
-        statistics.shape != (rows, positions)
-        or statistics.dtype is not dtype
-        or not statistics.is_contiguous()
-    ):
-        raise RuntimeError("fused_losses: these are not the statistics of this input")
-
-
-def _label_divisor(
-    labels: Any, weight: Any, sizes: Any, count: int, classes: int, ignore_index: int, device: torch.device
-) -> Tensor:
-    tiles = tiling.Tiling(1, LABELS_PER_STEP.value, tiling.LEAST_WARPS)
-    programs = tiles.programs(triton.cdiv(count, tiles.columns), device)
-    divisor = torch.empty((), dtype=torch.float64, device=device)
-    launch(
-        label_divisor,
-        programs,
-        device,
-        labels,
-        weight,
-        sizes,
-        count,
-        classes,
-        ignore_index,
-        divisor,
-        *scratch(programs, device),
-        INDEX=index_type(count),
-        BLOCK=LABELS_PER_STEP.value,
-        num_warps=tiles.num_warps,
-    )
-    return divisor
+    if given is not None:
+        has_entropy = bool(terms and terms[1])
+        dtype = torch.float64 if input.dtype is torch.float64 else torch.float32
+        shape = (3 if has_entropy else 2, positions.numel())
+        if given.shape != shape or given.dtype is not dtype or not given.is_contiguous():
+            raise RuntimeError("fused_losses: these are not the statistics of this input")

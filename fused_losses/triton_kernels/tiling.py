@@ -1,7 +1,7 @@
 """How work is cut into programs and threads, from shapes and dtypes alone: nothing is tried out at run time.
 
-A tiling fixes what is compiled in, so tilings are few: powers of two. Sizes themselves are arguments of the
-kernels.
+There is a function for each engine. The tile that it chooses is compiled in, so sizes of tiles are powers of
+two: few kernels are compiled. Sizes of tensors are arguments of the kernels.
 
 Programs are persistent: there are as many as the device can hold, and each takes tiles in turn. So a launch
 has few sums to add up at its end, and what all tiles share is computed once for each program.
@@ -16,43 +16,48 @@ import torch
 import triton
 
 WARP = 32
+"""Threads of a warp, as tilings count them; `launch.compiler_options` knows the device's own warps."""
 
 LEAST_WARPS = 4
 """The fewest that keep a processor's four schedulers busy."""
 
-THREADS_PER_PROCESSOR = 2048
-"""Of the server GPUs that Triton compiles for; the others hold fewer programs at a time, no matter."""
+MOST_WARPS = 32
+"""The most that a program may have, on every device."""
 
-INTERPRETED_PROCESSORS = 1
-"""The interpreter runs one program after the other; a few of them show that work is shared rightly."""
+THREADS_PER_PROCESSOR = 2048
+"""What a processor of the server GPUs holds. Others hold fewer, and start the rest later."""
+
+INTERPRETED_PROGRAMS = 2
+"""The interpreter runs one program after the other; two of them show that work is shared rightly."""
 
 
 @cache
 def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return INTERPRETED_PROCESSORS
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A tile of rows times columns for each step of a program, and the threads that share it."""
+    """What a program computes in one step, a tile of rows times columns, and the threads that share it.
+
+    Rows are positions, and columns classes or elements of a vector; for losses of elements, rows are
+    elements, and there is one column.
+    """
 
     rows: int
     columns: int
     num_warps: int
 
-    def programs(self, tiles: int, device: torch.device) -> int:
-        """How many there is work and room for, and at least one, which writes the loss of no elements."""
-        resident = max(1, THREADS_PER_PROCESSOR // (self.num_warps * WARP))
-        if device.type != "cuda":
-            resident = 2
-        return max(1, min(tiles, resident * _processors(device)))
+    def programs(self, count: int, device: torch.device) -> int:
+        """How many programs share `count` rows: as many as there is work and room for.
 
-
-def for_pointwise(itemsize: int) -> Tiling:
-    """For losses of elements: a load of 128 bits by each thread, two of 32-bit operands."""
-    return Tiling(1, LEAST_WARPS * WARP * 8 // max(1, itemsize // 4), LEAST_WARPS)
+        There is at least one, which writes the loss of no elements.
+        """
+        if device.type == "cuda":
+            most = _processors(device) * (THREADS_PER_PROCESSOR // (self.num_warps * WARP))
+        else:
+            most = INTERPRETED_PROGRAMS
+        return max(1, min(triton.cdiv(count, self.rows), most))
 
 
 def power_of_two(n: int) -> int:
@@ -60,64 +65,78 @@ def power_of_two(n: int) -> int:
     return int(triton.next_power_of_2(max(n, 1)))
 
 
+def for_pointwise(itemsize: int) -> Tiling:
+    """For losses of elements of at most `itemsize` bytes.
+
+    8 elements for each thread: a load of 128 bits for 16-bit operands, two loads for 32-bit ones. Of 64 bits,
+    a thread has 4, which take as many registers.
+    """
+    return Tiling(LEAST_WARPS * WARP * 8 // max(1, itemsize // 4), 1, LEAST_WARPS)
+
+
 THREAD_ELEMENTS = 32
-"""Of a tile, as float32 in registers. A program of 32 warps has 64 registers for each thread; half of them
-are left for addresses, masks and whatever the formula needs."""
+"""Elements of a tile that a thread holds, as float32 in registers. A program of 32 warps has 64 registers for
+each thread; half of them are left for addresses, masks and whatever the formula needs."""
 
-MOST_WARPS = 32
-"""Of a program, on every device."""
-
-RESIDENT = THREAD_ELEMENTS * WARP * MOST_WARPS
+LONGEST_ROW = THREAD_ELEMENTS * WARP * MOST_WARPS
 """The longest row that one program can hold in registers: 32768 elements."""
 
 SECTOR = 8
-"""Neighbours that memory is worth being asked for: of float32, the 32 bytes that it answers with."""
+"""Neighbours that memory is worth being asked for: 8 of float32 are the 32 bytes that it answers with."""
 
 STREAMED = 4096
-"""Elements of a tile that need not stay: few enough that several programs share a processor, and that while
+"""Elements of a tile that need not stay: few enough that several programs share a processor, so that while
 one of them waits for memory, another computes."""
 
 
 def for_softmax(
-    count: int, itemsize: int, *, in_rows: bool, reads_once: bool, tiles: int
+    classes: int, itemsize: int, *, in_rows: bool, reads_once: bool, tensors: int
 ) -> tuple[Tiling, bool]:
-    """For softmax over `count` classes: the tile, and whether it holds whole rows that stay in registers.
+    """For softmax: the tile, and whether it holds whole rows that stay in registers.
 
-    `in_rows`: classes lie side by side; otherwise positions do, and a tile wants as many of them as a warp
-    has threads. `reads_once`: rows should stay where they fit. `tiles`: how many tensors of that size a
-    position has.
+    Args:
+        classes: How many a row has.
+        itemsize: Bytes of a logit.
+        in_rows: Classes lie side by side. Otherwise positions do, and a tile wants as many of them as a warp
+            has threads.
+        reads_once: Rows should stay where they fit.
+        tensors: How many tensors have a number for each class of a row.
     """
-    columns = power_of_two(count)
+    columns = power_of_two(classes)
+    # Where positions lie side by side, a tile that stays has at least as many of them as memory answers with.
     rows, fewest = (1, 1) if in_rows else (WARP, SECTOR)
     # Rows of 16 bits need no second sum, and a shorter exponential: registers that others do not have left.
-    most = RESIDENT // power_of_two(tiles) // (itemsize // 2)
+    most = LONGEST_ROW // power_of_two(tensors) // (itemsize // 2)
     if not in_rows:
-        # Each thread has rows of its own, and needs registers for what is known of them.
+        # Threads have rows of their own then, and what is known of each row (its maximum, sums, label,
+        # pointers) takes registers, too: a quarter of the warps leaves each thread four times as many.
         most //= 4
     if not reads_once or columns * fewest > most:
         columns = min(columns, STREAMED // rows)
-        return _tile(rows, columns, STREAMED), reads_once and columns >= count
+        return _tiling(rows, columns, STREAMED), reads_once and columns >= classes
     rows = min(rows, most // columns)
-    return _tile(rows, columns, min(most, STREAMED)), True
+    return _tiling(rows, columns, min(most, STREAMED)), True
 
 
 VECTOR_ELEMENTS = 16
-"""Of each of a loss's vectors, for a thread: two loads of 128 bits in flight for each operand of 16 bits."""
+"""Elements that a thread has of each of a loss's vectors: two loads of 128 bits in flight for each operand of
+16 bits."""
 
-POWERS = 4
-"""Of elements whose powers are taken: a power is a hundred instructions, once for each element and distance;
+POWER_ELEMENTS = 4
+"""The same where powers are taken: a power is a hundred instructions, once for each element and distance, and
 those of more elements would not fit into the cache of instructions."""
 
 VECTOR_WARPS = 16
 """The most that leave each thread 128 registers."""
 
 
-def for_vectors(length: int, *, wide: bool, powers: bool) -> tuple[Tiling, bool]:
-    """For distances of vectors: the tile, and whether it holds whole rows, which stay in registers.
+def for_vectors(length: int, *, is_float64: bool, has_powers: bool) -> tuple[Tiling, bool]:
+    """For vectors of `length` elements: the tile, and whether it holds whole rows, which stay in registers.
 
     Rows that do not fit are added up by lanes, whose sums need registers, too: half as many elements at once.
+    So do elements of float64.
     """
-    elements = (POWERS if powers else VECTOR_ELEMENTS) // (2 if wide else 1) * WARP
+    elements = (POWER_ELEMENTS if has_powers else VECTOR_ELEMENTS) // (2 if is_float64 else 1) * WARP
     columns = power_of_two(length)
     if columns > elements * VECTOR_WARPS:
         return Tiling(1, elements * VECTOR_WARPS // 2, VECTOR_WARPS), False
@@ -125,30 +144,42 @@ def for_vectors(length: int, *, wide: bool, powers: bool) -> tuple[Tiling, bool]
     return Tiling(elements * num_warps // columns, columns, num_warps), True
 
 
-def for_class_margin(count: int, wide: bool, lists: bool) -> tuple[Tiling, bool]:
-    """For margins between `count` classes: the tile, and whether it holds whole rows.
-
-    Lists of targets take a row for each program, of four tensors: scores, values, slopes and who is a target.
-    """
-    columns = power_of_two(count)
-    if not lists:
-        columns = min(columns, STREAMED)
-        return _tile(1, columns, STREAMED), columns >= count
-    columns = min(columns, 2 * STREAMED // (2 if wide else 1))
-    return Tiling(1, columns, min(16, max(1, columns // (WARP * THREAD_ELEMENTS // 2)))), columns >= count
+def for_one_target(classes: int) -> Tiling:
+    """For margins over the class of one label in each row: rows are read once, chunk by chunk."""
+    return _tiling(1, min(power_of_two(classes), STREAMED), STREAMED)
 
 
-def _tile(rows: int, columns: int, least: int) -> Tiling:
-    """Short rows share a program, until it has enough to do."""
+TARGETS_ELEMENTS = THREAD_ELEMENTS // 2
+"""Elements that a thread has of each tile where rows have several targets: of scores, values and slopes at
+once, and of who is a target."""
+
+TARGETS_WARPS = 16
+"""The most there, which leave each thread 128 registers for these tiles: 8192 elements of float32."""
+
+
+def for_several_targets(classes: int, *, is_float64: bool) -> tuple[Tiling, bool]:
+    """For margins over a list of classes in each row: a tile of one row, and whether it holds it whole."""
+    most = TARGETS_ELEMENTS * WARP * TARGETS_WARPS // (2 if is_float64 else 1)
+    columns = min(power_of_two(classes), most)
+    num_warps = max(1, columns // (TARGETS_ELEMENTS * WARP))
+    return Tiling(1, columns, num_warps), columns >= classes
+
+
+def _tiling(rows: int, columns: int, least: int) -> Tiling:
+    """Short rows share a program until it has `least` elements; a thread has THREAD_ELEMENTS where it can."""
     rows = max(rows, least // columns)
     num_warps = rows * columns // (THREAD_ELEMENTS * WARP)
     return Tiling(rows, columns, min(MOST_WARPS, max(LEAST_WARPS, num_warps)))
 
 
+LABEL_BYTES = 8
+
+
 def counts_labels(programs: int, row_bytes: int) -> bool:
     """Whether each program should read all labels, rather than one more launch read them once.
 
-    A label is 8 bytes, for each program; its row is read and written once. Up to an eighth of that is cheaper
-    than a launch, the more so as labels come from the second-level cache.
+    For one position, all programs together read its label that many times, and its row is read and written
+    once. Up to an eighth of the latter is cheaper than a launch, the more so as labels come from the
+    second-level cache.
     """
-    return programs * 8 <= 2 * row_bytes // 8
+    return programs * LABEL_BYTES <= 2 * row_bytes // 8

@@ -1,56 +1,54 @@
-"""The engine of losses of distances between vectors: sums along rows, derivatives while rows are at hand."""
+"""The engine of losses of distances between vectors: sums along them, and derivatives while they are at hand.
 
-from collections.abc import Sequence
-from typing import Any
+`run` makes a launch of what it is asked for. The kernel `vectors` walks over positions, each of which has two
+or three vectors of D elements. A loss's formula (`formulas/vectors.py`) says which numbers a pass over them
+adds up (START, ADD, WHOLE), and what value and derivatives these make (FINISH, DERIVATIVES).
+"""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fused_losses.call import Reduction
 from fused_losses.shapes import broadcast
 from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.formulas import distances
 from fused_losses.triton_kernels.formulas.math import scalar, splat
 from fused_losses.triton_kernels.formulas.vectors import FORMULAS
-from fused_losses.triton_kernels.iteration import Strides, index_type, merged, offset_of, turns
+from fused_losses.triton_kernels.iteration import (
+    ABSENT,
+    compute_dtype,
+    index_type,
+    memory_order,
+    position_arguments,
+    turns,
+)
 from fused_losses.triton_kernels.launch import launch
-from fused_losses.triton_kernels.operators import Call, check_shape
-from fused_losses.triton_kernels.reduce import finish, scratch, upstream_of_reduced
-
-MEAN = 1
-
-
-@triton.jit
-def _place(vector, sizes, position, c):
-    """Of elements c of rows."""
-    return vector[0] + offset_of(position, sizes, vector[2]) + c.to(tl.int64) * vector[1]
+from fused_losses.triton_kernels.memory import elements_of, load_numbers, row_starts, store, store_numbers
+from fused_losses.triton_kernels.operators import EngineCall, check_shape
+from fused_losses.triton_kernels.reduce import finish, reduction_arguments, upstream_of_reduced
 
 
 @triton.jit
-def _load_vectors(vectors, sizes, position, c, mask, T: tl.constexpr):
-    return [tl.load(_place(vector, sizes, position, c), mask=mask).to(T) for vector in vectors]
+def _load_vectors(tensors, sizes, position, c, mask, DTYPE: tl.constexpr):
+    """Elements c of each vector, (ROWS, CHUNK); what the mask leaves out is undefined."""
+    return [
+        tl.load(elements_of(tensor, row_starts(tensor, sizes, position), c), mask=mask).to(DTYPE)
+        for tensor in tensors
+    ]
 
 
 @triton.jit
-def _store(place, value, mask):
-    dtype: tl.constexpr = place.dtype.element_ty
-    if value.dtype == tl.float64 and dtype != tl.float64:
-        # By way of float32: no device converts float64 to 16 bits in one step.
-        tl.store(place, value.to(tl.float32).to(dtype), mask=mask)
-    else:
-        tl.store(place, value.to(dtype), mask=mask)
-
-
-@triton.jit
-def _store_vectors(vectors, sizes, position, c, mask, values):
+def _store_vectors(tensors, sizes, position, c, mask, values):
+    """Writes elements c, (ROWS, CHUNK), to each tensor that is not absent."""
     for k in tl.static_range(len(values)):
-        if vectors[k][0] is not None:
-            _store(_place(vectors[k], sizes, position, c), values[k], mask)
+        if tensors[k][0] is not None:
+            store(elements_of(tensors[k], row_starts(tensors[k], sizes, position), c), values[k], mask)
 
 
 @triton.jit
 def _select(mask, values, others):
+    """Tuples of blocks: the values where the mask says so, else the others."""
     chosen = ()
     for k in tl.static_range(len(values)):
         chosen = chosen + (tl.where(mask, values[k], others[k]),)
@@ -61,9 +59,10 @@ def _select(mask, values, others):
 def vectors(
     operands,
     target,
-    upstream,
+    losses_upstream,
     gradients,
     losses,
+    upstream_ptr,
     loss_ptr,
     partials_ptr,
     arrived_ptr,
@@ -83,55 +82,61 @@ def vectors(
     WANTS: tl.constexpr,
     READY: tl.constexpr,
     INDEX: tl.constexpr,
-    T: tl.constexpr,
+    DTYPE: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
     RESIDENT: tl.constexpr,
 ):
-    """A vector is a pointer (None: absent), its stride along its elements, and its strides along rows.
+    """Walks over `count` positions, whose sizes and tensors are as in `iteration.position_arguments`.
 
-    What has one number per row lacks the first stride; an upstream gradient of the reduced loss has None
-    instead of strides.
-    RESIDENT rows fit into a chunk: read once, they stay in registers. Others are read again if anyone WANTS
-    gradients, from their end, where the caches still hold them.
+    Takes:
+        operands: The vectors, with an axis of `length` elements.
+        target: A number for each position, or absent.
+        losses_upstream: The upstream gradient of each loss, or absent.
+        gradients: With the axis, as many as there are vectors; those that are absent are not wanted.
+        losses: Where the loss of each position goes, or absent.
+        upstream_ptr, loss_ptr, partials_ptr, arrived_ptr: See `reduce.reduction_arguments`.
+        START, ADD, WHOLE, FINISH, DERIVATIVES, FLAGS: See `formulas.vectors.Formula`.
+        WANTS: Whether any gradient is wanted.
+        RESIDENT: A chunk holds a whole vector: read once, it stays in registers. Longer ones are read again
+            for gradients, from their end, where the caches still hold them.
     """
-    scale = upstream_of_reduced(upstream)
+    scale = upstream_of_reduced(upstream_ptr)
     if READY:
         if scale == 1:
             return
     divisor = scalar(divisor)
-    scale = (scale / divisor).to(T)
+    scale = (scale / divisor).to(DTYPE)
     parameters = (scalar(margin), scalar(p), scalar(eps))
 
     chunks = tl.cdiv(length, CHUNK)
-    total = tl.zeros((ROWS, 1), T)
+    total = tl.zeros((ROWS, 1), DTYPE)
     first, end, step = turns(count, ROWS, INDEX)
     for begin in range(first, end, step):
         position = begin + tl.arange(0, ROWS)[:, None]
         live = position < end
         c = tl.arange(0, CHUNK)[None, :]
-        lanes = START(tl.zeros((ROWS, CHUNK), T), FLAGS)
+        lanes = START(tl.zeros((ROWS, CHUNK), DTYPE), FLAGS)
         if RESIDENT:
             mask = live & (c < length)
-            x = _load_vectors(operands, sizes, position, c, mask, T)
+            x = _load_vectors(operands, sizes, position, c, mask, DTYPE)
             lanes = _select(mask, ADD(x, lanes, parameters, FLAGS), lanes)
         else:
             for k in range(0, chunks):
                 at = k * CHUNK + c
                 mask = live & (at < length)
-                x = _load_vectors(operands, sizes, position, at, mask, T)
+                x = _load_vectors(operands, sizes, position, at, mask, DTYPE)
                 lanes = _select(mask, ADD(x, lanes, parameters, FLAGS), lanes)
 
         t = total
         if target[0] is not None:
-            t = tl.load(target[0] + offset_of(position, sizes, target[1]), mask=live, other=0).to(T)
+            t = load_numbers(target, sizes, position, live, 0, DTYPE)
         slope = splat(scale, total)
-        if upstream[1] is not None:
-            slope *= tl.load(upstream[0] + offset_of(position, sizes, upstream[1]), mask=live, other=0).to(T)
+        if losses_upstream[0] is not None:
+            slope *= load_numbers(losses_upstream, sizes, position, live, 0, DTYPE)
         value, slopes = FINISH(WHOLE(lanes, FLAGS), t, slope, parameters, FLAGS)
         total += tl.where(live, value, 0.0)
-        if losses[0] is not None:
-            _store(losses[0] + offset_of(position, sizes, losses[1]), value, live)
+        store_numbers(losses, sizes, position, live, value)
 
         # In place, a gradient overwrites its vector. Who stores an element has waited for the row's sums, and
         # so for all who read the row: tiles have more elements than threads, and none is read by two of them.
@@ -141,7 +146,7 @@ def vectors(
             for k in range(0, chunks):
                 at = (chunks - 1 - k) * CHUNK + c
                 mask = live & (at < length)
-                x = _load_vectors(operands, sizes, position, at, mask, T)
+                x = _load_vectors(operands, sizes, position, at, mask, DTYPE)
                 _store_vectors(
                     gradients, sizes, position, at, mask, DERIVATIVES(slopes, x, parameters, FLAGS)
                 )
@@ -149,8 +154,8 @@ def vectors(
         finish(tl.sum(total), divisor, loss_ptr, partials_ptr, arrived_ptr)
 
 
-def run(call: Call) -> None:
-    """The engine."""
+def run(call: EngineCall) -> None:
+    """Writes what is asked for of a loss of vectors."""
     formula = FORMULAS[call.loss.name]
     operands = [x for x in (call.input, call.target, call.extra) if x is not None]
     if call.weight is not None:
@@ -158,43 +163,48 @@ def run(call: Call) -> None:
     if len(operands) < 3 or any(x.dim() == 0 for x in operands):
         raise RuntimeError("fused_losses: expected three operands with vectors in their last dimension")
     shape = broadcast(*operands)
-    of_each = None if call.reduction else call.upstream
+    positions, length, axis = shape[:-1], shape[-1], len(shape) - 1
     check_shape(shape, *call.gradients)
-    check_shape(shape[:-1], call.losses, of_each)
+    check_shape(positions, call.losses, call.losses_upstream)
 
-    count, length = shape[:-1].numel(), shape[-1]
-    with_length = (*operands[: formula.vectors], *call.gradients[: formula.vectors])
-    targets = [x.expand((*shape[:-1], x.shape[-1])) for x in operands[formula.vectors :]]
-    numbers = (*targets, of_each, call.losses)
-    sizes, bundles = _bundles(shape, call.input, with_length, numbers)
-    *targets, upstream, losses = bundles[len(with_length) :]
-    if call.reduction and call.upstream is not None:
-        upstream = (call.upstream, None)
+    with_axis = [x.expand(shape) for x in operands[: formula.vectors]]
+    # The third operand of a pair is a number for each position, in a last dimension of size 1.
+    target: list[Tensor | None] = [x.expand((*positions, 1))[..., 0] for x in operands[formula.vectors :]]
+    sizes, arguments, numbers = position_arguments(
+        shape,
+        axis,
+        memory_order(shape, call.input),
+        [*with_axis, *call.gradients[: formula.vectors]],
+        [call.losses_upstream, call.losses, *target],
+    )
+    losses_upstream, losses, *targets = numbers
 
     distance, swap, margin, p, eps = _parameters(*call.options[0])
-    wide = any(x.dtype is torch.float64 for x in operands)
-    tiles, resident = tiling.for_vectors(length, wide=wide, powers=distance == distances.POWER.value)
-    programs = tiles.programs(triton.cdiv(count, tiles.rows), call.input.device)
-    partials, arrived = (None, None) if call.reduced is None else scratch(programs, call.input.device)
+    dtype = compute_dtype(*operands)
+    tile, resident = tiling.for_vectors(
+        length, is_float64=dtype is tl.float64, has_powers=distance == distances.POWER.value
+    )
+    count = positions.numel()
+    programs = tile.programs(count, call.input.device)
     launch(
         vectors,
         programs,
         call.input.device,
-        tuple(bundles[: formula.vectors]),
-        targets[0] if targets else (None,),
-        upstream,
-        tuple(bundles[formula.vectors : len(with_length)]),
-        losses,
-        call.reduced,
-        partials,
-        arrived,
-        count,
-        sizes,
-        length,
-        margin,
-        p,
-        eps,
-        float(count) if call.reduction == MEAN else 1.0,
+        {
+            "operands": tuple(arguments[: formula.vectors]),
+            "target": targets[0] if targets else ABSENT,
+            "losses_upstream": losses_upstream,
+            "gradients": tuple(arguments[formula.vectors :]),
+            "losses": losses,
+            **reduction_arguments(call, programs),
+            "count": count,
+            "sizes": sizes,
+            "length": length,
+            "margin": margin,
+            "p": p,
+            "eps": eps,
+            "divisor": float(count) if call.reduction == Reduction.MEAN else 1.0,
+        },
         START=formula.start,
         ADD=formula.add,
         WHOLE=formula.whole,
@@ -204,11 +214,11 @@ def run(call: Call) -> None:
         WANTS=call.wants_gradients,
         READY=call.ready,
         INDEX=index_type(count),
-        T=tl.float64 if wide else tl.float32,
-        ROWS=tiles.rows,
-        CHUNK=tiles.columns,
+        DTYPE=dtype,
+        ROWS=tile.rows,
+        CHUNK=tile.columns,
         RESIDENT=resident,
-        num_warps=tiles.num_warps,
+        num_warps=tile.num_warps,
         # What formulas say twice must be the same bits in every kernel, whatever else it computes.
         enable_fp_fusion=False,
     )
@@ -217,36 +227,17 @@ def run(call: Call) -> None:
 def _parameters(
     margin: float, p: float | None = None, eps: float = 0.0, swap: float = 0.0, cosine: float = 0.0
 ) -> tuple[int, bool, float, float, float]:
-    """What is compiled in, the distance and `swap`; and what is not: margin, p, eps."""
+    """What is compiled in, the distance and `swap`; and what is not: margin, p and eps.
+
+    Arguments are the loss's parameters, in the registry's order; `cosine` is 1 for a triplet of cosine
+    distances.
+    """
     if p is None or cosine:
         return distances.COSINE.value, bool(swap), margin, 0.0, 0.0
-    named = {
+    distances_of_p = {
         2.0: distances.EUCLIDEAN,
         1.0: distances.MANHATTAN,
         float("inf"): distances.EXTREME,
         float("-inf"): distances.EXTREME,
     }
-    return named.get(p, distances.POWER).value, bool(swap), margin, p, eps
-
-
-def _bundles(
-    shape: torch.Size, leader: Tensor, vectors: Sequence[Tensor | None], numbers: Sequence[Tensor | None]
-) -> tuple[Strides, list[Any]]:
-    """The sizes of a walk over rows, in the order of `leader` in memory, and what the kernel takes."""
-    lies = leader.stride()
-    if leader.shape != shape or not torch.ops.aten.is_non_overlapping_and_dense(leader):
-        lies = torch.empty(shape, device="meta").stride()
-    order = sorted(range(len(shape) - 1), key=lambda d: -lies[d])
-    tensors = [*(None if x is None else x.expand(shape) for x in vectors), *numbers]
-    strides = [[x.stride(d) for d in order] for x in tensors if x is not None]
-    sizes, found = merged([shape[d] for d in order], strides)
-    remaining = iter(found)
-    bundles: list[Any] = []
-    for k, x in enumerate(tensors):
-        if x is None:
-            bundles.append((None, None))
-        elif k < len(vectors):
-            bundles.append((x, x.stride(-1), next(remaining)))
-        else:
-            bundles.append((x, next(remaining)))
-    return sizes, bundles
+    return distances_of_p.get(p, distances.POWER).value, bool(swap), margin, p, eps

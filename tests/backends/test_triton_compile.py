@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def on_meta(tree):
 
 
 def operands_of(name, shape, dtype):
-    """As in training; all that may require grad does."""
+    """A loss's tensors as in training, on the meta device; all that may require grad do."""
     inputs = LOSSES[name].inputs(shape, torch.Generator().manual_seed(0))
     bits = LOSSES[name].differentiable
     return on_meta(
@@ -74,7 +75,7 @@ def operands_of(name, shape, dtype):
 
 
 def launches_of(target, function, operands, options):
-    """Of a forward that computes the gradients, and of a backward."""
+    """The launches of a forward that computes the gradients, and of a backward."""
     operands, options = on_meta((operands, options))
     with ahead_of_time.compiling(target) as launches:
         loss = function(*operands, **options)
@@ -111,10 +112,10 @@ def is_none(node):
 
 
 def none_beyond_triton_36(functions):
-    """Where jitted functions return None in words, or ask for the length of a tuple that may hold it."""
+    """Where jitted functions say `return None`, or ask for the length of a tuple that may hold None."""
     nodes = [node for function in functions for node in ast.walk(function)]
     compared = [x.left for x in nodes if isinstance(x, ast.Compare) and is_none(x.comparators[0])]
-    # By name, as the same tuple has the same name in every function.
+    # Found by name, as the same tuple has the same name in every function.
     may_hold = {x.id for subscript in compared for x in ast.walk(subscript) if isinstance(x, ast.Name)}
     for node in nodes:
         returns_none = isinstance(node, ast.Return) and is_none(node.value)
@@ -153,7 +154,7 @@ def test_every_branch_compiles(name):
         launches_of(HOPPER, case.ours, *case.sample(reduction="mean"))
 
 
-# One loss of each kernel: layouts are none of the formulas' business.
+# One loss for each kernel: formulas have nothing to do with layouts.
 KERNELS = (
     "mse_loss",
     "cosine_embedding_loss",
@@ -186,7 +187,7 @@ def test_in_place_compiles(name):
 
 @pytest.fixture
 def without_compiler(monkeypatch):
-    """Only what would be compiled is asked for."""
+    """Nothing is compiled: tests ask only which launches would share their machine code."""
     monkeypatch.setattr(ahead_of_time, "compile", lambda *_, **__: None)
     monkeypatch.setattr(ahead_of_time, "_compiled", {})
 
@@ -197,7 +198,7 @@ def keys_of(name, shape, **options):
     return [launch.key for launch in launches]
 
 
-# Of the same divisibility by 16 and power of two, as far as sizes are compiled in.
+# Shapes that share their machine code: of the same divisibility by 16, and the same power of two above.
 SAME_CODE = {
     "elements": [[(48, 1000), (512, 1024), (16, 4096)], [(3, 1001), (7, 333)]],
     "classes": [
@@ -221,37 +222,44 @@ def test_sizes_are_not_compiled_in(name):
 
 
 # 1 and multiples of 16 are what Triton compiles in, unless it is told not to; whole numbers come as int, too.
+ANY_NUMBER = (0.5, 1.0, 1, 16)
+# Options that are no float parameters of a formula, or some of whose values are compiled in.
 NUMBERS = {
-    "cross_entropy": [
-        {"label_smoothing": (0.1, 0.5, 1.0, 1)},
-        {"ignore_index": (-100, 0, 1, 16, 7)},
-        {"z_loss": (1e-4, 0.5, 1.0, 1, 16)},
-        {"entropy": (0.01, 0.5, 1, 16)},
-        {"logit_scale": (0.5, 2.0, 16)},
-        {"softcap": (30.0, 0.5, 1, 16)},
-    ],
-    "nll_loss": [{"ignore_index": (-100, 0, 1, 16, 7)}],
-    "binary_cross_entropy": [{"ignore_index": (-1.0, 1, 16, 0.5)}],
-    "binary_cross_entropy_with_logits": [{"ignore_index": (-1.0, 1, 16, 0.5)}],
-    "smooth_l1_loss": [{"beta": (0.25, 1.0, 1, 16)}],
-    "huber_loss": [{"delta": (0.25, 1.0, 1, 16)}],
-    "poisson_nll_loss": [{"eps": (1e-8, 1e-3, 1)}],
-    "gaussian_nll_loss": [{"eps": (1e-6, 1e-3, 1)}],
-    "margin_ranking_loss": [{"margin": (0.0, 0.5, 1, 16)}],
-    "hinge_embedding_loss": [{"margin": (0.5, 1.0, 1, 16)}],
-    "multi_margin_loss": [{"margin": (0.5, 1.0, 1, 16)}],
-    "triplet_margin_loss": [{"margin": (0.5, 1.0, 1, 16)}, {"eps": (1e-6, 1e-3)}, {"p": (3.0, 5.0)}],
-    "triplet_margin_with_distance_loss": [{"margin": (0.5, 1.0, 1, 16)}],
-    "cosine_embedding_loss": [{"margin": (0.0, 0.5, 1)}],
+    "cross_entropy": {
+        "label_smoothing": (0.1, 0.5, 1.0, 1),
+        "ignore_index": (-100, 0, 1, 16, 7),
+        "z_loss": (1e-4, 0.5, 1.0, 1, 16),
+        "entropy": (0.01, 0.5, 1, 16),
+        "logit_scale": (0.5, 2.0, 16),
+        "softcap": (30.0, 0.5, 1, 16),
+    },
+    "nll_loss": {"ignore_index": (-100, 0, 1, 16, 7)},
+    "binary_cross_entropy": {"ignore_index": (-1.0, 1, 16, 0.5)},
+    "binary_cross_entropy_with_logits": {"ignore_index": (-1.0, 1, 16, 0.5)},
+    "multi_margin_loss": {"p": ()},  # 1 and 2 are two formulas
+    "triplet_margin_loss": {"p": (3.0, 5.0)},  # so are 1, 2 and infinity
 }
 
 
+def numbers_of(name):
+    """Options of a loss's function that are numbers, and values of each that share their machine code."""
+    options = inspect.signature(getattr(L, name)).parameters
+    parameters = LOSSES[name].parameters
+    floats = {x: ANY_NUMBER for x in parameters if x in options and not isinstance(parameters[x], bool)}
+    return {**floats, **NUMBERS.get(name, {})}
+
+
+CHOICES = [
+    pytest.param(name, option, values, id=f"{name}-{option}")
+    for name in NAMES
+    for option, values in numbers_of(name).items()
+    if values
+]
+
+
 @pytest.mark.usefixtures("without_compiler")
-@pytest.mark.parametrize("name", [name for name in NAMES if name in NUMBERS])
-def test_numbers_are_not_compiled_in(name):
-    shape = (64, 128)
-    for choices in NUMBERS[name]:
-        ((option, values),) = choices.items()
-        first, *others = (keys_of(name, shape, **{option: value}) for value in values)
-        for value, keys in zip(values[1:], others, strict=True):
-            assert keys == first, f"{option}={value} is compiled anew after {values[0]}"
+@pytest.mark.parametrize(("name", "option", "values"), CHOICES)
+def test_numbers_are_not_compiled_in(name, option, values):
+    first, *others = (keys_of(name, (64, 128), **{option: value}) for value in values)
+    for value, keys in zip(values[1:], others, strict=True):
+        assert keys == first, f"{option}={value} is compiled anew after {values[0]}"

@@ -17,7 +17,7 @@ class _NothingToRestore:
 
 
 def patch_language_once():
-    """Within a launch, every call of a function patches the language again: longer than the call itself."""
+    """Lets the first function of a launch patch the language for all: it takes longer than functions run."""
     patch = interpreter._patch_lang
     patched = set()
     scopes = []
@@ -45,7 +45,7 @@ def patch_language_once():
 
 
 def count_with_any_numpy():
-    """Triton 3.6 keeps a scalar in an array of one element, which is no number to NumPy 2.5."""
+    """Lets scalars be indices, where Triton 3.6 keeps them in arrays of one element, and NumPy is 2.5."""
     patch = interpreter._patch_lang_tensor
 
     def patch_and_count(tensor, scope):
@@ -56,13 +56,13 @@ def count_with_any_numpy():
 
 
 def assert_as_devices_do():
-    """The interpreter knows nothing of kernels that are compiled with their assertions."""
+    """Makes assertions in kernels hold, which the interpreter takes as compiled out."""
     builder = interpreter.interpreter_builder
     builder.options = dataclasses.replace(builder.options, debug=True)
 
 
 def round_as_devices_do():
-    """The interpreter cuts float32 off to bfloat16, where devices round to the nearest."""
+    """Makes float32 round to the nearest bfloat16, as devices do; the interpreter cuts it off."""
     convert = interpreter._convert_float
 
     def rounding(input, input_dtype, output_dtype, rounding_mode):

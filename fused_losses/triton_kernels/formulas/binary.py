@@ -1,4 +1,4 @@
-"""Binary cross-entropy, and the losses that are it in other words: sigmoids of one number per element."""
+"""Binary cross-entropy and its relatives: losses of the sigmoid of each element."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ from fused_losses.triton_kernels.formulas.pointwise import Formula
 
 @triton.jit
 def sigmoid(x):
-    """Softplus p(-x), sigmoid s(x) and s(-x), all from one exponential of -|x|, which never overflows."""
+    """log(1 + e^-x) and the sigmoids of x and -x, from one exponential of -|x|, which never overflows."""
     e = exp(-tl.abs(x))
     positive = x >= 0
     larger = 1 / (1 + e)
@@ -20,62 +20,62 @@ def sigmoid(x):
 
 @triton.jit
 def is_probability(x, t, third):
-    """Of the input; a target outside is torch's to define."""
+    """Whether the input is one; targets are not looked at, as in torch."""
     return (x >= 0) & (x <= 1)
 
 
 @triton.jit
-def binary_cross_entropy(x, t, third, number, FLAGS: tl.constexpr):
-    """-t log(x) - (1 - t) log(1 - x), as torch holds it finite at 0 and 1.
+def binary_cross_entropy(x, t, third, numbers, FLAGS: tl.constexpr):
+    """-t log(x) - (1 - t) log(1 - x), finite at 0 and 1.
 
-    The logarithms are held above -100, the slope's denominator above 1e-12.
+    As in torch, the logarithms are held above -100, the slope's denominator above 1e-12.
     """
     log_x = tl.log(x)
     log_rest = log1p(-x)
     value = (t - 1) * tl.where(log_rest < -100, -100.0, log_rest) - t * tl.where(log_x < -100, -100.0, log_x)
     variance = (1 - x) * x
-    # A float in torch, too, whatever the input.
+    # torch rounds this constant to float32, even for inputs of float64.
     smallest = tl.full(x.shape, 1e-12, tl.float32).to(x.dtype)
     slope = (x - t) / tl.where(variance < smallest, smallest, variance)
-    return value, slope, log_rest - log_x, slope
+    return value, (slope, log_rest - log_x)
 
 
 @triton.jit
-def binary_cross_entropy_with_logits(x, t, pos_weight, number, FLAGS: tl.constexpr):
-    """With sigmoid s, softplus p(x) = log(1 + e^x) and pos_weight w (1 where there is none).
+def binary_cross_entropy_with_logits(x, t, pos_weight, numbers, FLAGS: tl.constexpr):
+    """For logits x, sigmoid s, softplus p(x) = log(1 + e^x) and pos_weight w (1 where there is none).
 
-    (1 - t) x + (1 + (w - 1) t) p(-x),   d/dx = (1 - t) s(x) - w t s(-x),   d/dt = w p(-x) - p(x).
+    The value is (1 - t) x + (1 + (w - 1) t) p(-x); d/dx = (1 - t) s(x) - w t s(-x), d/dt = w p(-x) - p(x).
     """
     softplus_of_minus, s, s_of_minus = sigmoid(x)
     rest = 1 - t
     if pos_weight is None:
         value = rest * x + softplus_of_minus
         slope = rest * s - t * s_of_minus
-        of_target = -x
+        d_target = -x
     else:
         value = rest * x + (1 + (pos_weight - 1) * t) * softplus_of_minus
         slope = rest * s - pos_weight * t * s_of_minus
-        of_target = (pos_weight - 1) * softplus_of_minus - x
-    return value, slope, of_target, slope
+        d_target = (pos_weight - 1) * softplus_of_minus - x
+    return value, (slope, d_target)
 
 
 @triton.jit
-def multilabel_soft_margin(x, t, third, number, FLAGS: tl.constexpr):
-    """Binary cross-entropy with logits, times `share`.
+def multilabel_soft_margin(x, t, third, numbers, FLAGS: tl.constexpr):
+    """Binary cross-entropy with logits, times the loss's only number.
 
-    That is 1 / C where the mean over classes is not the engine's to take.
+    That is 1 / C, for the mean over classes, where the losses of rows are not averaged; else 1.
     """
-    share = splat(number, x)
-    value, of_input, of_target, _ = binary_cross_entropy_with_logits(x, t, None, number, FLAGS)
-    return share * value, share * of_input, share * of_target, value
+    share = splat(numbers[0], x)
+    value, derivatives = binary_cross_entropy_with_logits(x, t, None, numbers, FLAGS)
+    return share * value, (share * derivatives[0], share * derivatives[1])
 
 
 @triton.jit
-def soft_margin(x, t, third, number, FLAGS: tl.constexpr):
-    """log(1 + e^(-t x)) for t = 1 or -1."""
+def soft_margin(x, t, third, numbers, FLAGS: tl.constexpr):
+    """log(1 + e^(-t x)) for t = 1 or -1; differentiable with respect to x alone."""
     softplus_of_minus, _, s_of_minus = sigmoid(t * x)
     slope = -t * s_of_minus
-    return softplus_of_minus, slope, slope, slope
+    return softplus_of_minus, (slope,)
 
 
 FORMULAS = {

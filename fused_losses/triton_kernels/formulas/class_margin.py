@@ -1,8 +1,9 @@
-"""Losses that want the class of a row ahead of the others by a margin.
+"""Margins between the scores of a row's own class y and of the others.
 
-With y the row's class and j any other, gap = margin - x_y + x_j; where the gap is positive, value = gap^p,
-and the derivative with respect to x_j is the value's slope; with respect to x_y, minus the sum of the
-others'. At 0 and at NaN both are 0. A row of several classes adds up over them, j being none of them.
+For another class j, gap = margin - x_y + x_j. Where the gap is positive, its value is gap^p, for p = 1 or 2,
+and the derivative with respect to x_j is the slope of that; else both are 0, as they are for a gap of NaN.
+The derivative with respect to x_y is minus the sum of the others'. For a row of several classes, values and
+derivatives add up over them, and j is none of them.
 """
 
 import triton
@@ -11,13 +12,13 @@ import triton.language as tl
 
 @triton.jit
 def gap_of(margin, x_y, x):
-    """In this order, as torch does, so that ties are the same."""
+    """The gap, added up in torch's order, so that it is 0 for the same scores."""
     return (margin - x_y) + x
 
 
 @triton.jit
 def terms(gap, others, POWER: tl.constexpr):
-    """Value and slope of the gaps of other classes; 0 of the rest."""
+    """Value and slope of each gap, where `others` says that it is to another class; else 0."""
     exceeds = others & (gap > 0)
     excess = tl.where(exceeds, gap, 0.0)
     if POWER == 1:

@@ -1,16 +1,17 @@
 """Distances between two vectors x and y, and their derivatives.
 
-Which DISTANCE it is is compiled in. Each is made of a few numbers, which a pass over the vectors yields:
+Which DISTANCE it is is compiled in. Each is made of one to three numbers, which a pass over the vectors adds
+up:
 
-    start, add     what they are before the first element, and how an element counts
-    whole          those of rows, from those of a tile's lanes
-    value          the distance
-    slope          what the derivatives, times factor, are made of
-    derivatives    with respect to x and y
+    start, add     numbers before the first element, and with one more of each vector, both (ROWS, CHUNK)
+    whole          numbers along whole vectors, (ROWS, 1), from those of lanes
+    value          the distance, (ROWS, 1)
+    slope          a tuple of (ROWS, 1), from which derivatives are made, times a factor, (ROWS, 1)
+    derivatives    with respect to elements of x and y, (ROWS, CHUNK)
 
 Differences are x - y + eps, as in torch's pairwise_distance; the derivative of a norm is 0 where the norm is
-0. What belongs to rows has the shape (rows, 1). A product and a sum are rounded together only where they are
-an fma here: kernels are compiled without contraction.
+0. A product and a sum are rounded together only where they are an fma here: kernels are compiled without
+contraction.
 """
 
 import triton
@@ -27,13 +28,13 @@ POWER = tl.constexpr(2)
 EXTREME = tl.constexpr(3)
 """The largest |d| (p = infinity) or the smallest (p = -infinity). Elements that tie share the derivative."""
 COSINE = tl.constexpr(4)
-"""1 - x y / (|x| |y|), with norms held above 1e-8 as in torch's cosine_similarity; derivatives pass through
-that as if it were not there."""
+"""1 - x y / (|x| |y|), with norms held above 1e-8 as in torch's cosine_similarity; derivatives are those of
+the norms themselves."""
 
 
 @triton.jit
 def root(x):
-    """Of x, rounded once; float32's tl.sqrt is not."""
+    """The square root of x, rounded once, as tl.sqrt of float32 is not."""
     if x.dtype == tl.float64:
         return tl.sqrt(x)
     else:
@@ -42,7 +43,7 @@ def root(x):
 
 @triton.jit
 def quotient(x, y):
-    """Of x by y, rounded once."""
+    """X / y, rounded once, as the division of float32 is not."""
     if x.dtype == tl.float64:
         return x / y
     else:
@@ -51,7 +52,7 @@ def quotient(x, y):
 
 @triton.jit
 def sign_of(x):
-    """1, -1 or 0; 0 of NaN."""
+    """The sign of x: 1, -1 or 0; 0 where x is NaN."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(x.dtype)
 
 
@@ -63,7 +64,7 @@ def _sign_of_extreme(p, like):
 
 @triton.jit
 def start(zero, DISTANCE: tl.constexpr):
-    """One number: a sum; two: the extreme, and how many elements have it; three: x y, x x, y y."""
+    """A sum; or the extreme |d| and how many elements have it; or the sums of x y, x x and y y."""
     if DISTANCE == COSINE:
         return zero, zero, zero
     elif DISTANCE == EXTREME:
@@ -74,9 +75,9 @@ def start(zero, DISTANCE: tl.constexpr):
 
 @triton.jit
 def add(x, y, numbers, p, eps, DISTANCE: tl.constexpr):
-    """An element of each vector."""
+    """The numbers with an element of each vector added to them."""
     if DISTANCE == COSINE:
-        # All in the same words, so that distances of equal vectors tie.
+        # All three by the same operation, so that equal vectors have the same distances to a third.
         return tl.fma(x, y, numbers[0]), tl.fma(x, x, numbers[1]), tl.fma(y, y, numbers[2])
     else:
         d = (x - y) + splat(eps, x)
@@ -96,7 +97,7 @@ def add(x, y, numbers, p, eps, DISTANCE: tl.constexpr):
 
 @triton.jit
 def whole(numbers, DISTANCE: tl.constexpr):
-    """Along rows."""
+    """The numbers of whole vectors."""
     if DISTANCE == EXTREME:
         extreme = tl.max(numbers[0], axis=1, keep_dims=True)
         counts = tl.where(numbers[0] == extreme, numbers[1], 0.0)
@@ -110,14 +111,14 @@ def whole(numbers, DISTANCE: tl.constexpr):
 
 @triton.jit
 def norm(square):
-    """Held above 1e-8."""
+    """The norm that has this square, but at least 1e-8."""
     length = root(square)
     return tl.where(length < 1e-8, 1e-8, length)
 
 
 @triton.jit
 def value(numbers, p, DISTANCE: tl.constexpr):
-    """Of rows."""
+    """The distance, from the numbers of whole vectors."""
     if DISTANCE == EUCLIDEAN:
         return root(numbers[0])
     elif DISTANCE == POWER:
@@ -132,13 +133,14 @@ def value(numbers, p, DISTANCE: tl.constexpr):
 
 @triton.jit
 def _along(factor, cosine, square):
+    """What a cosine's derivative has of the vector itself, whose square this is; 0 for a vector of zeros."""
     length = root(square)
     return tl.where(square == 0, 0.0, quotient(factor * cosine, norm(square) * length))
 
 
 @triton.jit
 def slope(numbers, value, factor, DISTANCE: tl.constexpr):
-    """Of rows."""
+    """What `derivatives` takes, from the numbers of whole vectors and their distance."""
     if DISTANCE == EUCLIDEAN:
         return (tl.where(value == 0, 0.0, quotient(factor, value)),)
     elif DISTANCE == MANHATTAN:
@@ -149,28 +151,28 @@ def slope(numbers, value, factor, DISTANCE: tl.constexpr):
     elif DISTANCE == COSINE:
         norms = norm(numbers[1]) * norm(numbers[2])
         cosine = quotient(numbers[0], norms)
-        of_x, of_y = _along(factor, cosine, numbers[1]), _along(factor, cosine, numbers[2])
-        return quotient(-factor, norms), of_x, of_y
+        along_x, along_y = _along(factor, cosine, numbers[1]), _along(factor, cosine, numbers[2])
+        return quotient(-factor, norms), along_x, along_y
     else:
         return quotient(factor, numbers[1]), value
 
 
 @triton.jit
 def derivatives(slope, x, y, p, eps, DISTANCE: tl.constexpr):
-    """Of elements."""
+    """With respect to x and y."""
     if DISTANCE == COSINE:
         return tl.fma(slope[0], y, slope[1] * x), tl.fma(slope[0], x, slope[2] * y)
     else:
         d = (x - y) + splat(eps, x)
         if DISTANCE == EUCLIDEAN:
-            of_x = slope[0] * d
+            d_x = slope[0] * d
         elif DISTANCE == MANHATTAN:
-            of_x = slope[0] * sign_of(d)
+            d_x = slope[0] * sign_of(d)
         elif DISTANCE == POWER:
             # (|d| / value)^(p - 1): powers of the quotient stay in range where those of either might not.
             size = slope[0] * pow(tl.abs(d) * slope[1], p - 1)
             # 0^(p - 1) may be infinite; a distance that is NaN makes all derivatives NaN.
-            of_x = tl.where(d == 0, 0 * slope[1], sign_of(d) * size)
+            d_x = tl.where(d == 0, 0 * slope[1], sign_of(d) * size)
         else:
-            of_x = tl.where(tl.abs(d) == slope[1], slope[0] * sign_of(d), 0.0)
-        return of_x, -of_x
+            d_x = tl.where(tl.abs(d) == slope[1], slope[0] * sign_of(d), 0.0)
+        return d_x, -d_x

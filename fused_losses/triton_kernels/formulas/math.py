@@ -1,7 +1,7 @@
-"""The words that formulas are written in, for tensors of float32 or float64.
+"""The functions that formulas are written in, for blocks of float32 or float64.
 
-Triton's own functions, but for those whose short forms are not exact enough, or not there: these come from
-the device's library, which the interpreter lacks.
+Where Triton's own are not exact enough, or missing, these come from the device's library, which the
+interpreter lacks.
 """
 
 import triton
@@ -15,13 +15,13 @@ INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 @triton.jit
 def splat(value, like):
-    """A number in the shape and type of `like`; as float64 it would widen all that it meets."""
+    """A number in the shape and type of `like`; float64 itself would turn all that it meets into float64."""
     return tl.full(like.shape, value, like.dtype)
 
 
 @triton.jit
 def scalar(value):
-    """A float argument as a scalar of float64, which it is but in the interpreter."""
+    """A float argument as a scalar of float64; in the interpreter, it is a Python float."""
     return tl.full((), value, tl.float64)
 
 
@@ -36,12 +36,12 @@ def exp(x):
 
 @triton.jit
 def exp_of_rounded(x, ROUNDED: tl.constexpr):
-    """As exp; a single instruction where the result is ROUNDED to 16 bits."""
+    """e^x; by a single instruction if what is made of it is ROUNDED to 16 bits."""
     if INTERPRETED:
         return tl.exp(x)
     elif ROUNDED:
         # Without the library's guard of subnormal results, which no 16 bits have room for.
-        return libdevice.exp2(x * 1.4426950408889634)
+        return libdevice.exp2(x * 1.4426950408889634)  # log2(e)
     else:
         return libdevice.exp(x)
 
@@ -51,7 +51,7 @@ def log1p(x):
     """log(1 + x) for x >= -1: the logarithm of the rounded sum, and what the rounding lost."""
     one_more = 1 + x
     lost = x - (one_more - 1)
-    # Of x = -1 and infinity, nothing is lost; but 0 / 0 is NaN.
+    # At x = -1 and at infinity nothing is lost, but the quotient is NaN.
     return tl.log(one_more) + tl.where(lost == 0, 0.0, lost / one_more)
 
 
@@ -67,7 +67,8 @@ def _expm1_of_negative(x):
 def tanh(x):
     """The hyperbolic tangent, exact for small x, too."""
     if INTERPRETED:
-        # As exact as a device's: float64 for both types, and far from 0 without what would cancel near it.
+        # In float64 for both types, to be as exact as a device; near 0, from a difference that does not
+        # cancel.
         doubled = -2 * tl.abs(x.to(tl.float64))
         lost = _expm1_of_negative(doubled)
         u = tl.exp(doubled)
@@ -75,15 +76,6 @@ def tanh(x):
         return tl.where(x < 0, -size, size)
     else:
         return libdevice.tanh(x)
-
-
-@triton.jit
-def sqrt(x):
-    """Rounded once; tl.sqrt is an approximation in float32."""
-    if INTERPRETED:
-        return tl.sqrt(x)
-    else:
-        return libdevice.sqrt(x)
 
 
 @triton.jit

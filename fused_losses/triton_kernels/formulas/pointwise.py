@@ -1,13 +1,24 @@
 """What every pointwise loss is made of: its value and its derivatives, and nothing else.
 
-A formula is a function of x, t, third (None where absent), number, FLAGS, all of them elements but the last
-two: the loss's float parameter, and its boolean ones, which are compiled in. It returns the value and three
-derivatives; those that there are not, or that are not wanted, may be anything, and cost nothing. Element
-weights, ignored elements, reductions and upstream gradients belong to the engine.
+A formula is a function (x, t, third, numbers, FLAGS) of blocks of elements, all float32 or all float64:
+
+    x, t        input and target
+    third       the third operand, None where it is absent
+    numbers     the loss's float parameters, in the registry's order: MOST_NUMBERS scalars of float64, 0 where
+                the loss has fewer
+    FLAGS       the loss's boolean parameters, in the registry's order; compiled in
+
+It returns the value and a tuple of derivatives: with respect to x, t and third, as far as the loss has them.
+Those that nobody wants are not stored, and so cost nothing. Element weights, ignored elements, reductions and
+upstream gradients belong to the engine.
 """
 
 from dataclasses import dataclass
 from typing import Any
+
+MOST_NUMBERS = 4
+"""How many float parameters a loss may have. Each is an argument of the kernel by itself, since Triton passes
+the numbers in a tuple as float32."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +26,7 @@ class Formula:
     """A formula, and what the engine must know of it."""
 
     terms: Any
-    flags: int = 0
-    """How many of the loss's first parameters are boolean."""
+    """The function: value and derivatives."""
     in_domain: Any = None
-    """Whether x, t, third are such as the loss is defined for; if not, `outside` says why."""
+    """A function (x, t, third): whether the loss is defined for these; if not, `outside` says why."""
     outside: str = ""
-    mean_over_weight: bool = False
-    """Whether reduction="mean" divides by the sum of the weights instead of the count."""

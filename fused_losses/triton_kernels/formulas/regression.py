@@ -8,48 +8,48 @@ from fused_losses.triton_kernels.formulas.pointwise import Formula
 
 
 @triton.jit
-def l1(x, t, third, number, FLAGS: tl.constexpr):
-    """|x - t|; the derivative is 0 at a tie, and, as torch's sign, at NaN."""
+def l1(x, t, third, numbers, FLAGS: tl.constexpr):
+    """|x - t|; the derivative is 0 where x = t and, as in torch, at NaN."""
     difference = x - t
     sign = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, 0.0)).to(x.dtype)
-    return tl.abs(difference), sign, -sign, sign
+    return tl.abs(difference), (sign, -sign)
 
 
 @triton.jit
-def mse(x, t, third, number, FLAGS: tl.constexpr):
+def mse(x, t, third, numbers, FLAGS: tl.constexpr):
     """(x - t)^2."""
     difference = x - t
     slope = difference + difference
-    return difference * difference, slope, -slope, slope
+    return difference * difference, (slope, -slope)
 
 
 @triton.jit
-def smooth_l1(x, t, third, number, FLAGS: tl.constexpr):
-    """With d = x - t: d^2 / 2 beta below |d| = beta, |d| - beta / 2 from there on."""
-    beta = splat(number, x)
+def smooth_l1(x, t, third, numbers, FLAGS: tl.constexpr):
+    """With d = x - t: d^2 / 2 beta below |d| = beta, |d| - beta / 2 from there on; the number is beta."""
+    beta = splat(numbers[0], x)
     difference = x - t
     distance = tl.abs(difference)
     far = distance >= beta
     ratio = difference / beta
     slope = tl.where(far, tl.where(difference < 0, -1.0, 1.0).to(x.dtype), ratio)
-    return tl.where(far, distance - 0.5 * beta, 0.5 * difference * ratio), slope, -slope, slope
+    return tl.where(far, distance - 0.5 * beta, 0.5 * difference * ratio), (slope, -slope)
 
 
 @triton.jit
-def huber(x, t, third, number, FLAGS: tl.constexpr):
-    """With d = x - t: d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) above."""
-    delta = splat(number, x)
+def huber(x, t, third, numbers, FLAGS: tl.constexpr):
+    """With d = x - t: d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) above; the number is delta."""
+    delta = splat(numbers[0], x)
     difference = x - t
     distance = tl.abs(difference)
     far = distance > delta
     slope = tl.where(far, tl.where(difference < 0, -delta, delta), difference)
     value = tl.where(far, delta * (distance - 0.5 * delta), 0.5 * difference * difference)
-    return value, slope, -slope, slope
+    return value, (slope, -slope)
 
 
 FORMULAS = {
-    "l1_loss": Formula(l1, mean_over_weight=True),
-    "mse_loss": Formula(mse, mean_over_weight=True),
+    "l1_loss": Formula(l1),
+    "mse_loss": Formula(mse),
     "smooth_l1_loss": Formula(smooth_l1),
     "huber_loss": Formula(huber),
 }

@@ -1,7 +1,15 @@
-"""Losses of whole rows: a pass over the rows yields a few numbers, which yield the value and derivatives.
+"""Losses of distances between vectors, made of a few numbers that a pass over the vectors adds up.
 
-A formula's functions take x, an element of each of the row's vectors; parameters, which are margin, p and
-eps; and FLAGS, which are compiled in: the distance, and whether the nearer of two negatives counts.
+The functions of a formula take some of these:
+
+    x           a tuple of blocks (ROWS, CHUNK), elements of each vector
+    numbers     a tuple of blocks: (ROWS, CHUNK) while lanes add them up, (ROWS, 1) when they are whole
+    target      (ROWS, 1), a number for each position
+    scale       (ROWS, 1), a factor of the derivatives
+    slopes      a tuple of blocks (ROWS, 1), or of tuples of them, for each distance
+    parameters  margin, p and eps, scalars of float64
+    FLAGS       compiled in: the distance (see `distances.py`), and whether a triplet takes the smaller of the
+                negative's distances to anchor and positive
 """
 
 from dataclasses import dataclass
@@ -20,22 +28,26 @@ class Formula:
     """A formula, and what the engine must know of it."""
 
     vectors: int
-    """How many rows it reads, and has derivatives with respect to; a third operand is one number per row."""
+    """How many of the three operands are vectors, which it has derivatives with respect to; of two, the third
+    operand is the target."""
     start: Any
-    """(zero, FLAGS): the numbers before the first element."""
+    """(zero, FLAGS): numbers before the first element."""
     add: Any
-    """(x, numbers, parameters, FLAGS): takes an element of each vector into account."""
+    """(x, numbers, parameters, FLAGS): numbers that take an element of each vector into account."""
     whole: Any
-    """(numbers, FLAGS): those of rows, from those of a tile's lanes."""
+    """(numbers, FLAGS): whole numbers, from those that lanes have added up."""
     finish: Any
-    """(numbers, target, scale, parameters, FLAGS): the value, and slopes, for derivatives times scale."""
+    """(numbers, target, scale, parameters, FLAGS): the value, (ROWS, 1), and slopes, from whole numbers."""
     derivatives: Any
-    """(slopes, x, parameters, FLAGS): of each vector."""
+    """(slopes, x, parameters, FLAGS): derivatives with respect to each vector, (ROWS, CHUNK), times scale."""
 
 
 @triton.jit
 def _pair(numbers, k: tl.constexpr, FLAGS: tl.constexpr):
-    """Of anchor and positive, of anchor and negative, or of positive and negative."""
+    """The numbers of one distance in a triplet.
+
+    k is 0 for anchor and positive, 1 for anchor and negative, 2 for positive and negative.
+    """
     each: tl.constexpr = len(numbers) // (3 if FLAGS[1] else 2)
     return numbers[k * each : (k + 1) * each]
 
@@ -50,69 +62,69 @@ def _start_triplet(zero, FLAGS: tl.constexpr):
 def _add_triplet(x, numbers, parameters, FLAGS: tl.constexpr):
     p = parameters[1]
     eps = parameters[2]
-    of_positive = distances.add(x[0], x[1], _pair(numbers, 0, FLAGS), p, eps, FLAGS[0])
-    of_negative = distances.add(x[0], x[2], _pair(numbers, 1, FLAGS), p, eps, FLAGS[0])
+    to_positive = distances.add(x[0], x[1], _pair(numbers, 0, FLAGS), p, eps, FLAGS[0])
+    to_negative = distances.add(x[0], x[2], _pair(numbers, 1, FLAGS), p, eps, FLAGS[0])
     if FLAGS[1]:
         between = distances.add(x[1], x[2], _pair(numbers, 2, FLAGS), p, eps, FLAGS[0])
-        return of_positive + of_negative + between
+        return to_positive + to_negative + between
     else:
-        return of_positive + of_negative
+        return to_positive + to_negative
 
 
 @triton.jit
 def _whole_triplet(numbers, FLAGS: tl.constexpr):
-    of_positive = distances.whole(_pair(numbers, 0, FLAGS), FLAGS[0])
-    of_negative = distances.whole(_pair(numbers, 1, FLAGS), FLAGS[0])
+    to_positive = distances.whole(_pair(numbers, 0, FLAGS), FLAGS[0])
+    to_negative = distances.whole(_pair(numbers, 1, FLAGS), FLAGS[0])
     if FLAGS[1]:
-        return of_positive + of_negative + distances.whole(_pair(numbers, 2, FLAGS), FLAGS[0])
+        return to_positive + to_negative + distances.whole(_pair(numbers, 2, FLAGS), FLAGS[0])
     else:
-        return of_positive + of_negative
+        return to_positive + to_negative
 
 
 @triton.jit
 def triplet_margin(numbers, target, scale, parameters, FLAGS: tl.constexpr):
     """max(0, d(anchor, positive) - d(anchor, negative) + margin).
 
-    With the second of FLAGS, the distance from positive to negative counts where it is the smaller one. Where
-    the two tie, they share the derivative.
+    With the second of FLAGS, the distance from positive to negative takes the place of that from the anchor
+    where it is the smaller one. Where the two tie, they share the derivative.
     """
     p = parameters[1]
-    of_positive = _pair(numbers, 0, FLAGS)
-    of_negative = _pair(numbers, 1, FLAGS)
-    to_positive = distances.value(of_positive, p, FLAGS[0])
-    from_anchor = distances.value(of_negative, p, FLAGS[0])
+    positive_numbers = _pair(numbers, 0, FLAGS)
+    negative_numbers = _pair(numbers, 1, FLAGS)
+    to_positive = distances.value(positive_numbers, p, FLAGS[0])
+    from_anchor = distances.value(negative_numbers, p, FLAGS[0])
     to_negative = from_anchor
     share = splat(1.0, scale)
     if FLAGS[1]:
-        between = _pair(numbers, 2, FLAGS)
-        from_positive = distances.value(between, p, FLAGS[0])
+        between_numbers = _pair(numbers, 2, FLAGS)
+        from_positive = distances.value(between_numbers, p, FLAGS[0])
         nearer = from_anchor < from_positive
         share = tl.where(nearer, 1.0, tl.where(from_anchor > from_positive, 0.0, 0.5)).to(scale.dtype)
         to_negative = tl.where(nearer | (from_anchor != from_anchor), from_anchor, from_positive)
     gap = splat(parameters[0], scale) + to_positive - to_negative
     value = tl.where(gap <= 0, 0.0, gap)
     factor = tl.where(gap > 0, scale, 0.0)
-    slope_of_positive = distances.slope(of_positive, to_positive, factor, FLAGS[0])
-    slope_of_negative = distances.slope(of_negative, from_anchor, -factor * share, FLAGS[0])
+    slope_to_positive = distances.slope(positive_numbers, to_positive, factor, FLAGS[0])
+    slope_to_negative = distances.slope(negative_numbers, from_anchor, -factor * share, FLAGS[0])
     if FLAGS[1]:
-        slope_between = distances.slope(between, from_positive, -factor * (1 - share), FLAGS[0])
-        return value, (slope_of_positive, slope_of_negative, slope_between)
+        slope_between = distances.slope(between_numbers, from_positive, -factor * (1 - share), FLAGS[0])
+        return value, (slope_to_positive, slope_to_negative, slope_between)
     else:
-        return value, (slope_of_positive, slope_of_negative)
+        return value, (slope_to_positive, slope_to_negative)
 
 
 @triton.jit
 def _derivatives_of_triplet(slopes, x, parameters, FLAGS: tl.constexpr):
     p = parameters[1]
     eps = parameters[2]
-    of_anchor, of_positive = distances.derivatives(slopes[0], x[0], x[1], p, eps, FLAGS[0])
-    from_anchor, of_negative = distances.derivatives(slopes[1], x[0], x[2], p, eps, FLAGS[0])
-    of_anchor += from_anchor
+    d_anchor, d_positive = distances.derivatives(slopes[0], x[0], x[1], p, eps, FLAGS[0])
+    d_anchor_too, d_negative = distances.derivatives(slopes[1], x[0], x[2], p, eps, FLAGS[0])
+    d_anchor += d_anchor_too
     if FLAGS[1]:
-        from_positive, to_negative = distances.derivatives(slopes[2], x[1], x[2], p, eps, FLAGS[0])
-        of_positive += from_positive
-        of_negative += to_negative
-    return of_anchor, of_positive, of_negative
+        d_positive_too, d_negative_too = distances.derivatives(slopes[2], x[1], x[2], p, eps, FLAGS[0])
+        d_positive += d_positive_too
+        d_negative += d_negative_too
+    return d_anchor, d_positive, d_negative
 
 
 @triton.jit
@@ -136,7 +148,7 @@ def cosine_embedding(numbers, target, scale, parameters, FLAGS: tl.constexpr):
 
     The squares of the norms have 1e-12 added, as in torch.
     """
-    # A float in torch, too, whatever the input.
+    # torch rounds this constant to float32, even for inputs of float64.
     eps = tl.full(scale.shape, 1e-12, tl.float32).to(scale.dtype)
     square_1 = numbers[1] + eps
     square_2 = numbers[2] + eps
