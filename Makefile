@@ -29,7 +29,7 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/backends/cuda_on_cpu/*.
 
 # Triton's kernels, on the CPU.
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
-TRITON_TESTS = $(KERNEL_TESTS) tests/backends/test_triton.py
+TRITON_TESTS = $(KERNEL_TESTS) tests/backends/test_triton.py tests/backends/test_triton_formulas.py
 
 # The oldest torch has an environment and a copy of the package of its own, since libraries are not named after torch.
 OLDEST := build/oldest
