@@ -26,8 +26,8 @@ constexpr ScalarType kScalarType = std::is_same_v<S, float>      ? ScalarType::F
                                    : std::is_same_v<S, BFloat16> ? ScalarType::BFloat16
                                                                  : ScalarType::Half;
 
-// Calls body(S{}) for the storage type S that dtype names, and returns what it returns. Throws for a dtype that is not
-// one of the four; a GPU, which cannot throw, takes it for float32, so the host must have looked before.
+// Calls body(S{}) for the storage type S that dtype names, and returns what that returns. Throws for any dtype but the
+// four. On a GPU, which cannot throw, the host must have looked: there, any other is read as float32.
 template <class Body>
 FUSED_LOSSES_HOST_DEVICE inline auto with_storage(ScalarType dtype, const Body& body) {
   switch (dtype) {
@@ -43,7 +43,7 @@ FUSED_LOSSES_HOST_DEVICE inline auto with_storage(ScalarType dtype, const Body& 
   }
 }
 
-// Element i of an array of a dtype that is known at run time only, as a T.
+// Element i of an array whose dtype is known at run time only, as a T.
 template <class T>
 FUSED_LOSSES_HOST_DEVICE inline T load_as(const void* data, ScalarType dtype, int64_t i) {
   return with_storage(dtype, [&](auto storage) {
@@ -52,7 +52,7 @@ FUSED_LOSSES_HOST_DEVICE inline T load_as(const void* data, ScalarType dtype, in
   });
 }
 
-// The same the other way round: `value` is rounded to the dtype, by way of its compute type.
+// Stores a value as element i of such an array, rounded to its dtype by way of the dtype's compute type.
 template <class T>
 FUSED_LOSSES_HOST_DEVICE inline void store_as(void* data, ScalarType dtype, int64_t i, T value) {
   with_storage(dtype, [&](auto storage) {

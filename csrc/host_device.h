@@ -1,4 +1,4 @@
-// How functions are marked that CPUs and GPUs run; to a C++ compiler, the mark means nothing.
+// The mark of functions that run on CPUs and on GPUs. To a C++ compiler, it means nothing.
 #pragma once
 
 #if defined(__CUDACC__)

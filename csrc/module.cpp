@@ -21,7 +21,7 @@ std::vector<std::string> split(const std::string& list) {
   return parts;
 }
 
-// The losses that kernels were compiled for, by engine.
+// The losses that kernels were compiled for, by engine: registry.py must list the same.
 std::map<std::string, std::vector<std::string>> losses() {
 #define FUSED_LOSSES_NAME(name, ...) #name,
   return {

@@ -1,4 +1,4 @@
-// What kernels see of tensors: a pointer, an element type, and where each element lies.
+// What kernels see of tensors: a pointer, a dtype, and where each element lies.
 #pragma once
 
 #include <cstdint>
@@ -11,23 +11,24 @@ namespace fused_losses {
 // torch's own limit on the dimensions of a tensor iterator.
 inline constexpr int kMaxDims = 64;
 
-// Dimensions that engines walk: a batch of volumes, each divided twice, and one more. With every launch, a GPU is sent
-// sizes and strides for so many, of each operand; calls with more of them fall to torch (`MOST_DIMS` in dispatch.py).
+// The most dimensions that engines walk, once those that can be merged are: enough for a batch of volumes, each
+// divided twice, and one more. Not more, since each launch sends a GPU sizes and strides for so many of each operand.
+// Calls with more fall to torch (`MOST_DIMS` in Python).
 inline constexpr int kLoopDims = 8;
 
 inline void check_loop_dims(int dims) {
   if (dims > kLoopDims) throw std::runtime_error("fused_losses: kernels walk at most 8 dimensions");
 }
 
-// kBatchMean: the sum over the size of the first dimension.
+// What becomes of the losses. kBatchMean: their sum over the size of the input's first dimension.
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 };
 
-// The bits of an operator's `gradients`: derivatives with respect to its first three operands; and, going forward,
-// whether to keep what the backward can use of each row.
+// The bits of an operator's `gradients`: the derivatives with respect to input, target and extra; and, going forward,
+// the statistics of each row, which the backward can use, and the class of its largest logit.
 enum Wanted : int64_t { kInput = 1, kTarget = 2, kExtra = 4, kStatistics = 8, kArgmax = 16 };
 
-// An operand of an elementwise loop. `contiguous` means that element i of the iteration is data[i];
-// otherwise strides (in elements, 0 where broadcast) go with the sizes of the iteration.
+// An operand of an elementwise loop. If it is `contiguous`, element i of the iteration is data[i]; if not, strides (in
+// elements, 0 where it is broadcast) go with the sizes of the iteration.
 struct Operand {
   const void* data = nullptr;  // null: absent
   ScalarType dtype = ScalarType::Float;
@@ -35,21 +36,21 @@ struct Operand {
   int64_t strides[kLoopDims];
 };
 
-// A result of an elementwise loop; always written in iteration order.
+// A result of an elementwise loop: element i of the iteration is data[i].
 struct Result {
   void* data = nullptr;  // null: not wanted
   ScalarType dtype = ScalarType::Float;
 };
 
-// The order in which elements are visited: outermost first, dimensions merged where every operand allows.
+// The order in which elements are visited: the sizes of its dimensions, outermost first. Neighbouring dimensions are
+// merged where every operand steps through both as through one.
 struct Iteration {
   int dims = 0;
   int64_t count = 1;
   int64_t sizes[kLoopDims];
 };
 
-// Where item i of an iteration over `dims` dimensions lies: its distance from
-// item 0, in the unit of the strides.
+// How far item i of an iteration lies from item 0, in the unit of the strides.
 FUSED_LOSSES_HOST_DEVICE inline int64_t offset_of(int64_t i, int dims, const int64_t* sizes, const int64_t* strides) {
   int64_t offset = 0;
   for (int d = dims - 1; d > 0; --d) {

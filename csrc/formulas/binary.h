@@ -1,11 +1,11 @@
-// Binary cross-entropy, and the losses that are it in other words: sigmoids of one number per element.
+// Binary cross-entropy, and the losses that are made of it: of probabilities, or of sigmoids of one number per element.
 #pragma once
 
 #include "pointwise.h"
 
 namespace fused_losses {
 
-// softplus p(-x), sigmoid s(x) and s(-x), all from one exponential of -|x|, which never overflows.
+// The softplus log(1 + e^-x), the sigmoids s(x) and s(-x), all from one exponential of -|x|, which never overflows.
 template <class V>
 struct Sigmoid {
   V softplus_of_minus, sigmoid, sigmoid_of_minus;
@@ -44,7 +44,7 @@ struct BinaryCrossEntropy : PointwiseFormula {
     const V floor = splat<V>(-100);
     const V value = (t - one) * select(log_rest < floor, floor, log_rest) - t * select(log_x < floor, floor, log_x);
     const V variance = (one - x) * x;
-    const V smallest = splat<V>(1e-12f);  // a float in torch, too, whatever the input
+    const V smallest = splat<V>(1e-12f);  // torch's constant is a float32 for any input, too
     return {value, {(x - t) / select(variance < smallest, smallest, variance), log_rest - log_x}};
   }
 };
@@ -74,7 +74,8 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
   }
 };
 
-// Binary cross-entropy with logits, times `share`: 1 / C where the mean over classes is not the engine's to take.
+// Binary cross-entropy with logits, times `share`. The loss of a row is a mean over its C classes: share is 1 / C where
+// the reduction does not divide by them already, as the mean over all elements does.
 struct MultiLabelSoftMargin : PointwiseFormula {
   FUSED_LOSSES_HOST_DEVICE explicit MultiLabelSoftMargin(const double* parameters)
       : PointwiseFormula(parameters), share_(parameters[0]) {}

@@ -1,7 +1,9 @@
-// Losses that want the class of a row ahead of the others by a margin. With y the row's class and j any other,
+// Losses that ask for the score of a row's target to be ahead of those of other classes by a margin. With y the target
+// and j any other class,
 //   gap = margin - x_y + x_j,   value = gap^p and slope = d value / d gap where the gap is positive, 0 elsewhere.
-// The derivative with respect to x_j is the slope; with respect to x_y, minus the sum of the others'. At 0 and at
-// NaN both are 0. A row of several classes adds up over them, j being none of them.
+// The loss is the sum of the values, divided by C; its derivative with respect to x_j is the slope, and with respect to
+// x_y minus the sum of all slopes, divided by C, too. The slope of a gap of 0 or NaN is 0. A row of several targets
+// adds up over them; j is then a class that is none of them.
 #pragma once
 
 #include "pointwise.h"
@@ -13,7 +15,8 @@ struct ClassMargin {
   static_assert(p == 1 || p == 2);
   double margin;
 
-  // What all gaps of class y begin with; in this order, as torch does, so that ties are the same.
+  // margin - x_y, with which all gaps of target y begin. torch subtracts in this order, too, so a gap that is 0 for
+  // torch is 0 here.
   template <class V>
   FUSED_LOSSES_HOST_DEVICE V offset(V x_y) const {
     return splat<V>(margin) - x_y;

@@ -1,7 +1,7 @@
-// Softmax cross-entropy over a row of logits x, as one formula for class indices, label smoothing and class
-// probabilities. A row's target is `hot` at class y (0 where there is no such class) plus soft targets q:
+// Softmax cross-entropy over a row of logits x, as one formula for labels, label smoothing and probabilities. A row's
+// target is `hot` at class y (0 where there is no such class) plus soft targets q_c for all classes c:
 //
-//   class index y            hot = w_y                  q = 0
+//   label y                  hot = w_y                  q = 0
 //   ... smoothed by e        hot = (1 - e) w_y          q_c = e / C w_c
 //   probabilities t          hot = 0                    q_c = ((1 - e) t_c + e / C) w_c
 //
@@ -9,13 +9,13 @@
 //   loss = hot ((m - x_y) + log s) + Q log s - X
 //   dloss/dx_c = (hot + Q) exp(x_c - m) / s - hot [c = y] - q_c
 //   dloss/dt_c = (1 - e) w_c ((m - x_c) + log s)
-// (m - x) + log s rather than lse - x: lse has no bits left for log s when logits are large.
+// The loss is computed as (m - x) + log s, not as lse - x: for large logits, lse = m + log s rounds log s away.
 //
-// Rows may have more terms (SoftmaxTerms). With lse = m + log s, U = sum exp(x - m) (x - m), p = exp(x - m) / s, and
-// the entropy H = log s - U / s of p:
+// Rows may have more terms (SoftmaxTerms). With lse = m + log s, the excess U = sum exp(x - m) (x - m), whose mean over
+// the softmax is U / s, p = exp(x - m) / s, and the entropy H = log s - U / s of p:
 //   loss += z lse^2 - b H
 //   dloss/dx_c += p_c (2 z lse + b ((x_c - m) - U / s))
-// where x = cap tanh(scale v / cap), or scale v without a cap, of the logits v that are given:
+// The logits x may be made of others, v: x = cap tanh(scale v / cap), or scale v without a cap. Then
 //   dloss/dv_c = dloss/dx_c scale (1 - (x_c / cap)^2)
 #pragma once
 
@@ -24,20 +24,21 @@
 
 namespace fused_losses {
 
-// e^16 times a million classes is far from float's largest number.
+// How far a reference may be below the largest logit: e^16 (9e6) times a million classes is 9e12, far from the largest
+// float32, 3e38.
 inline constexpr double kHeadroom = 16;
 
-// What is known of a part of a row; parts are merged. Any m will do that is not so far below the largest x that
-// an exponential overflows: not looking for the largest itself saves a pass.
+// What is known of a part of a row. Parts are merged. The reference m need not be the largest x, only not so far below
+// it that an exponential overflows: not looking for the largest first saves a pass.
 template <class R>
 struct SoftmaxState {
   R reference = -INFINITY;  // m: at most kHeadroom below the largest x of the part
   R sum = 0;                // of exp(x - m)
   R mass = 0;               // Q
   R cross = 0;              // X
-  R excess = 0;             // U; means nothing where there is no entropy
+  R excess = 0;             // U; not computed where there is no entropy
 
-  // The same sums, relative to a larger maximum.
+  // Makes the same sums relative to a larger reference.
   FUSED_LOSSES_HOST_DEVICE void raise(R larger) {
     if (!(larger > reference)) return;
     const R step = reference - larger;
@@ -60,8 +61,8 @@ struct SoftmaxState {
   }
 };
 
-// What a row's gradient is made of, given its maximum and sum; `scale` is the upstream gradient over the
-// reduction's divisor.
+// What a row's gradient is made of, given the state of the whole row: dloss/dx_c times `scale`, which is the upstream
+// gradient over the reduction's divisor, is numerator_factor exp(x_c - m) + soft_factor q_c + [c = y] hot_term.
 template <class R>
 struct SoftmaxGradient {
   R numerator_factor;  // times exp(x_c - m)
@@ -72,7 +73,7 @@ struct SoftmaxGradient {
       : numerator_factor((hot + mass) * scale / sum), hot_term(-hot * scale), soft_factor(-scale) {}
 };
 
-// x_y is read only where hot counts: a row of probabilities has no class y.
+// The loss of a row. A row of probabilities has no class y: has_hot is false, and hot and x_y are not used.
 template <class R>
 FUSED_LOSSES_HOST_DEVICE R cross_entropy_value(const SoftmaxState<R>& state, bool has_hot, R hot, R x_y) {
   const R log_sum = std::log(state.sum);
@@ -82,13 +83,14 @@ FUSED_LOSSES_HOST_DEVICE R cross_entropy_value(const SoftmaxState<R>& state, boo
   return value;
 }
 
-// At class y, where p - 1 nearly cancels: minus the others' share, from the sum of all exponentials but e_y.
+// The gradient at class y, where hot (p_y - 1) would lose most of its bits if p_y is nearly 1. It is minus hot times
+// the share of all other classes, whose exponentials add up to `others`; e_y is the exponential of class y.
 template <class R>
 FUSED_LOSSES_HOST_DEVICE R gradient_at_hot(R e_y, R others, R sum, R hot, R mass, R q_y) {
   return mass * (e_y / sum) - q_y - hot * (others / sum);
 }
 
-// From given logits v to those of the softmax, x, and the slope of that, from x; in numbers of type R.
+// From given logits v to the logits of the softmax, x = value(v), and dx/dv as slope(x). Its own numbers are of type R.
 template <class R>
 class LogitMap {
  public:
@@ -115,7 +117,7 @@ class LogitMap {
   R scale_, cap_, inner_;
 };
 
-// The log-sum-exp and the entropy of a row.
+// The log-sum-exp of a row, and below, its entropy.
 template <class R>
 FUSED_LOSSES_HOST_DEVICE R lse_of(const SoftmaxState<R>& state) {
   return state.reference + std::log(state.sum);
@@ -134,8 +136,8 @@ FUSED_LOSSES_HOST_DEVICE R terms_value(const SoftmaxState<R>& state, R z_loss, R
   return value;
 }
 
-// What terms add to a row's gradient: exp(x_c - m) (numerator_factor + excess_factor (x_c - m)). `lse_upstream` is the
-// upstream gradient of the log-sum-exp itself.
+// What terms add to a row's gradient: exp(x_c - m) (numerator_factor + excess_factor (x_c - m)). `scale` is as above;
+// `lse_upstream` is the upstream gradient of the log-sum-exp as a result of its own.
 template <class R>
 struct SoftmaxTermsGradient {
   R numerator_factor = 0, excess_factor = 0;

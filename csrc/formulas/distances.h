@@ -1,14 +1,14 @@
 // Distances between two vectors x and y, and their derivatives.
 //
 // A distance is a struct with
-//   kNumbers    how many numbers a pass over the vectors yields
-//   kAdds       whether these are sums; if not, start() and merge() say what they are
-//   kTakesPowers  whether an element costs a hundred instructions
-//   add(x, y, numbers)      takes an element into account
-//   value(numbers)          the distance
+//   kNumbers      how many numbers a pass over the vectors yields
+//   kAdds         whether the numbers are sums; if not, start() and merge() say what they are
+//   kTakesPowers  whether an element takes a general power, which is about a hundred instructions
+//   add(x, y, numbers)             takes one element of either vector into account
+//   value(numbers)                 the distance
 //   slope(numbers, value, factor)  what the derivatives, times factor, are made of
-//   derivatives(slope, x, y)       with respect to x and y
-// Differences are x - y + eps, as in torch's pairwise_distance; the derivative of a norm is 0 where the norm is 0.
+//   derivatives(slope, x, y)       the derivatives with respect to one element of x and of y
+// Differences are x - y + eps, as in torch's pairwise_distance. The derivative of a norm is 0 where the norm is 0.
 #pragma once
 
 #include "math.h"
@@ -20,7 +20,7 @@ struct Pair {
   V x, y;
 };
 
-// What derivatives are made of, and numbers in general, are of type R.
+// What the derivatives of a distance are made of: up to three numbers of type R, which each distance uses in its way.
 template <class R>
 struct Slope {
   R a, b, c;
@@ -103,13 +103,13 @@ struct PowerDistance : SumDistance {
   FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R*, R value, R factor) const {
     return value == 0 ? Slope<R>{0, 1, 0} : Slope<R>{factor, 1 / value, 0};
   }
-  // (|d| / value)^(p - 1): powers of the quotient stay in range where those of either might not.
+  // By (|d| / value)^(p - 1): the power of the quotient stays in range where that of |d| or of the value might not.
   template <class R, class V>
   FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {
     const V d = (x - y) + splat<V>(eps);
     const V zero = splat<V>(0);
     const V size = splat<V>(slope.a) * pow(abs(d) * splat<V>(slope.b), p - 1);
-    // 0^(p - 1) may be infinite; a distance that is NaN makes all derivatives NaN.
+    // Where d is 0, its power may be infinite, so the derivative is 0 by selection; but NaN where the distance is NaN.
     const V x_derivative = select(d == zero, splat<V>(0 * slope.b), sign_of(d) * size);
     return {x_derivative, -x_derivative};
   }
@@ -132,7 +132,7 @@ struct ExtremeDistance {
   }
   template <class V>
   FUSED_LOSSES_HOST_DEVICE void take(V size, V count, V* numbers) const {
-    // NaN is beyond everything, and nothing is beyond NaN.
+    // NaN replaces any extreme, and nothing replaces NaN.
     const auto beyond = smallest ? size < numbers[0] : size > numbers[0];
     const auto further = beyond | (size != size);
     numbers[1] = select(further, count, numbers[1] + select(size == numbers[0], count, splat<V>(0)));
@@ -162,14 +162,14 @@ struct ExtremeDistance {
   }
 };
 
-// 1 - x y / (|x| |y|), with norms held above 1e-8 as in torch's cosine_similarity; derivatives pass through that
-// as if it were not there.
+// 1 - x y / (|x| |y|). As in torch's cosine_similarity, norms are at least 1e-8, and derivatives are computed as if
+// they had not been raised to it.
 struct CosineDistance : SumDistance {
   static constexpr int kNumbers = 3;  // x y, x x, y y
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
-    // All in the same words, so that distances of equal vectors tie.
+    // All three by multiply_add, so that for equal vectors the three sums are the same bits, and their distances tie.
     numbers[0] = multiply_add(x, y, numbers[0]);
     numbers[1] = multiply_add(x, x, numbers[1]);
     numbers[2] = multiply_add(y, y, numbers[2]);

@@ -1,4 +1,4 @@
-// Negative log-likelihoods and divergences of distributions given by their parameters.
+// Negative log-likelihoods and divergences of distributions that are given by their parameters.
 #pragma once
 
 #include "pointwise.h"
@@ -27,7 +27,7 @@ struct PoissonNLL : PointwiseFormula {
       const V log_t = log(t), half = splat<V>(0.5), one = splat<V>(1);
       const auto counts = t > one;
       result.value += select(counts, (t * log_t - t) + (half * log_t + splat<V>(kHalfLogTwoPi)), splat<V>(0));
-      // 0 times a logarithm, so that the derivative at t <= 0 is NaN, as torch's.
+      // For t <= 0, the logarithm is infinite or NaN, and 0 times it is NaN: torch's derivative.
       result.derivative[1] += select(counts, log_t + half / t, splat<V>(0) * log_t);
     }
     return result;
@@ -38,8 +38,8 @@ struct PoissonNLL : PointwiseFormula {
   double eps_;
 };
 
-// (log v + (x - t)^2 / v) / 2 for v = max(var, eps); `full` adds log(2 pi) / 2. Derivatives pass through the
-// maximum as if it were not there.
+// (log v + (x - t)^2 / v) / 2 for v = max(var, eps); `full` adds log(2 pi) / 2. As in torch, the derivative with
+// respect to var is that with respect to v, also where var is below eps.
 struct GaussianNLL : PointwiseFormula {
   static constexpr int kOperands = 3;
   static constexpr int kDerivatives = 3;
@@ -50,7 +50,7 @@ struct GaussianNLL : PointwiseFormula {
   FUSED_LOSSES_HOST_DEVICE explicit GaussianNLL(const double* parameters)
       : PointwiseFormula(parameters), constant_(parameters[0] != 0 ? 0.91893853320467274 : 0), eps_(parameters[1]) {}
 
-  // NaN is in: torch asks whether any is below 0.
+  // NaN counts as inside: torch asks whether any element is below 0.
   template <class V>
   FUSED_LOSSES_HOST_DEVICE static auto in_domain(V, V, V var) {
     return (var >= splat<V>(0)) | (var != var);
@@ -68,7 +68,7 @@ struct GaussianNLL : PointwiseFormula {
   }
 
  private:
-  double constant_;  // log(2 pi) / 2 or nothing
+  double constant_;  // log(2 pi) / 2, or 0
   double eps_;
 };
 
@@ -87,7 +87,7 @@ struct KLDiv : PointwiseFormula {
     const V zero = splat<V>(0);
     const V log_t = log(t);
     const V entropy = select(t == zero, zero, t * log_t);
-    // t / t: the derivative at t = 0 is NaN, as torch's.
+    // t / t is 1, but NaN at t = 0: torch's derivative there.
     return {entropy - t * x, {-t, (log_t - x) + t / t}};
   }
 

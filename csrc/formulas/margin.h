@@ -1,4 +1,4 @@
-// Losses that are zero beyond a margin. At the margin itself, the derivative is 0.
+// Losses that are 0 beyond a margin. At the margin itself, the derivative is 0.
 #pragma once
 
 #include "pointwise.h"
@@ -43,7 +43,7 @@ struct MarginRanking : PointwiseFormula {
     const V gap = splat<V>(margin_) - y * difference;
     const V active = select(gap > zero, splat<V>(1), zero);
     const V slope = y * active;
-    // A product, so that the derivative of an infinite or undefined difference is torch's.
+    // A product and no selection: where the difference is infinite or NaN, torch multiplies it by 0, too.
     return {positive_part(gap), {-slope, slope, -difference * active}};
   }
 

@@ -1,6 +1,6 @@
-// The words that formulas are written in, for one float or double at a time.
-// `cpu/vec_math.h` has the same words for a vector of them; it must be included before any formula,
-// because a template finds only those overloads that argument-dependent look-up cannot miss.
+// The functions that formulas are written in, for one float or double at a time. cpu/vec_math.h has the same functions
+// for a register of them. It must be included before any formula: a vector type belongs to no namespace, so a template
+// finds only those overloads for it that were declared before the template.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@
 
 namespace fused_losses {
 
-// The type of one lane: T itself here, the element of a vector in vec_math.h.
+// The type of one lane of T: T itself here, the element of a vector in vec_math.h.
 template <class T>
 struct Lane {
   using type = T;
@@ -41,8 +41,8 @@ FUSED_LOSSES_HOST_DEVICE inline double multiply_add(double a, double b, double c
 FUSED_LOSSES_HOST_DEVICE inline float pow(float x, double p) { return static_cast<float>(std::pow(x, p)); }
 FUSED_LOSSES_HOST_DEVICE inline double pow(double x, double p) { return std::pow(x, p); }
 
-// What softmax and sigmoids need, cheaper for a vector than in general: e^x for x < 88, log(1 + x) for x in
-// [0, 1], and 1 / x for x in [1, 2].
+// What softmax and sigmoids need, and what a vector computes faster than the general functions: e^x for x < 88,
+// log(1 + x) for x in [0, 1], and 1 / x for x in [1, 2].
 FUSED_LOSSES_HOST_DEVICE inline float exp_below_88(float x) { return std::exp(x); }
 FUSED_LOSSES_HOST_DEVICE inline double exp_below_88(double x) { return std::exp(x); }
 FUSED_LOSSES_HOST_DEVICE inline float log1p_of_unit(float x) { return std::log1p(x); }

@@ -1,18 +1,18 @@
-// What every pointwise loss is made of: its value and its derivatives, and nothing else. No loop, pointer or
-// thread here; V is a float, a double, or a vector of either, and the same text is compiled for CPU and CUDA.
+// What a pointwise loss is made of: the value and the derivatives of one element. There is no loop, pointer or thread
+// in a formula. V is a float, a double, or a vector of either; CPU and CUDA compile the same text.
 //
 // A formula is a struct with
-//   kOperands        how many tensors it reads: input and target, or a third one besides
-//   kOptionalThird   whether the third may be absent
-//   kDerivatives     with respect to how many of them it has derivatives, from the first on
-//   kNeedsDomain     whether in_domain(operands...) must hold for every element; if not, the engine throws a
-//                    DomainError with the text kOutside
+//   kOperands        how many tensors it reads: 2, input and target; or 3
+//   kOptionalThird   whether the third may be absent: terms() then exists for two operands and for three
+//   kDerivatives     how many operands it has derivatives for, from the first one on
+//   kNeedsDomain     whether in_domain(operands...) must hold for every element; where it does not, the CPU's engine
+//                    throws a DomainError with the text kOutside, and CUDA's ends with an assertion of that text
 //   kIgnores         whether elements can be ignored by the value of their target
-//   kMeanOverWeight  whether reduction="mean" divides by the sum of the weights instead of the count
+//   kMeanOverWeight  whether reduction="mean" divides by the sum of the weights instead of the number of elements
 //   a constructor from the loss's parameters, in the order of the registry
 //   terms(operands...)  value and derivatives
-// Element weights, ignored elements, reductions and upstream gradients belong to the engines. Parameters such as
-// `full` are the same for all elements: a branch on them costs nothing.
+// Element weights, ignored elements, reductions and upstream gradients are the engines' work. Parameters such as `full`
+// are the same for all elements, so a branch on them is predicted and costs next to nothing.
 #pragma once
 
 #include <stdexcept>

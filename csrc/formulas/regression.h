@@ -5,7 +5,7 @@
 
 namespace fused_losses {
 
-// |x - t|; the derivative is 0 at a tie, and, as torch's sign, at NaN.
+// |x - t|. The derivative is 0 where x = t and, as that of torch, where the difference is NaN.
 struct L1 : PointwiseFormula {
   static constexpr bool kMeanOverWeight = true;
   using PointwiseFormula::PointwiseFormula;

@@ -1,4 +1,5 @@
-// What a row of a softmax may have besides the cross-entropy, by number; the formulas are in cross_entropy.h.
+// The numbers of what a row of a softmax may have besides the cross-entropy: z-loss, entropy, and a scale and a cap of
+// the logits. cross_entropy.h has the formulas.
 #pragma once
 
 namespace fused_losses {

@@ -1,25 +1,25 @@
-// Losses of vectors: a pass over the vectors yields a few numbers, these yield the vector's value and what its
-// derivatives are made of, and a second pass makes those.
+// Losses of two or three vectors: a pass over their elements yields a few numbers, these yield the loss and what its
+// derivatives are made of, and a second pass over the elements makes the derivatives.
 //
 // A formula is a struct with
-//   kOperands      how many vectors it reads, and has derivatives with respect to
-//   kHasTarget     whether a number goes with each vector besides
-//   kNumbers       how many numbers a pass over the vectors yields
-//   kSlopes        how many Slopes derivatives are made of
-//   kAdds          whether these are sums; if not, start() and merge() say what they are
-//   kTakesPowers   whether that costs a hundred instructions for each element
-//   add(x, numbers)      takes an element of each vector into account
-//   finish(numbers, target, scale, slopes)  the vector's value; slopes, if not null, are for derivatives times scale
-//   derivatives(slopes, x, results)
-// Elements x may be vectors; the rest are numbers of a type R, float or double.
+//   kOperands      how many vectors it reads, for all of which it has derivatives
+//   kHasTarget     whether a number, the target, goes with the vectors
+//   kNumbers       how many numbers the first pass yields
+//   kAdds          whether the numbers are sums; if not, start() and merge() say what they are
+//   kTakesPowers   whether an element takes a general power, which is about a hundred instructions
+//   kSlopes        how many Slopes the derivatives are made of
+//   add(x, numbers)                         takes one element of each vector, x[0], x[1], ..., into account
+//   finish(numbers, target, scale, slopes)  the loss; fills slopes, unless null, for derivatives times scale
+//   derivatives(slopes, x, results)         the derivatives with respect to one element of each vector
+// Elements x may be registers (V); all else is a number of type R, float or double.
 #pragma once
 
 #include "distances.h"
 
 namespace fused_losses {
 
-// max(0, d(anchor, positive) - d(anchor, negative) + margin); with `swap`, the distance from the positive to the
-// negative counts where it is the smaller one. Where the two tie, they share the derivative.
+// max(0, d(anchor, positive) - d(anchor, negative) + margin). With `swap`, d(positive, negative) takes the place of
+// d(anchor, negative) where it is smaller; where the two are equal, each gets half of the derivative.
 template <class Distance>
 struct TripletMargin {
   static constexpr int kOperands = 3;
@@ -101,7 +101,7 @@ struct CosineEmbedding {
 
   template <class R>
   FUSED_LOSSES_HOST_DEVICE R finish(const R* numbers, R target, R scale, Slope<R>* slopes) const {
-    constexpr double kEps = 1e-12f;  // a float in torch, too, whatever the input
+    constexpr double kEps = 1e-12f;  // torch's constant is a float32 for any input, too
     const R square_1 = numbers[1] + static_cast<R>(kEps), square_2 = numbers[2] + static_cast<R>(kEps);
     const R norms = std::sqrt(square_1 * square_2);
     const R cosine = numbers[0] / norms;
