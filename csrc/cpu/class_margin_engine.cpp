@@ -1,4 +1,8 @@
-// What the class margin engine checks before it writes, and which loops it runs.
+// The class margin engine on the CPU.
+//
+// Reading order: class_margin() at the end checks the labels and chooses what the rest is compiled for; ClassMarginRows
+// (class_margin_rows.h) gives rows to threads and does one row; the loops over a chunk are in class_margin_loops.h, and
+// the formula in formulas/class_margin.h.
 #include "class_margin_engine.h"
 
 #include <algorithm>
@@ -14,7 +18,7 @@
 namespace fused_losses {
 namespace {
 
-// Whether n labels are in [lowest, classes).
+// Whether n labels, `stride` apart, are all in [lowest, classes).
 bool in_range(const int64_t* labels, int64_t stride, int64_t n, int64_t lowest, int64_t classes) {
   constexpr int lanes = kVectorBytes / sizeof(int64_t);
   LongV outside{};
@@ -37,7 +41,7 @@ void check_labels(const ClassMarginArguments& arguments) {
   int64_t rows = arguments.several_targets ? arguments.rows : 1;
   int64_t width = arguments.several_targets ? arguments.classes : arguments.rows;
   const int64_t stride = arguments.several_targets ? labels.class_stride : labels.row_stride;
-  if (labels.row_stride == width * stride) {  // rows one behind the other are one
+  if (labels.row_stride == width * stride) {  // rows that follow each other in memory are one long row
     width *= rows;
     rows = 1;
   }

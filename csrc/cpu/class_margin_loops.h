@@ -1,4 +1,4 @@
-// The loops of the class margin engine: a chunk of one row, for one target or for several.
+// The loops of the class margin engine over a chunk of one row, for one target or for several.
 #pragma once
 
 #include <algorithm>
@@ -9,10 +9,11 @@
 
 namespace fused_losses {
 
-// In place of a class that is not to count: it leaves no gap.
+// Takes the place of a score that is not to count: its gap is -inf, so its value and slope are 0.
 template <class T>
 constexpr T kStruckOut = -std::numeric_limits<T>::infinity();
 
+// Sums over classes: of the values, and of the slopes.
 struct Totals {
   double value = 0;
   double slope = 0;
@@ -23,8 +24,8 @@ struct Totals {
   }
 };
 
-// From slopes to the gradient: times the upstream gradient and the weight, but by the weight only where there is
-// a slope, since 0 times infinity is NaN.
+// From slopes to the gradient: times the upstream gradient and the weight. Where there is no slope, the result is
+// `zero`, the upstream gradient times 0, since 0 times an infinite weight would be NaN.
 template <class V>
 struct Scale {
   V slope;
@@ -37,29 +38,31 @@ struct Scale {
   V apply(V slopes) const { return select(slopes > splat<V>(0), slopes * slope, zero); }
 };
 
+// The target of a row that has one.
 template <class T>
 struct OneTarget {
-  int64_t own;  // the target's class
-  T offset;
+  int64_t own;  // its class
+  T offset;     // margin - its score, with which all gaps begin
   Scale<double> scale;
 };
 
-// A mask of lane k; of none, if there is no such lane.
+// A mask of lane k alone; of no lane, if there is no lane k.
 template <class V>
 auto lane_mask(int64_t k) {
   return lane_numbers<V>() == static_cast<typename Lane<V>::type>(k);
 }
 
-// The register that holds a row's target, for when the target's gradient is known, at the row's end. It is stored
-// then, and only then: an element stored after its cache line went past the caches brings the line back.
+// The register of the gradient that holds the row's target, whose own element is known at the row's end only. The whole
+// register is stored then, and not before: to store one element of a line that was streamed would bring the line back
+// into the caches.
 template <class T>
 struct Held {
   Vector<T> elements;
 
-  // Of the row's registers, the first class of the one that holds `own`.
+  // The first class of the register that holds class `own`.
   static int64_t begin(int64_t own) { return own / kLanes<T> * kLanes<T>; }
 
-  // For a row of n classes.
+  // Stores the register with `gradient` at class `own`, for a row of n classes whose gradient begins at `to`.
   template <class S>
   void store_with(double gradient, int64_t own, int64_t n, S* to, int64_t stride, bool streamed) const {
     const int64_t at = begin(own);
@@ -75,8 +78,9 @@ struct Held {
   }
 };
 
-// Classes [first, first + n) of a row of one target; x and gradient are where they begin, and first is where a
-// register of the row does.
+// Classes [first, first + n) of a row of one target: their totals. x and gradient point to class `first`, which is a
+// multiple of the lanes of a register. Writes the gradient of all classes but those of the register of the target,
+// which go to `held`.
 template <class Formula, bool kGradient, class S>
 Totals one_target(const S* x, int64_t first, int64_t n, const OneTarget<Compute<S>>& target, S* gradient, bool streamed,
                   Held<Compute<S>>& held) {
@@ -116,8 +120,8 @@ Totals one_target(const S* x, int64_t first, int64_t n, const OneTarget<Compute<
   return {sum_of_lanes(values), kGradient ? sum_of_lanes(slopes) : 0};
 }
 
-// A chunk in whole registers, the row's targets and what is beyond its end struck out, meets one of the targets:
-// its totals. Adds to the slopes of the classes.
+// The gaps of n classes to one of several targets: their totals. Adds to class_slopes. x is read in whole registers;
+// the scores of targets and those beyond its end must be kStruckOut.
 template <class Formula, bool kGradient, class T>
 Totals meet_target(const T* x, int64_t n, T offset, T* class_slopes) {
   using V = Vector<T>;
@@ -138,8 +142,9 @@ Totals meet_target(const T* x, int64_t n, T offset, T* class_slopes) {
   return {sum_of_lanes(values), kGradient ? sum_of_lanes(slopes) : 0};
 }
 
-// Classes [first, first + n) of a row of several targets, which are sorted: the value. Writes the slopes of these
-// classes and adds to those of the targets. x has room for whole registers, and is changed.
+// Classes [first, first + n) of a row of several targets, which are sorted: their value. Writes class_slopes, the
+// slopes of these classes, and adds to target_slopes. x has room for whole registers; scores that do not count are
+// replaced in it.
 template <class Formula, bool kGradient, class T>
 double several_targets(T* x, int64_t first, int64_t n, const std::vector<int64_t>& targets,
                        const std::vector<T>& offsets, T* class_slopes, double* target_slopes) {
@@ -150,7 +155,7 @@ double several_targets(T* x, int64_t first, int64_t n, const std::vector<int64_t
   std::fill(x + n, x + whole, kStruckOut<T>);
   if constexpr (kGradient) std::fill_n(class_slopes, whole, T(0));
   double value = 0;
-  // One after the other: measured, meeting four at a time is no faster.
+  // One target after the other: four at a time were measured to be no faster.
   for (size_t t = 0; t < targets.size(); ++t) {
     const Totals totals = meet_target<Formula, kGradient>(x, n, offsets[t], class_slopes);
     value += totals.value;

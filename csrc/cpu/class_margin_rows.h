@@ -1,7 +1,9 @@
 // The rows of the class margin engine. A row of one target, the usual case, is read once: the loop that adds up the
-// values stores the gradient, too, but for the target's own, which is known when the row is done. A row of several
-// goes through the first-level cache a chunk at a time: its targets are struck out, and each of the others meets
-// them all. Work is cut by sizes only, so the result is the same for any number of threads.
+// values stores the gradient, too, but for the target's own element, which is known when the row is done. A row of
+// several targets goes through the first-level cache chunk by chunk, and for each chunk the gaps to all targets are
+// computed.
+//
+// Reading order: run() gives rows to threads; row() does one row, by row_of_one() or row_of_several().
 #pragma once
 
 #include <algorithm>
@@ -13,7 +15,7 @@
 
 namespace fused_losses {
 
-// A row, or a tensor of rows, where it lies.
+// A row where it lies: class c is *at(c).
 template <class S>
 struct Strided {
   S* data;
@@ -55,11 +57,11 @@ class ClassMarginRows {
   }
 
  private:
-  // The targets of a row that has several; kept from row to row for its memory.
+  // The targets of a row that has several. A thread keeps this from row to row, for its memory.
   struct Several {
     std::vector<int64_t> targets;  // sorted
-    std::vector<T> offsets;
-    std::vector<double> slopes;  // for each stretch
+    std::vector<T> offsets;        // margin - score of each
+    std::vector<double> slopes;    // of each, for each stretch
   };
 
   Strided<const S> input(int64_t r) const {
@@ -70,7 +72,7 @@ class ClassMarginRows {
     const RowTensor& to = arguments_.gradient;
     return {static_cast<S*>(to.data) + r * to.row_stride, to.class_stride};
   }
-  // The sum of stretch(s) over all stretches of a row: by one thread, or by all.
+  // Functions that return the sum of stretch(s) over all stretches s of a row: by this thread alone, or shared by all.
   auto alone() const {
     return [this](const auto& stretch) {
       Totals sum;
@@ -91,7 +93,7 @@ class ClassMarginRows {
     };
   }
 
-  // One row's loss and gradient. `share` is one of the above.
+  // Writes the gradient of row r and returns its loss. `share` is one of the functions above.
   template <class Share>
   double row(int64_t r, Several& several, const Share& share) const {
     const Strided<const S> x = input(r);
@@ -101,7 +103,7 @@ class ClassMarginRows {
     if (factors.data) upstream *= load_as<double>(factors.data, factors.dtype, r * factors.row_stride);
     const RowTensor& labels = arguments_.labels;
     const int64_t* const label = static_cast<const int64_t*>(labels.data) + r * labels.row_stride;
-    // The usual list of one target needs no list.
+    // A list of one target, which is usual, is treated as one target.
     const bool one =
         !arguments_.several_targets || (label[0] >= 0 && (classes_ == 1 || label[labels.class_stride] < 0));
     double value = 0;
@@ -132,7 +134,7 @@ class ClassMarginRows {
   double row_of_one(Strided<const S> x, Strided<S> gradient, int64_t y, Scale<double> scale, const Share& share) const {
     const bool ready = x.stride == 1 && (!kGradient || gradient.stride == 1);
     const bool streamed = streams_ && ready && is_aligned(gradient.data);
-    const OneTarget<T> target{y, formula_.offset(static_cast<T>(*x.at(y))), scale};  // before x is overwritten
+    const OneTarget<T> target{y, formula_.offset(static_cast<T>(*x.at(y))), scale};  // read before x is overwritten
     Held<T> held;
     const Totals totals = share([&](int64_t s) {
       Totals sum;
@@ -165,7 +167,7 @@ class ClassMarginRows {
                         const Share& share) const {
     const std::vector<int64_t>& targets = several.targets;
     const size_t count = targets.size();
-    several.offsets.clear();  // before x is overwritten
+    several.offsets.clear();  // scores are read before x is overwritten
     for (const int64_t y : targets) several.offsets.push_back(formula_.offset(static_cast<T>(*x.at(y))));
     several.slopes.assign(stretches_ * count, 0);
     const Totals totals = share([&](int64_t s) {
@@ -176,7 +178,7 @@ class ClassMarginRows {
       return sum;
     });
     if constexpr (kGradient) {
-      for (size_t t = 0; t < count;) {  // targets that occur more than once are side by side
+      for (size_t t = 0; t < count;) {  // targets that are listed more than once follow each other
         const int64_t y = targets[t];
         double slope = 0;
         for (; t < count && targets[t] == y; ++t) {
@@ -188,7 +190,7 @@ class ClassMarginRows {
     return totals.value;
   }
 
-  // Classes [c, c + n): the value; adds to the slopes of the targets.
+  // Classes [c, c + n): returns their value, writes their gradient, and adds to the slopes of the targets.
   double chunk_of_several(Strided<const S> x, Strided<S> gradient, int64_t c, int64_t n, Scale<double> scale,
                           const Several& several, double* slopes) const {
     alignas(64) T elements[kChunk];

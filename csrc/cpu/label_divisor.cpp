@@ -1,4 +1,4 @@
-// What the mean over labels divides by, and whether all labels are classes.
+// What the mean over labels divides by; on the way, whether all labels are classes.
 #include <atomic>
 #include <stdexcept>
 #include <string>
@@ -9,7 +9,7 @@
 namespace fused_losses {
 namespace {
 
-// Names the first label that is no class.
+// Throws an error that names the first label that is no class.
 [[noreturn]] void throw_out_of_bounds(const SoftmaxArguments& arguments) {
   for_each_position_run(arguments, 0, arguments.outer * arguments.inner, [&](const PositionRun& run) {
     int64_t labels[kChunk];

@@ -1,4 +1,5 @@
-// Walking the labels of positions, run by run: positions of one run differ in `inner` only.
+// Walking positions and their labels run by run: the positions of a run differ in `inner` alone, so that a stride leads
+// from one to the next.
 #pragma once
 
 #include <algorithm>
@@ -8,13 +9,13 @@
 
 namespace fused_losses {
 
-// A run of positions: `inner` in [begin, end) of one `outer`; `position` is the first one's own number.
+// The positions (outer, begin) to (outer, end - 1); the first one's number is `position`.
 struct PositionRun {
   int64_t outer, begin, end, position;
   int64_t count() const { return end - begin; }
 };
 
-// The positions [begin, end), cut at the ends of outer dimensions and into runs of at most kChunk.
+// Calls body(run) for the positions [begin, end), cut where `inner` ends, and into runs of at most kChunk.
 template <class Body>
 void for_each_position_run(const SoftmaxArguments& arguments, int64_t begin, int64_t end, const Body& body) {
   while (begin < end) {
@@ -25,7 +26,7 @@ void for_each_position_run(const SoftmaxArguments& arguments, int64_t begin, int
   }
 }
 
-// The labels of a run, as int64.
+// Writes the labels of a run, int64 or uint8 in memory, to `labels`.
 inline void read_labels(const SoftmaxArguments& arguments, const PositionRun& run, int64_t* labels) {
   const int64_t stride = arguments.labels.strides.inner;
   const auto copy = [&](auto type) {
@@ -39,8 +40,7 @@ inline void read_labels(const SoftmaxArguments& arguments, const PositionRun& ru
   }
 }
 
-// Adds up body(run) over all positions in a fixed order, in blocks of about kStretch elements; a position has
-// `elements` of them.
+// The sum of body(run) over all positions. A position has `elements` elements, and a block about kStretch of them.
 template <class Body>
 double sum_over_position_runs(const SoftmaxArguments& arguments, int64_t elements, const Body& body) {
   return sum_over_blocks(arguments.outer * arguments.inner, items_per_block(elements), 1, [&] {

@@ -1,4 +1,4 @@
-// The operators that look into the pool of gradient buffers.
+// The operators that show and control the pool of large buffers. Their schemas are in fused_losses/ops.py.
 #include "memory.h"
 
 #include "../tensor.h"

@@ -1,4 +1,7 @@
-// The negative log-likelihood of ready log-probabilities.
+// The engine of the negative log-likelihood on the CPU, whose input holds log-probabilities already.
+//
+// Reading order: nll() at the end; NLL::run(), which walks positions run by run (labels.h); values(), which reads one
+// element of each position; differentiate(), whose gradient is 0 but for one element of each position.
 #include <cstring>
 
 #include "labels.h"
@@ -23,7 +26,7 @@ class NLL {
     return sum_over_position_runs(arguments_, arguments_.classes, [&](const PositionRun& run) {
       int64_t labels[kChunk];
       read_labels(arguments_, run, labels);
-      // Before the gradient may overwrite the input.
+      // Read before the gradient is written, which may overwrite the input.
       const double sum = arguments_.backward ? 0 : values(run, labels);
       if (arguments_.input_gradient.data) differentiate(run, labels);
       return sum;
@@ -34,7 +37,7 @@ class NLL {
   double values(const PositionRun& run, const int64_t* labels) const {
     const ClassStrides& strides = arguments_.input.strides;
     const S* const x = at<S>(arguments_, arguments_.input, run.outer, run.begin);
-    // Fetched first: loads that wait for nothing but memory overlap.
+    // All elements are fetched before any is used, so that their cache misses overlap.
     T picked[kChunk];
     for (int64_t i = 0; i < run.count(); ++i) {
       const int64_t label = labels[i] == arguments_.ignore_index ? 0 : labels[i];
@@ -50,7 +53,7 @@ class NLL {
     return sum.value();
   }
 
-  // All zeros, but for each position's label.
+  // Writes the gradient of a run: zeros, and the slope at each position's label.
   void differentiate(const PositionRun& run, const int64_t* labels) const {
     const ClassStrides& strides = arguments_.input_gradient.strides;
     const int64_t classes = arguments_.classes, count = run.count();
@@ -67,13 +70,15 @@ class NLL {
     }
   }
 
-  // Of positions, and of classes.
+  // How far apart, in elements, two neighbouring positions are, and two neighbouring classes.
   struct Steps {
     int64_t position, label;
   };
 
-  // A gradient of `lines` times `length` elements, the lines `stride` apart. What is to be streamed is made in
-  // cache first, unless it is one position with too many classes for that: there, one element is written twice.
+  // Writes a gradient that lies as `lines` lines of `length` elements, `stride` apart. Before it is streamed, it is
+  // made in cache, so that each element is written once; if it is too large for that, which a single position of many
+  // classes may be, zeros are streamed, and the label's element is written again. `steps` says where in the tile
+  // elements are.
   void write(S* gradient, int64_t lines, int64_t length, int64_t stride, const PositionRun& run, const int64_t* labels,
              Steps steps) const {
     alignas(64) S tile[kStretch];
@@ -93,7 +98,7 @@ class NLL {
     if (!tiled) mark(gradient, run, labels, {steps.position, lines > 1 ? stride : steps.label});
   }
 
-  // Zeros, if there is nothing to write.
+  // Streams n elements, or zeros if `from` is null.
   static void stream(S* to, const S* from, int64_t n) {
     constexpr int64_t lanes = kLanes<T>;
     int64_t i = 0;
@@ -102,6 +107,7 @@ class NLL {
     for (; i < n; ++i) to[i] = from ? from[i] : S(0);
   }
 
+  // Writes the slopes at the labels of a run.
   void mark(S* gradient, const PositionRun& run, const int64_t* labels, Steps steps) const {
     for (int64_t i = 0; i < run.count(); ++i) {
       if (labels[i] == arguments_.ignore_index) continue;

@@ -1,4 +1,4 @@
-// torch's own thread pool, reached through its C interface: kernels include no tensor headers.
+// torch's own thread pool, through its C interface, so that kernels include no header of tensors; and sums of doubles.
 #pragma once
 
 #include <torch/csrc/stable/c/shim.h>
@@ -10,7 +10,8 @@
 
 namespace fused_losses {
 
-// body(begin, end) over disjoint ranges that cover [0, count), at least `grain` items to a thread.
+// Calls body(begin, end) for disjoint ranges that cover [0, count), on torch's threads, each with at least `grain`
+// items. body must not throw on another thread.
 template <class Body>
 inline void parallel_for(int64_t count, int64_t grain, const Body& body) {
   if (count <= grain) {  // not worth a call through the C interface
@@ -25,8 +26,8 @@ inline void parallel_for(int64_t count, int64_t grain, const Body& body) {
   }
 }
 
-// A sum of doubles that loses nothing by its length (Neumaier's): float64 losses over millions of rows are good
-// to an ulp or two, too.
+// Neumaier's compensated sum, whose error does not grow with its length: so float64 losses over millions of rows are
+// right to a unit or two in the last place, too.
 class Sum {
  public:
   void operator+=(double term) {
@@ -34,7 +35,7 @@ class Sum {
     lost_ += std::fabs(total_) >= std::fabs(term) ? (total_ - next) + term : (term - next) + total_;
     total_ = next;
   }
-  // Of infinities, what is lost is NaN.
+  // An infinite summand makes the compensation NaN, so it is dropped.
   double value() const { return std::isfinite(total_) ? total_ + lost_ : total_; }
 
  private:

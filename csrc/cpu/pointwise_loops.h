@@ -1,9 +1,13 @@
-// The pointwise engine. The elements are cut into blocks, blocks go to threads, a block is done chunk by chunk:
-// operands are gathered into the first-level cache where they do not lie ready, then one loop of vector
-// instructions makes value and derivatives together. The cut depends on the number of elements only, and
-// block sums are added in order, so the result is the same for any number of threads.
+// The pointwise engine on the CPU. Operands that do not lie ready are gathered chunk by chunk into the first-level
+// cache; then one loop of vector instructions makes value and derivatives together. How work is cut is said in
+// blocks.h.
 //
-// Included by one file per group of formulas, so that they compile side by side.
+// To be read from the end: pointwise() is what operators call. It and choose_variant() look at what is asked for,
+// choose_storage() at dtypes and layouts, and both pick a LoopVariant, for which all below is compiled. run_pointwise()
+// cuts the elements into blocks for threads, run_block() gathers the operands of a chunk and delivers its results, and
+// run_chunk() is the loop around the formula (formulas/*.h).
+//
+// Included by one file per group of formulas (pointwise_*.cpp), so that groups compile side by side.
 #pragma once
 
 #include "pointwise_engine.h"
@@ -14,16 +18,16 @@
 
 namespace fused_losses {
 
-// 16 chunks: large enough that a thread's start costs nothing, small enough to share 64k elements out.
+// 16 chunks, 64 KiB of float32: small enough that threads can share 64k elements evenly.
 inline constexpr int64_t kBlock = 16 * kChunk;
 
-// A thread is worth kStretch elements.
+// A thread takes at least kStretch elements, which are worth waking it.
 inline constexpr int64_t kBlocksPerThread = kStretch / kBlock;
 
 enum class Values { kUnused, kSummed, kStored };
 enum class Derivatives { kNone, kFirst, kAll };
 
-// What a loop over one chunk is compiled for.
+// The choices that a loop over one chunk is compiled for.
 struct LoopVariant {
   Values values;
   Derivatives derivatives;
@@ -31,6 +35,7 @@ struct LoopVariant {
   bool ignored;  // skip elements whose target is `ignored`
 };
 
+// The operands and results of one chunk, as arrays of `count` elements of type S; factors are in the compute type.
 template <class S>
 struct Chunk {
   using T = Compute<S>;
@@ -49,6 +54,7 @@ struct ChunkResult {
   bool in_domain = true;
 };
 
+// Whether a mask is set in all lanes.
 template <class Mask>
 bool all_set(Mask mask) {
   constexpr int lanes = sizeof(Mask) / sizeof(mask[0]);
@@ -57,7 +63,7 @@ bool all_set(Mask mask) {
   return all;
 }
 
-// kOperands is 2 or 3: a formula may take either.
+// One chunk. kOperands is 2 or 3, since the third operand of some formulas may be absent.
 template <LoopVariant variant, int kOperands, class Formula, class S>
 ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   using T = Compute<S>;
@@ -87,7 +93,7 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
     if constexpr (Formula::kNeedsDomain) {
       auto good = call([&](auto... each) { return formula.in_domain(each...); });
       if constexpr (variant.ignored) good |= t == chunk.ignored;
-      // The lanes beyond the end hold zeros, which may be outside.
+      // The lanes beyond the end hold zeros, which may be outside of the domain, and do not count.
       if constexpr (std::is_same_v<decltype(count), int>) good |= ~first_lanes<V>(count);
       outside |= ~good;
     }
@@ -119,8 +125,8 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   return {variant.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
 }
 
-// One block, in elements of type S: the operands' own type where all agree and no factor interferes, else the
-// compute type.
+// Elements [begin, end), which are one block, as elements of type S: the operands' own type where all have the same and
+// there is no factor, else the compute type.
 template <LoopVariant variant, int kOperands, class Formula, class S>
 ChunkResult run_block(const Formula& formula, const PointwiseArguments& arguments, int64_t begin, int64_t end) {
   using T = Compute<S>;
@@ -140,7 +146,8 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     };
     for (int k = 0; k < kOperands; ++k) chunk.operands[k] = reach(arguments.operands[k], buffers[k]);
     if constexpr (variant.factor) {
-      // Absent factors are 1; ignoring goes together with a factor, to keep the number of loops down.
+      // The product of the factors, 1 where there is none: loops that ignore elements always have a factor, so that
+      // fewer loops are compiled.
       chunk.factor = nullptr;
       for (int k = 0; k < 2; ++k) {
         if (!arguments.factors[k].data) continue;
@@ -157,7 +164,7 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     }
     chunk.ignored = static_cast<T>(arguments.ignored);
     chunk.scale = static_cast<T>(arguments.scale);
-    // Results of another type than S, and those that nobody wants, go through a buffer.
+    // Results of another type than S, and those that are not asked for, go into a buffer.
     const auto place = [&](const Result& wanted, S* buffer) {
       return wanted.data && wanted.dtype == kScalarType<S> ? static_cast<S*>(wanted.data) + at : buffer;
     };
@@ -232,7 +239,7 @@ double choose_storage(const Formula& formula, const PointwiseArguments& argument
 template <int kOperands, class Formula>
 double choose_variant(const Formula& formula, const PointwiseArguments& arguments) {
   constexpr Derivatives none = Derivatives::kNone, first = Derivatives::kFirst;
-  // A formula of one derivative has nothing more to compile.
+  // For a formula of one derivative, all are the first, so nothing more is compiled.
   constexpr Derivatives all = Formula::kDerivatives == 1 ? first : Derivatives::kAll;
   const bool wants_first = arguments.derivatives[0].data;
   const bool wants_all = arguments.derivatives[1].data || arguments.derivatives[2].data;

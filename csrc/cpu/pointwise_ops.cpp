@@ -1,4 +1,4 @@
-// The operators of the pointwise family, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+// The operators of the pointwise losses, from tensors to the engine. Their schemas are in fused_losses/ops.py.
 #include "pointwise_engine.h"
 
 #include "../formulas/losses.h"
@@ -18,6 +18,7 @@ class Call : public PointwiseCall<Formula>, public OnCpu<Call<Formula>> {
     if (this->divides_by_kept(reduction)) divisor_ = pointwise_divisor(this->arguments_, false);
   }
 
+  // Where the gradient overwrites the input, operands outside of the domain must be found before.
   void prepare() const {
     if (!Formula::kNeedsDomain || this->arguments_.derivatives[0].data != this->arguments_.operands[0].data) return;
     PointwiseArguments check = this->arguments_;

@@ -1,11 +1,11 @@
-// The operator scale_: a gradient that overwrote its logits cannot be computed again, only multiplied.
+// The operator scale_, which multiplies a gradient in place: one that overwrote its input cannot be computed again.
 #include "parallel.h"
 #include "tensors.h"
 
 namespace fused_losses {
 namespace {
 
-// A factor of 1, the usual upstream gradient, leaves the memory untouched.
+// `factor` has one element. If it is 1, the usual upstream gradient, the memory is not touched.
 void scale_inplace(const Tensor& gradient, const Tensor& factor) {
   check_devices(gradient, factor);
   const double by = number(View(factor));
@@ -16,6 +16,7 @@ void scale_inplace(const Tensor& gradient, const Tensor& factor) {
     using S = decltype(storage);
     using T = Compute<S>;
     S* const data = static_cast<S*>(view.data);
+    // 64 KiB of float32 to a thread at the least: as a block of the pointwise engine.
     parallel_for(view.count, 16 * kChunk, [&](int64_t begin, int64_t end) {
       for_each_register<T>(end - begin, [&](int64_t i, auto count) {
         S* const at = data + begin + i;

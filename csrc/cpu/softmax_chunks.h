@@ -1,4 +1,4 @@
-// Softmax over rows that lie in memory as they are: the passes over a chunk of one row.
+// The passes of a softmax over a chunk of one row, whose classes lie side by side.
 #pragma once
 
 #include <limits>
@@ -11,19 +11,20 @@
 
 namespace fused_losses {
 
+// What to subtract from logits: the reference, but 0 for -inf.
 template <class T>
 T finite_reference(T reference) {
-  // exp(-inf - -inf) would be NaN where a whole chunk is masked by -inf; its numerators are 0.
+  // Where all logits of a chunk are -inf, exp(-inf - -inf) would be NaN; its numerators are to be 0.
   return reference == -std::numeric_limits<T>::infinity() ? T(0) : reference;
 }
 
-// The largest of n elements; NaN elements may or may not count (the sum of exponentials will be NaN).
+// The largest of n elements. NaN may be passed over, since it makes the sum of exponentials NaN anyway.
 template <class S>
 Compute<S> max_of(const S* x, int64_t n) {
   using V = Vector<Compute<S>>;
   constexpr int lanes = kLanes<Compute<S>>;
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
-  // Four at a time: one comparison would wait for the one before.
+  // Four comparisons at a time, since one that follows another must wait for it.
   V largest[4] = {splat<V>(kLowest), splat<V>(kLowest), splat<V>(kLowest), splat<V>(kLowest)};
   int64_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes) {
@@ -34,8 +35,9 @@ Compute<S> max_of(const S* x, int64_t n) {
   return max_of_lanes(larger(larger(largest[0], largest[1]), larger(largest[2], largest[3])));
 }
 
-// First pass over a chunk: adds it to `state`, whose maximum is what the chunk's numerators refer to. They go to
-// `numerators`; q is read if kSoft. Returns the largest of the chunk, which tells whether all this was in vain.
+// The first pass over n logits x of a chunk. Adds them to `state`; their numerators, relative to the state's reference,
+// go to `numerators` if kStore; the soft targets q are read if kSoft. Returns the largest logit. If that is more than
+// kHeadroom above the reference, the state is left as it was, and the chunk must be done again with a larger one.
 template <bool kStore, bool kSoft, class S>
 Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t n, const Compute<S>* q,
                                Compute<S>* numerators) {
@@ -45,7 +47,7 @@ Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t 
   const T shift = finite_reference(static_cast<T>(state.reference));
   V largest = splat<V>(kLowest), sum{}, mass{}, cross{};
   for_each_register<T>(n, [&](int64_t i, auto count) {
-    // The next chunk, while this one is computed: neither pages nor the end of a row stop these.
+    // Asks for the next chunk while this one is computed. Unlike the hardware's prefetching, this crosses pages.
     __builtin_prefetch(x + i + kChunk);
     const V logits = load(x + i, count, kLowest);
     const V difference = logits - shift;
@@ -71,6 +73,7 @@ Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t 
   return top;
 }
 
+// The first pass, with a larger reference where it must be done again.
 template <bool kStore, bool kSoft, class S>
 void accumulate_chunk(SoftmaxState<double>& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
   if (state.reference == -std::numeric_limits<double>::infinity()) state.raise(max_of(x, n));
@@ -81,7 +84,7 @@ void accumulate_chunk(SoftmaxState<double>& state, const S* x, int64_t n, const 
   }
 }
 
-// Second pass over a chunk, from the numerators that the first one kept.
+// The second pass over a chunk, which writes the gradient: from the numerators that the first pass has kept.
 template <bool kSoft, class S>
 void emit_from_numerators(const Compute<S>* numerators, Compute<S> factor, const Compute<S>* q, Compute<S> soft_factor,
                           S* gradient, int64_t n, bool streamed) {
@@ -105,7 +108,7 @@ void emit_from_logits(const S* x, Compute<S> reference, Compute<S> factor, const
   });
 }
 
-// The gradient of the probabilities: factor w_c ((reference - x_c) + log_sum).
+// Writes the gradient of the probabilities, factor w_c ((reference - x_c) + log_sum).
 template <class S, class P>
 void emit_probabilities_gradient(const S* x, Compute<S> reference, Compute<S> log_sum, Compute<S> factor,
                                  const Compute<S>* weight, P* gradient, int64_t n) {

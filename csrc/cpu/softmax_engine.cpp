@@ -1,4 +1,10 @@
-// Which way the rows of a softmax are read.
+// The softmax engine on the CPU.
+//
+// Reading order: cross_entropy() below chooses between SoftmaxRows (softmax_rows.h), whose registers lie along the
+// classes of one row, and SoftmaxTiles (softmax_tiles.h), which has one position in each lane. Both ask Targets
+// (softmax_targets.h) for labels, weights and soft targets, and leave to formulas/cross_entropy.h what they find. The
+// loops over a chunk of a row are in softmax_chunks.h, and for rows with more terms than the cross-entropy in
+// softmax_term_loops.h; how tiles get into and out of memory is in softmax_tile_memory.h.
 #include "softmax_engine.h"
 
 #include "softmax_rows.h"
@@ -7,8 +13,8 @@
 namespace fused_losses {
 namespace {
 
-// Rows of fewer classes go many to a register, and are transposed for it: measured, a row's own overhead costs
-// more than that up to about this length.
+// Rows of fewer classes go through tiles, which transpose them: measured, the overhead of a row by itself costs more
+// than that up to about this length.
 constexpr int64_t kShortRow = 64;
 
 bool rows_lie_ready(const SoftmaxArguments& arguments) {

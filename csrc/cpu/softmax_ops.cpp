@@ -1,4 +1,4 @@
-// The operators cross_entropy and nll_loss, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+// The operators cross_entropy and nll_loss, from tensors to their engines. Their schemas are in fused_losses/ops.py.
 #include "../formulas/cross_entropy.h"
 #include "../softmax_call.h"
 #include "softmax_engine.h"

@@ -1,9 +1,13 @@
-// Softmax over rows that lie in memory as they are.
+// Softmax over rows whose classes lie side by side.
 //
-// A row is read from memory once. The first pass keeps a number near the maximum, adds up exp(x - it), and keeps
-// these numerators in a buffer that stays in cache; the second turns them into the gradient by one multiplication
-// each: one exponential per element in all. What each chunk's numerators are relative to is remembered, to bring
-// them to the same in the end.
+// A row is read from memory once. The first pass (accumulate) keeps a reference, a number near the maximum, adds up the
+// numerators exp(x - reference), and keeps these in a buffer that stays in cache. The second pass (emit) turns them
+// into the gradient by one multiplication each: one exponential for each element in all. The reference may rise from
+// chunk to chunk. That of each chunk is remembered, to bring its numerators to the last one in the second pass.
+//
+// Reading order: run() gives rows to threads; row() does one row; accumulate() and emit() are its passes over a
+// stretch, whose loops are in softmax_chunks.h and softmax_term_loops.h; at_label() makes the one element that needs
+// more care.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +22,8 @@
 
 namespace fused_losses {
 
-// Half of the second-level cache of the server processors of today (2 MiB); the row's logits want the rest.
+// Bytes of numerators that are kept: half of the second-level cache of today's server processors, 2 MiB. The row's
+// logits take the rest.
 inline constexpr int64_t kCachedRow = int64_t{1} << 20;
 
 template <class S>
@@ -36,8 +41,8 @@ class SoftmaxRows {
         classes_(arguments.classes),
         stretches_(stretches_of(classes_)),
         constant_mass_(soft_ && !arguments.probabilities.data ? mass(nullptr) : 0),
-        // Numerators are of no use where the gradient of probabilities needs the logits again, and cost more
-        // than a second exponential where a row of them leaves the second-level cache.
+        // Keeping numerators is of no use where the gradient of the probabilities needs the logits again, and costs
+        // more than a second exponential where a row of them does not stay in the second-level cache.
         keep_numerators_(arguments.input_gradient.data && !statistics_known_ && !terms_ &&
                          !arguments.probabilities_gradient.data &&
                          classes_ * static_cast<int64_t>(sizeof(T)) <= kCachedRow),
@@ -67,12 +72,12 @@ class SoftmaxRows {
   }
 
  private:
-  // Of a row in work.
+  // Memory for the row in work, which a thread keeps from row to row.
   struct Scratch {
     std::vector<SoftmaxState<double>> states;  // per stretch
-    std::vector<T> chunk_references;
-    std::unique_ptr<T[]> numerators;
-    std::vector<Largest> largest;  // per stretch
+    std::vector<T> chunk_references;           // what each chunk's numerators are relative to
+    std::unique_ptr<T[]> numerators;           // per class; null, if they are not kept
+    std::vector<Largest> largest;              // per stretch
 
     explicit Scratch(const SoftmaxRows& rows)
         : states(rows.stretches_), chunk_references((rows.classes_ + kChunk - 1) / kChunk) {
@@ -80,7 +85,8 @@ class SoftmaxRows {
     }
   };
 
-  // One row's loss and gradient. share(body) runs body(first, last) over all stretches.
+  // Writes the results of row r and returns its loss. share(body) calls body(first, last) for all stretches of the row,
+  // on this thread or on all.
   template <class Share>
   double row(int64_t r, Scratch& scratch, const Share& share) {
     const int64_t outer = r / arguments_.inner, inner = r % arguments_.inner;
@@ -98,7 +104,7 @@ class SoftmaxRows {
       return 0;
     }
     const double hot = has_hot ? targets_.soft.kept * targets_.weight(label) : 0;
-    double x_y = has_hot ? static_cast<double>(static_cast<T>(x[label])) : 0;  // before it is overwritten
+    double x_y = has_hot ? static_cast<double>(static_cast<T>(x[label])) : 0;  // read before it is overwritten
     if (terms_) x_y = map_.value(x_y);
     T* const numerators = scratch.numerators.get();
 
@@ -146,6 +152,7 @@ class SoftmaxRows {
     return value;
   }
 
+  // The first pass over a stretch: its state. Numerators are kept unless null.
   SoftmaxState<double> accumulate(const S* x, const void* probabilities, T* numerators,
                                   std::vector<T>& chunk_references, int64_t stretch) const {
     SoftmaxState<double> state;
@@ -176,6 +183,7 @@ class SoftmaxRows {
     return state;
   }
 
+  // The second pass over a stretch: writes the gradients, given the state of the whole row.
   void emit(const S* x, const void* probabilities, const T* numerators, const std::vector<T>& chunk_references,
             S* gradient, const void* probabilities_gradient, const SoftmaxState<double>& state,
             const SoftmaxGradient<double>& pieces, double excess_factor, double scale, int64_t stretch) const {
@@ -203,7 +211,7 @@ class SoftmaxRows {
         emit_with_terms(map_, logits, reference, static_cast<T>(pieces.numerator_factor), static_cast<T>(excess_factor),
                         soft_ ? q : nullptr, soft_factor, gradient + c, n, streamed);
       } else if (numerators) {
-        // A chunk of nothing but -inf has numerators 0 and a maximum that must not turn them into NaN, unless
+        // A chunk of nothing but -inf has numerators of 0 and a reference of -inf, which must not make them NaN, unless
         // the whole row is like that.
         const T then = chunk_references[c / kChunk];
         const double lift = then == -std::numeric_limits<T>::infinity() && reference != then
@@ -221,7 +229,7 @@ class SoftmaxRows {
     if (streams_) finish_streaming();
   }
 
-  // The one element where the terms nearly cancel: in double, and rounded once.
+  // The gradient at the label, where its terms nearly cancel: in double, and rounded once.
   double at_label(int64_t label, double x_y, const SoftmaxState<double>& state, const SoftmaxGradient<double>& pieces,
                   double excess_factor) const {
     const double numerator = std::exp(x_y - state.reference);
@@ -233,6 +241,7 @@ class SoftmaxRows {
     return slope * map_.slope(x_y);
   }
 
+  // The sum of the soft targets of a row.
   double mass(const void* probabilities) const {
     double total = 0;
     alignas(64) T q[kChunk];
@@ -245,12 +254,13 @@ class SoftmaxRows {
     return total;
   }
 
+  // Writes a gradient of 0 to stretches [first, last).
   void clear(S* gradient, int64_t first, int64_t last) const {
     const int64_t begin = first * kStretch, end = std::min(classes_, last * kStretch);
     std::fill(gradient + begin, gradient + end, S(0));
   }
 
-  // The first of the largest; each stretch finds its own.
+  // The largest logit of a row: each stretch finds its own, and the first of the largest is taken.
   template <class Share>
   Largest largest(const S* x, Scratch& scratch, const Share& share) const {
     scratch.largest.assign(stretches_, Largest());
@@ -285,7 +295,7 @@ class SoftmaxRows {
   const bool statistics_known_;
   const int64_t classes_;
   const int64_t stretches_;
-  const double constant_mass_;  // of the soft target, where that is the same for every row
+  const double constant_mass_;  // the sum of the soft targets, where it is the same for all rows
   const bool keep_numerators_;
   const bool streams_;
 };

@@ -1,4 +1,4 @@
-// What a row's target says: its label, its soft part, its weights, its upstream gradient.
+// What there is for each position besides its logits: label, soft targets, weight and upstream gradient.
 #pragma once
 
 #include <algorithm>
@@ -12,18 +12,19 @@
 
 namespace fused_losses {
 
-// The soft part q of a row's target: a constant or, with weights, the weights times it; or probabilities.
-// Absent when scale, probabilities and constant are all 0.
+// The soft targets q of a row, (classes): weight (kept probability + constant), where weights and probabilities may be
+// absent. They are all 0, and absent() is true, where there are neither probabilities nor label smoothing.
 template <class T>
 struct SoftTarget {
   Operand probabilities;
-  double kept = 0;
-  double constant = 0;
+  double kept = 0;      // 1 - label_smoothing, of the probabilities and of the label's weight
+  double constant = 0;  // label_smoothing / classes
   const T* weight = nullptr;
 
   bool absent() const { return !probabilities.data && constant == 0; }
 
-  // q of classes [begin, begin + n); `row` is where the row's probabilities begin.
+  // Writes q of classes [begin, begin + n) to `buffer`; `row` is where the row's probabilities begin. Their compute
+  // type is T: SoftmaxArguments says so.
   void fill(const void* row, int64_t begin, int64_t n, T* buffer) const {
     const T base = static_cast<T>(constant);
     if (probabilities.data) {
@@ -45,7 +46,7 @@ struct SoftTarget {
   }
 };
 
-// Where the row (outer, inner) begins.
+// A pointer to where the row of (outer, inner) begins, in a tensor whose storage type is S.
 template <class S>
 const S* at(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner) {
   return static_cast<const S*>(tensor.data) + offset_of(arguments, tensor.strides, outer, inner);
@@ -57,7 +58,7 @@ inline int64_t label_of(const SoftmaxArguments& arguments, int64_t outer, int64_
                                           : *at<int64_t>(arguments, labels, outer, inner);
 }
 
-// What the kernels need to know of weights and targets, once per call.
+// Weights and soft targets of a call. The weights are gathered into an array of the compute type T.
 template <class T>
 struct Targets {
   const SoftmaxArguments& arguments;
@@ -85,6 +86,7 @@ struct Targets {
   double weight(int64_t label) const { return weights.empty() ? 1 : static_cast<double>(weights[label]); }
 };
 
+// The same for a floating point tensor of any dtype; null, if it is absent.
 inline const void* row_start(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t outer,
                              int64_t inner) {
   if (!tensor.data) return nullptr;
@@ -93,7 +95,7 @@ inline const void* row_start(const SoftmaxArguments& arguments, const ClassTenso
   });
 }
 
-// Of a tensor that has a number for each row, or `absent`.
+// The number at (outer, inner) of a tensor that has one for each position, or `absent` if there is no tensor.
 inline double number_at(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t outer, int64_t inner,
                         double absent) {
   if (!tensor.data) return absent;

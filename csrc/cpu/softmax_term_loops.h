@@ -1,5 +1,5 @@
-// What a softmax does chunk by chunk besides the passes of softmax_chunks.h, where rows have more terms than the
-// cross-entropy, or logits that are made of others; and which logit is the largest.
+// The passes over a chunk where rows have more terms than the cross-entropy or logits that are made of others, besides
+// those of softmax_chunks.h; and which logit of a row is the largest.
 #pragma once
 
 #include <limits>
@@ -11,7 +11,7 @@
 
 namespace fused_losses {
 
-// The logits of a chunk, in cache.
+// Writes the logits of the softmax, made of n given ones, to `buffer`.
 template <class S>
 void map_logits(const LogitMap<Compute<S>>& map, const S* x, int64_t n, Compute<S>* buffer) {
   using V = Vector<Compute<S>>;
@@ -19,12 +19,13 @@ void map_logits(const LogitMap<Compute<S>>& map, const S* x, int64_t n, Compute<
       n, [&](int64_t i, auto count) { store(buffer + i, map.template value<V>(load(x + i, count, 0)), count); });
 }
 
-// exp(x - reference) (x - reference), which is 0 where the first is.
+// The summand e difference of the excess, where e is exp(difference); 0 where e is 0, also for an infinite difference.
 template <class V>
 V excess(V e, V difference) {
   return select(e != V{}, e * difference, V{});
 }
 
+// The excess of n logits x, U in formulas/cross_entropy.h.
 template <class T>
 double excess_of(const T* x, int64_t n, T reference) {
   using V = Vector<T>;
@@ -37,7 +38,8 @@ double excess_of(const T* x, int64_t n, T reference) {
   return sum_of_lanes(sum);
 }
 
-// The gradient of a chunk, by what is added to a softmax's own.
+// Writes the gradient of a chunk with respect to the given logits. numerator_factor and excess_factor are those of the
+// cross-entropy and the terms together; q may be null.
 template <class S>
 void emit_with_terms(const LogitMap<Compute<S>>& map, const Compute<S>* x, Compute<S> reference,
                      Compute<S> numerator_factor, Compute<S> excess_factor, const Compute<S>* q, Compute<S> soft_factor,
@@ -51,7 +53,7 @@ void emit_with_terms(const LogitMap<Compute<S>>& map, const Compute<S>* x, Compu
   });
 }
 
-// The largest of a row, and the first class that has it; NaN is passed over.
+// The largest logit of a row, and the first class that has it. NaN is passed over.
 struct Largest {
   double value = -std::numeric_limits<double>::infinity();
   int64_t at = -1;

@@ -1,5 +1,5 @@
-// The memory of a softmax in tiles: all classes of a few positions, where they lie if the positions lie side by
-// side, else gathered before the passes, and gradients scattered after them.
+// Tiles of a softmax in memory. A tile is all classes of kPositions positions or fewer. It is worked on where it lies
+// if its positions lie side by side; else it is gathered before the passes, and the gradient scattered after them.
 #pragma once
 
 #include <vector>
@@ -9,10 +9,10 @@
 
 namespace fused_losses {
 
-// Positions of a tile: 256 bytes of float per class, so that memory is read in runs of four cache lines.
+// Positions of a tile: 256 bytes of float32 for each class, so that memory is read in runs of four cache lines.
 inline constexpr int kPositions = 64;
 
-// A tile as the passes see it: element [c][p] at data[c * stride + p].
+// A tile as the passes see it: class c of position p is data[c * stride + p].
 template <class E>
 struct TileView {
   E* data;
@@ -20,13 +20,14 @@ struct TileView {
   E* row(int64_t c) const { return data + c * stride; }
 };
 
-// Whether the tile can be worked on where it lies: whole, in one run, positions side by side.
+// Whether a tile can be worked on where it lies: it is whole, in one run, and its positions lie side by side.
 template <class S>
 bool lies_ready(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count) {
   return count == kPositions && tensor.strides.inner == 1 && tensor.dtype == kScalarType<S> &&
          first % arguments.inner + count <= arguments.inner;
 }
 
+// Gathers `count` positions, from number `first` on, into `buffer`, [classes][kPositions].
 template <class T>
 TileView<T> gather_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
                         std::vector<T>& buffer) {
@@ -44,6 +45,7 @@ TileView<T> gather_tile(const SoftmaxArguments& arguments, const ClassTensor& te
   return {buffer.data(), kPositions};
 }
 
+// Writes such a buffer to a tensor.
 template <class T>
 void scatter_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
                   const std::vector<T>& buffer) {

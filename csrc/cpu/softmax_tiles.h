@@ -1,6 +1,9 @@
-// Softmax where the classes of a row do not lie side by side, as in images (N, C, H, W), or are so few that a row
-// does not fill a register: many rows at once, one to a lane. A tile of positions x classes is read into cache
-// by the first pass and stays there for the other two.
+// Softmax where the classes of a row do not lie side by side, as in images (N, C, H, W), or are few: many positions at
+// once, one to a lane. The first pass reads a tile of positions and classes into cache, where the other two find it.
+//
+// Reading order: run() gives tiles to threads; tile() gathers a tile unless it lies ready; passes() does the rest, in
+// this order: read_positions(), what is known before the logits are read; statistics(), maximum first, then sums;
+// emit(), the gradient; at_labels(), the one element of each position that needs more care; values(), the losses.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +23,8 @@ class SoftmaxTiles {
   using V = Vector<T>;
   using Lanes = T[kPositions];
 
+  // Classes that are added up in T before their sum goes into a double: few enough that the rounding errors of float32
+  // stay small, and enough that additions in double, of which a register holds half as many, do not show.
   static constexpr int64_t kClassBlock = 128;
 
  public:
@@ -31,7 +36,7 @@ class SoftmaxTiles {
         map_(arguments.terms) {}
 
   double run() {
-    // Tiles may cross from one outer index to the next, so that short inner dimensions fill them too.
+    // A tile may cross from one `outer` to the next, so that short inner dimensions fill it, too.
     const int64_t rows = arguments_.outer * arguments_.inner;
     const int64_t tiles = (rows + kPositions - 1) / kPositions;
     return sum_over_blocks(tiles, items_per_block(kPositions * arguments_.classes), 1, [&] {
@@ -74,18 +79,20 @@ class SoftmaxTiles {
     return value;
   }
 
-  // What is known of each position before its logits are read. Positions past `count` look ignored.
+  // What is known of each position before its logits are read: the target `hot` at the label, what gradients are
+  // multiplied by, the logit and the soft target of the label, whether the position counts (1 or 0), and the upstream
+  // gradient of its log-sum-exp. Positions beyond the tile's count do not count.
   struct Positions {
     Lanes hot{}, scale{}, x_y{}, soft_at_label{}, valid{}, lse_upstream{};
     int64_t label[kPositions];
   };
 
-  // What is known of each position once its logits are read; see formulas/cross_entropy.h.
+  // What is known of each position once its logits are read: m, s, Q, X and U / s of formulas/cross_entropy.h.
   struct Statistics {
     Lanes reference{}, sum{}, mass{}, cross{}, mean_excess{};
   };
 
-  // What terms make of a gradient: factors of the numerators, before they are divided.
+  // What terms add to each position's gradient: see SoftmaxTermsGradient.
   struct Terms {
     Lanes numerator_factor{}, excess_factor{};
   };
@@ -125,7 +132,7 @@ class SoftmaxTiles {
     return positions;
   }
 
-  // q of class c: one number for all positions, or the probabilities of each.
+  // The soft targets of class c, for the positions from p on.
   V soft_of(TileView<T> probabilities, int64_t c, int p) const {
     const T weight = targets_.soft.weight ? targets_.soft.weight[c] : T(1);
     V q = splat<V>(targets_.soft.constant);
@@ -133,6 +140,7 @@ class SoftmaxTiles {
     return q * weight;
   }
 
+  // Writes the sum of the soft targets of each position.
   void soft_mass(TileView<T> probabilities, Lanes& mass) const {
     double sums[kPositions] = {};
     for (int64_t c = 0; c < arguments_.classes; ++c) {
@@ -143,7 +151,7 @@ class SoftmaxTiles {
     for (int p = 0; p < kPositions; ++p) mass[p] = static_cast<T>(sums[p]);
   }
 
-  // Calls body(p) for the first position of each register.
+  // Calls body(p) for the first position p of each register of positions.
   template <class Body>
   static void for_each_lane_group(const Body& body) {
     for (int p = 0; p < kPositions; p += kLanes<T>) body(p);
@@ -202,7 +210,7 @@ class SoftmaxTiles {
         store(reference + p, larger(v, m));
       });
     }
-    // A float that has taken thousands of terms rounds away the next: a block's sums go into doubles.
+    // A float32 sum of thousands of terms rounds the next ones away: so sums of kClassBlock classes go into doubles.
     double sums[3][kPositions] = {};
     for (int64_t begin = 0; begin < classes; begin += kClassBlock) {
       const int64_t end = std::min(classes, begin + kClassBlock);
@@ -245,13 +253,14 @@ class SoftmaxTiles {
     for (int p = 0; p < kPositions; ++p) s.mean_excess[p] = static_cast<T>(sums[p] / s.sum[p]);
   }
 
+  // Writes the statistics of `count` positions for the backward.
   void keep(const Positions& positions, int64_t first, int count, const Statistics& s) const {
     T* const reference = static_cast<T*>(arguments_.reference) + first;
     T* const sum = static_cast<T*>(arguments_.sum) + first;
     for (int p = 0; p < count; ++p) {
       const bool valid = positions.valid[p] != 0;
       reference[p] = valid ? s.reference[p] : T(0);
-      // Of nothing but -inf, the exponentials relative to that are NaN; relative to anything else, 0.
+      // Where all logits are -inf, the exponentials relative to that are NaN; relative to any other number, they are 0.
       const bool masked = s.reference[p] == -std::numeric_limits<T>::infinity();
       sum[p] = valid ? (masked ? T(0) : s.sum[p]) : T(1);
       if (arguments_.mean_excess) static_cast<T*>(arguments_.mean_excess)[first + p] = valid ? s.mean_excess[p] : T(0);
@@ -282,7 +291,7 @@ class SoftmaxTiles {
     return terms;
   }
 
-  // Of numerators e at logits x, what terms add to their gradient.
+  // What terms add to the gradient at logits that are `difference` above the reference, whose numerators are e.
   static V from_terms(const Terms& terms, int p, V e, V difference) {
     return e * load(terms.numerator_factor + p) + excess(e, difference) * load(terms.excess_factor + p);
   }
@@ -319,7 +328,7 @@ class SoftmaxTiles {
     }
   }
 
-  // The one element of each position where the terms nearly cancel: subtracted before anything is divided.
+  // The gradient at each position's label, where its terms nearly cancel: they are subtracted before they are divided.
   void at_labels(const Positions& positions, const Statistics& s, const Terms& terms, Lanes& result) const {
     for_each_lane_group([&](int p) {
       const V hot = load(positions.hot + p), sum = load(s.sum + p);

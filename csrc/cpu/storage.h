@@ -1,5 +1,5 @@
-// How elements lie in memory and how they get into registers: float and double as they are, bfloat16 and
-// half converted on the way, rounded to nearest even on the way back.
+// From memory into registers and back, for all storage types: float and double as they are, bfloat16 and half converted
+// to float on the way in, and rounded to nearest even on the way back.
 #pragma once
 
 #include <type_traits>
@@ -63,12 +63,13 @@ inline void store(Half* to, FloatV v) {
 
 // ---- past the caches -------------------------------------------------------------------------
 
-// A store to memory that is not in the caches reads it first, only to overwrite it; a streaming store does not,
-// which is a third of the traffic of reading one tensor and writing another. What is written is not in the
-// caches afterwards, so this is for results that they would not hold anyway: much more than a second-level cache.
+// A store to memory that is not in the caches reads it first, only to overwrite it; a streaming store does not. Of the
+// traffic of reading one tensor and writing another, this saves a third. What is streamed is not in the caches
+// afterwards, so this is for results that they would not hold anyway: 16 MiB, eight second-level caches, or more. At
+// this size, the next operation was measured not to pay for it (DESIGN.md, Streaming).
 inline constexpr int64_t kStreamedBytes = int64_t{16} << 20;
 
-// Whether a result of so many bytes is streamed; one that overwrites an operand is in the caches already.
+// Whether a result of so many bytes is streamed. One that overwrites an operand is not: it is in the caches already.
 inline bool is_streamed(const void* result, int64_t bytes, const void* operand) {
 #if defined(__SSE2__)
   return bytes >= kStreamedBytes && result != operand;
@@ -82,7 +83,7 @@ inline bool is_aligned(const S* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % (kLanes<Compute<S>> * sizeof(S)) == 0;
 }
 
-// `to` must be aligned as above.
+// Stores a register past the caches. is_aligned(to) must hold.
 template <class S>
 inline void store_streaming(S* to, Vector<Compute<S>> v) {
 #if defined(__SSE2__)
@@ -109,7 +110,7 @@ inline void store_streaming(S* to, Vector<Compute<S>> v) {
   store(to, v);
 }
 
-// Before other threads may read what was streamed.
+// Must follow the last streaming store of a thread before other threads may read what it has stored.
 inline void finish_streaming() {
 #if defined(__SSE2__)
   _mm_sfence();
@@ -189,7 +190,8 @@ inline V keep_lanes(V v, int count, double fill) {
 
 // ---- arrays ------------------------------------------------------------------------------------
 
-// Calls body(offset, count) for each register of n elements; count is a constant but for the last.
+// Calls body(offset, count) for each register of n elements. `count` is a std::integral_constant for a whole register,
+// and an int for the rest at the end, so that body is compiled for each.
 template <class T, class Body>
 inline void for_each_register(int64_t n, Body&& body) {
   constexpr int lanes = kLanes<T>;
@@ -198,7 +200,8 @@ inline void for_each_register(int64_t n, Body&& body) {
   if (i < n) body(i, static_cast<int>(n - i));
 }
 
-// The two sides of for_each_register's constant: a whole register is loaded and stored whole.
+// Loads and stores for either kind of that count: a whole register at once, or its first lanes; a load fills the
+// others.
 template <class S, class Count>
 inline Vector<Compute<S>> load(const S* from, Count count, double fill) {
   if constexpr (std::is_same_v<Count, int>) {

@@ -1,11 +1,9 @@
-// One register of floats or doubles, and the words of formulas/math.h for it.
+// A register of floats or doubles, and the functions of formulas/math.h for it. To be included before any formula.
 //
-// Written in the vector extensions that GCC and Clang share, so one text serves SSE2, AVX2 and AVX-512
-// and anything else the compiler knows; intrinsics stand only where the extensions have no word.
-// float functions are polynomials; what losses make of them is within 3 ulp (tests/backends/test_vec_math.py measures it);
-// double functions call libm lane by lane: exact, and no one trains at float64 for speed.
-//
-// Include this before any file of formulas/.
+// Written in the vector extensions that GCC and Clang share, so that one text serves SSE2, AVX2 and AVX-512 and
+// whatever else the compiler knows. Intrinsics stand where the extensions have no expression. The functions of float
+// are polynomials; as losses use them, they are right to 3 units in the last place, which test_vec_math.py measures.
+// Those of double call libm lane by lane: exact, if slow, and float64 is not what one trains with for speed.
 #pragma once
 
 #include <cstdint>
@@ -82,7 +80,7 @@ inline DoubleV select(LongV mask, DoubleV a, DoubleV b) { return mask ? a : b; }
 inline FloatV abs(FloatV x) { return bit_cast<FloatV>(bit_cast<IntV>(x) & 0x7fffffff); }
 inline DoubleV abs(DoubleV x) { return bit_cast<DoubleV>(bit_cast<LongV>(x) & 0x7fffffffffffffffLL); }
 
-// a > b ? a : b, so b where either is NaN; x86 has an instruction for just that.
+// a > b ? a : b, which is b where either is NaN. x86 has an instruction for it.
 #if defined(__AVX512F__)
 inline FloatV larger(FloatV a, FloatV b) { return (FloatV)_mm512_max_ps((__m512)a, (__m512)b); }
 #elif defined(__AVX2__)
@@ -92,7 +90,8 @@ inline FloatV larger(FloatV a, FloatV b) { return a > b ? a : b; }
 #endif
 inline DoubleV larger(DoubleV a, DoubleV b) { return a > b ? a : b; }
 
-// a b + c, rounded once where there is an instruction for it: unlike a contraction, always or never.
+// a b + c, rounded once if the instruction set can do so, else twice: always the same way, unlike a product and a sum
+// that a compiler may or may not contract.
 #if defined(__AVX512F__)
 inline FloatV multiply_add(FloatV a, FloatV b, FloatV c) {
   return (FloatV)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -114,8 +113,8 @@ inline DoubleV multiply_add(DoubleV a, DoubleV b, DoubleV c) { return a * b + c;
 
 // ---- float: polynomials ----------------------------------------------------------------------
 
-// 2^n * y for integral n in [-151, 129]; in two steps, so that neither factor leaves float's range
-// and the product is rounded once where it is subnormal.
+// 2^n y for integral n in [-151, 129]. In two steps, so that neither factor leaves the range of float, and a subnormal
+// product is rounded once.
 inline FloatV scale_by_power_of_two(FloatV y, FloatV n) {
 #if defined(__AVX512F__)
   return (FloatV)_mm512_scalef_ps((__m512)y, (__m512)n);
@@ -128,8 +127,9 @@ inline FloatV scale_by_power_of_two(FloatV y, FloatV n) {
 #endif
 }
 
-// e^x = 2^n e^r, |r| <= ln(2)/2, for x < 88 (above that, anything); ln 2 is split so that n * kLn2High is exact.
-// The polynomial of e^r has the least largest relative error for its degree: 3e-9, a twentieth of an ulp.
+// e^x = 2^n e^r with |r| <= ln(2) / 2, for x < 88; for larger x, the result may be anything. ln 2 is split into two
+// numbers so that n kLn2High is exact. Of all polynomials of its degree, that of e^r has the smallest maximum of the
+// relative error: 3e-9, a twentieth of a unit in the last place.
 inline FloatV exp_below_88(FloatV x) {
   constexpr float kLog2e = 1.44269504088896341f;
   constexpr float kLn2High = 0.693359375f;
@@ -148,16 +148,16 @@ inline FloatV exp_below_88(FloatV x) {
   return scale_by_power_of_two(p, n);
 }
 
-// e^x for any x. Infinity is put in: left to overflow, it might not happen, where a compiler contracts the last
-// product with what is done to the result.
+// e^x for any x. Infinity is selected, not left to overflow: that may not happen where a compiler contracts the last
+// product with the operation on its result.
 inline FloatV exp(FloatV x) {
   constexpr float kLargest = 88.7228394f;  // log(2^128)
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   return select(x >= kLargest, splat<FloatV>(kInfinity), exp_below_88(x));
 }
 
-// log(2^e (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)), as f - f^2/2 + f^3 p(f) + e ln 2; the polynomial's
-// largest error is a tenth of an ulp.
+// log(2^e (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)), as f - f^2 / 2 + f^3 p(f) + e ln 2. The largest error of the
+// polynomial p is a tenth of a unit in the last place.
 inline FloatV log_of_parts(FloatV e, FloatV f) {
   FloatV p = f * -7.636545598506927e-2f + 1.2764671444892883e-1f;
   p = p * f - 1.3160888850688934e-1f;
@@ -177,7 +177,8 @@ inline FloatV log1p_of_unit(FloatV x) {
   return log_of_parts(high ? splat<FloatV>(1.0) : FloatV{}, high ? (x - 1.0f) * 0.5f : x);
 }
 
-// 1 / x to about 1 ulp, for x in [1, 2]: an estimate of 14 bits and one step of Newton's is half a division.
+// 1 / x for x in [1, 2], to about one unit in the last place: an estimate of 14 bits and one step of Newton's method
+// take half the time of a division.
 inline FloatV reciprocal_of_one_to_two(FloatV x) {
 #if defined(__AVX512F__)
   const FloatV estimate = (FloatV)_mm512_rcp14_ps((__m512)x);
@@ -206,7 +207,7 @@ inline void split(FloatV x, FloatV& e, FloatV& f) {
 #endif
 }
 
-// log at the edges of its domain, where the polynomial knows nothing: 0, negative, infinity, NaN.
+// log where the polynomial does not hold: at 0, below, at infinity and at NaN. `inside` is the log elsewhere.
 inline FloatV log_edges(FloatV x, FloatV inside) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   inside = x == 0.0f ? splat<FloatV>(-kInfinity) : inside;
@@ -221,7 +222,7 @@ inline FloatV log(FloatV x) {
   return log_edges(x, log_of_parts(e, f));
 }
 
-// Near 0 the polynomial takes x itself as f: 1 + x would round its low bits away.
+// Near 0, the polynomial gets x itself as f, whose low bits 1 + x would round away.
 inline FloatV log1p(FloatV x) {
   const FloatV u = 1.0f + x;
   FloatV e, f;
@@ -232,7 +233,8 @@ inline FloatV log1p(FloatV x) {
   return log_edges(u, log_of_parts(e, f));
 }
 
-// By exponentials, and near 0, where these cancel, by the polynomial of least error for x below 0.625.
+// By exponentials; for |x| below 0.625, where these would cancel, by the polynomial with the smallest maximum of the
+// error.
 inline FloatV tanh(FloatV x) {
   constexpr float kOne = 10.0f;  // from about 9 on, tanh is 1
   const FloatV size = abs(x);
@@ -264,7 +266,7 @@ inline DoubleV reciprocal_of_one_to_two(DoubleV x) { return 1.0 / x; }
 
 // ---- powers ----------------------------------------------------------------------------------
 
-// x^p for x >= 0: by multiplication for small whole p, else by libm, lane by lane.
+// x^p for x >= 0: by multiplication if p is a small whole number, else by libm, lane by lane.
 template <class V, class = typename Lane<V>::type, class = decltype(V{}[0])>
 inline V pow(V x, double p) {
   using T = typename Lane<V>::type;
@@ -280,7 +282,7 @@ inline V pow(V x, double p) {
 
 // ---- across lanes ----------------------------------------------------------------------------
 
-// As a double: a register's sum is added to sums of thousands.
+// The sum of all lanes, as a double, since it is added to sums over thousands of registers.
 template <class V>
 inline double sum_of_lanes(V v) {
   constexpr int lanes = kLanes<typename Lane<V>::type>;

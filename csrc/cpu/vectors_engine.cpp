@@ -1,6 +1,10 @@
-// The engine of losses of vectors. Short vectors go to threads in blocks; while a vector's elements are in the
-// first-level cache, one pass makes the vector's numbers and another its derivatives. A long vector is cut into pieces
-// that threads share, and its numbers are merged piece by piece. Either way, work is cut by sizes only.
+// The engine for losses of vectors on the CPU: one pass over the elements of a vector makes its numbers, and a second
+// one its derivatives, while the elements are in cache.
+//
+// To be read from the end: triplet_margin() and cosine_embedding() choose the formula (formulas/vectors.h and
+// distances.h), and run() the type that elements are read as. Vectors::run() gives short vectors to threads in blocks
+// (run_blocks), and cuts long ones into stretches that threads share (run_pieces). Both call numbers(), which is the
+// first pass, finish(), which makes a vector's loss and slopes of its numbers, and differentiate(), the second pass.
 #include "vectors_engine.h"
 
 #include <cmath>
@@ -13,11 +17,10 @@
 namespace fused_losses {
 namespace {
 
-// Elements of each operand in a block of vectors: large enough that a thread's start costs nothing.
+// Elements of each operand in a block of vectors, 32 KiB of float32.
 constexpr int64_t kBlock = 8 * kChunk;
 
-// With two operands or three, so many blocks have about kStretch elements,
-// which are worth a thread.
+// Two blocks of two or three operands have about kStretch elements, which are worth waking a thread.
 constexpr int64_t kBlocksPerThread = 2;
 
 int64_t offset_of(const VectorOperand& operand, const Iteration& vectors, int64_t vector) {
@@ -28,7 +31,7 @@ double read(const VectorOperand& operand, const Iteration& vectors, int64_t vect
   return load_as<double>(operand.starts.data, operand.starts.dtype, offset_of(operand, vectors, vector));
 }
 
-// S is the operands' own type where vectors lie ready in it, else the compute type, into which they are gathered.
+// S is the operands' own type where vectors lie ready in it, else the compute type, as which they are gathered.
 template <class Formula, class S>
 class Vectors {
   using T = Compute<S>;
@@ -108,7 +111,7 @@ class Vectors {
     }
   }
 
-  // The numbers of elements [begin, end) of a vector. Lanes take few terms before they are merged in double.
+  // The numbers of elements [begin, end) of a vector. Lanes take the elements of a run, then they are merged in double.
   Numbers numbers(int64_t vector, int64_t begin, int64_t end) const {
     Numbers total{};
     if constexpr (!Formula::kAdds) formula_.start(total.values);
@@ -184,7 +187,8 @@ class Vectors {
     });
   }
 
-  // Elements [at, at + n) of a vector: where they lie if they lie ready, else gathered into `buffer`.
+  // Elements [at, at + n) of a vector: a pointer to where they lie, if they lie ready, or to `buffer`, into which they
+  // are then gathered.
   const S* reach(const VectorOperand& operand, int64_t vector, int64_t at, int64_t n, S* buffer) const {
     const S* const place = in_place(operand, vector, at);
     if (place) return place;

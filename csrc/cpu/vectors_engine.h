@@ -1,14 +1,15 @@
-// The engine of losses of vectors on the CPU. Each function returns the sum of the vectors' losses.
+// The engine for losses of vectors on the CPU: what its operators (vectors_ops.cpp) know of it. Each function writes
+// the results that the arguments ask for, and returns the sum of the vectors' losses.
 #pragma once
 
 #include "../vectors_arguments.h"
 
 namespace fused_losses {
 
-// Parameters: margin, p, eps, swap, and, if it is there, whether the distance is the cosine's.
+// Parameters: margin, p, eps, swap and, as an optional fifth, whether the distance is that of the cosine.
 double triplet_margin(const VectorsArguments& arguments);
 
-// Parameters: margin.
+// One parameter: margin.
 double cosine_embedding(const VectorsArguments& arguments);
 
 }  // namespace fused_losses

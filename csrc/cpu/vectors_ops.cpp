@@ -1,4 +1,4 @@
-// The operators of losses of vectors, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+// The operators of the losses of vectors, from tensors to the engine. Their schemas are in fused_losses/ops.py.
 #include "../formulas/vectors.h"
 #include "../vectors_call.h"
 #include "tensors.h"
