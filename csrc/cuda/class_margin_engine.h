@@ -1,4 +1,5 @@
-// The class margin engines on a GPU: what their operators know of them.
+// The class margin engines on a GPU: what their operators know of them. There are two, each with its kernel in one
+// file.
 #pragma once
 
 #include "../class_margin_arguments.h"
@@ -6,14 +7,16 @@
 
 namespace fused_losses {
 
-// One target in a row.
+// One target for each row: class_margin_one_target.cu.
 void multi_margin(const ClassMarginArguments& arguments, const Scaling& scaling, const Reduced& reduced,
                   const Queue& queue);
 
-// A list of targets for each row. The gradient may overwrite the scores if a row of them fits_on_chip.
+// A list of targets for each row: class_margin_several_targets.cu. The gradient may overwrite the scores only if
+// fits_on_chip() holds.
 void multilabel_margin(const ClassMarginArguments& arguments, const Scaling& scaling, const Reduced& reduced,
                        const Queue& queue);
 
+// Whether a row of scores fits into shared memory.
 bool fits_on_chip(const ClassMarginArguments& arguments);
 
 }  // namespace fused_losses

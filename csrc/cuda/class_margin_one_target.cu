@@ -1,4 +1,6 @@
-// The margin of one class over all others: every class meets its row's own class alone, so one pass does.
+// The class margin engine on a GPU for one target in each row, in one pass. Reading order: multi_margin() at the end
+// chooses how elements are accessed (lines.cuh), launch_margin() how many threads share a row, and
+// multi_margin_kernel() does all the rest.
 #include "../formulas/class_margin.h"
 #include "class_margin_engine.h"
 #include "group.cuh"
@@ -7,17 +9,18 @@
 namespace fused_losses {
 namespace {
 
-// Packs that a thread has of a row; more threads share a row until then.
+// A row gets more threads until each has so many packs of it, so that the loads of a thread overlap.
 constexpr int kPacks = 4;
 
+// A block of so many leaves 128 of a multiprocessor's 65536 registers to each thread.
 constexpr int kMostThreads = 512;
 
 struct Kernel {
   ClassMarginArguments tensors;
   Scaling scaling;
   Reduced reduced;
-  int64_t shift;  // of the first row
-  int lanes;
+  int64_t shift;  // of a row at offset 0 (lines.cuh)
+  int lanes;      // threads that share a row
 };
 
 __device__ Line line_of(const RowTensor& tensor, int64_t row) {
@@ -57,9 +60,9 @@ __global__ void __launch_bounds__(kMostThreads, 1) multi_margin_kernel(const __g
       share = static_cast<T>(upstream / divisor) / classes *
               number_at(tensors.upstream, row * tensors.upstream.row_stride, T(1));
     }
-    // The weight counts only where there is a slope, since 0 times infinity is NaN.
+    // The weight counts only where there is a slope, since 0 times an infinite weight would be NaN.
     const auto derivative = [&](T slope) { return slope > 0 ? slope * (share * factor) : share * 0; };
-    // In place, no one may write what another one has yet to read.
+    // If the gradient overwrites the scores, no thread may write an element that another one has yet to read.
     group.sync();
 
     T value = 0, slopes = 0;
@@ -85,7 +88,7 @@ __global__ void __launch_bounds__(kMostThreads, 1) multi_margin_kernel(const __g
       own[1] += other[1];
     });
     if (!span.length) continue;
-    // Stored by whoever has stored the rest of its pack.
+    // The thread that has stored the target's pack stores the target's own element.
     if (gradient.data && (y + span.shift) / kElements % group.lanes() == group.lane()) {
       store_as(gradient.data, gradient.dtype, gradient.offset + y * gradient.stride, -derivative(sums[1]));
     }

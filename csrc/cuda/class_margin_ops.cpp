@@ -21,7 +21,7 @@ class Call : public ClassMarginCall, public OnGpu<Call> {
 
   void run(const Scaling& scaling, const Reduced& reduced, bool) {
     if (!arguments_.several_targets) return multi_margin(arguments_, scaling, reduced, queue());
-    // Each target meets all other classes, which are read several times over.
+    // Scores are read several times over: if they do not fit on the chip, the gradient must not overwrite them.
     if (arguments_.gradient.data == arguments_.input.data && !fits_on_chip(arguments_)) {
       scores_ = torch::stable::clone(input_);
       const View view(*scores_);

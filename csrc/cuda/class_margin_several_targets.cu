@@ -1,5 +1,7 @@
-// The margin of several classes over all that are not among them: a block for each row. All classes meet all targets
-// once, each for its own slope, and once more the other way round, for the targets'.
+// The class margin engine on a GPU for a list of targets in each row: a block for each row. The gaps of all classes to
+// all targets are computed twice: class by class, for the loss and the slopes of the classes, and target by target, for
+// those of the targets. Reading order: multilabel_margin() at the end, multilabel_margin_kernel(), and Row, which does
+// one row.
 #include "../formulas/class_margin.h"
 #include "class_margin_engine.h"
 #include "group.cuh"
@@ -7,10 +9,11 @@
 namespace fused_losses {
 namespace {
 
-// Of shared memory: what every GPU gives without being asked, less what groups need.
+// Bytes of shared memory for a row: the 48 KiB that every GPU gives a kernel whose limit was not raised, less what
+// groups need.
 constexpr int64_t kOnChip = 40 << 10;
 
-// Classes whose membership among the targets fits into one word for each thread.
+// Classes for each word of the set of targets: one bit for each class.
 constexpr int kBits = 32;
 
 using Formula = ClassMargin<1>;
@@ -19,7 +22,7 @@ struct Kernel {
   ClassMarginArguments tensors;
   Scaling scaling;
   Reduced reduced;
-  bool on_chip;  // scores and the targets' bits are in shared memory
+  bool on_chip;  // whether scores and the set of targets are in shared memory
 };
 
 template <class T>
@@ -50,7 +53,7 @@ class Row {
           slope += terms.derivative[0];
         }
       }
-      // A target's own is written below.
+      // The element of a target is written again below.
       if (tensors_.gradient.data) store(c, slope * scale);
     }
     if (tensors_.gradient.data) differentiate_targets(scale);
@@ -110,9 +113,9 @@ class Row {
     return false;
   }
 
-  // Each minus the sum of all others' slopes, as often as it is listed.
+  // Writes the gradient of each target: minus the sum of all slopes, times how often it is listed.
   __device__ void differentiate_targets(T scale) const {
-    // A target's element was stored above, by whichever thread.
+    // Elements of targets were stored before, by other threads.
     __syncthreads();
     for (int64_t k = 0; k < count_; ++k) {
       const int64_t y = target(k);

@@ -1,4 +1,4 @@
-// What all engines on a GPU are given. No word of CUDA here: operators are plain C++.
+// What all engines on a GPU are given. Nothing here is CUDA's, since operators include it and are plain C++.
 #pragma once
 
 #include <algorithm>
@@ -8,42 +8,44 @@
 
 namespace fused_losses {
 
+// Threads of a warp, on every GPU of NVIDIA's.
 inline constexpr int kWarp = 32;
 
-// Four warps: the fewest that keep a multiprocessor's four schedulers busy.
+// Threads of a block: four warps, the fewest that keep a multiprocessor's four schedulers busy.
 inline constexpr int kThreads = 128;
 
-// How many of their blocks a multiprocessor is to hold: 128 registers for each thread. Not told, the assembler spills
-// some to get one more block in.
+// How many such blocks a multiprocessor is to hold, which leaves 128 of its 65536 registers to each thread. If it is
+// not told, the assembler spills some registers to get one more block in.
 inline constexpr int kBlocks = 4;
 
 // Where a launch goes: the tensors' device, and its current stream.
 struct Queue {
   int device = 0;
   void* stream = nullptr;
-  int processors = 1;
-  int64_t shared_bytes = 0;  // that a block may have, less what kernels declare
+  int processors = 1;        // the device's multiprocessors
+  int64_t shared_bytes = 0;  // of dynamic shared memory that a block may have
 };
 
-// As many blocks as there are tiles, and no more than the device can hold at once: each takes tiles in turn.
+// How many blocks to launch: as many as there are tiles, but no more than the device can hold at once. Each block then
+// takes tiles in turn.
 inline int blocks_for(const Queue& queue, int64_t tiles, int threads) {
-  constexpr int kThreadsPerProcessor = 2048;
+  constexpr int kThreadsPerProcessor = 2048;  // the hardware's limit, from sm_80 to sm_100
   const int64_t resident = static_cast<int64_t>(queue.processors) * (kThreadsPerProcessor / threads);
-  // At least one, which writes the loss of no elements.
+  // At least one block, which writes the loss where there are no elements.
   return static_cast<int>(std::clamp<int64_t>(tiles, 1, resident));
 }
 
-// What derivatives are multiplied by: the gradient of the reduced loss, if there is one, over the divisor.
+// What derivatives are multiplied by: the upstream gradient of the reduced loss, if there is one, over the divisor.
 struct Scaling {
-  const void* upstream = nullptr;
+  const void* upstream = nullptr;  // one number, in upstream_dtype; null: 1
   ScalarType upstream_dtype = ScalarType::Float;
-  bool ready = false;  // gradients are there for an upstream gradient of 1
+  bool ready = false;  // whether the gradients for an upstream gradient of 1 are there: if it is 1, nothing is to do
   double divisor = 1;
-  const double* divisor_on_device = nullptr;  // instead, where only the device knows it
+  const double* divisor_on_device = nullptr;  // in place of the divisor, where only the device knows it
 };
 
-// Where the reduced loss goes, and room for what blocks leave: a number for each, and how many have arrived, which
-// is 0 before and after.
+// Where the reduced loss goes, and the scratch memory of blocks: a number from each, and how many have arrived, which
+// is 0 before a launch and after it.
 struct Reduced {
   void* loss = nullptr;  // null: not wanted
   ScalarType dtype = ScalarType::Float;

@@ -1,4 +1,4 @@
-// What CUDA's runtime says when it cannot do what it was asked for.
+// Errors of CUDA's runtime as exceptions.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,7 +10,7 @@ namespace fused_losses {
 
 inline void check_cuda(cudaError_t error) {
   if (error == cudaSuccess) return;
-  // The runtime keeps an error until someone asks for it: torch does after its next operator, which it would blame.
+  // The runtime keeps an error until it is asked for. torch asks after its next operator, and would blame that.
   static_cast<void>(cudaGetLastError());
   if (error == cudaErrorNoKernelImageForDevice) {
     throw std::runtime_error(

@@ -1,4 +1,4 @@
-// What the mean over labels divides by, where each block for itself would take too long.
+// What the mean over labels divides by, in a launch of its own: for more labels than each block should read for itself.
 #include "labels.cuh"
 
 namespace fused_losses {

@@ -1,4 +1,4 @@
-// Positions of a softmax, and what their labels say.
+// The positions of a softmax, and their labels.
 #pragma once
 
 #include "../formulas/cross_entropy.h"
@@ -8,23 +8,25 @@
 
 namespace fused_losses {
 
-// What every softmax kernel is given.
+// What every kernel of softmax and of the negative log-likelihood is given. Rows are those of kernels whose classes lie
+// side by side; other kernels work in tiles.
 struct SoftmaxKernel {
   SoftmaxArguments tensors;
   Scaling scaling;
   LabelDivisor label_divisor;
   Reduced reduced;
-  int64_t shift = 0;       // rows: of the one at offset 0
-  int lanes = 1;           // rows: threads for each
-  int parts = 1;           // tiles: warps that share the classes of one
-  int64_t held_packs = 0;  // rows: packs in shared memory
-  bool probabilities_packed = false;
+  int64_t shift = 0;                  // of a row at offset 0 (lines.cuh)
+  int lanes = 1;                      // threads that share a row
+  int parts = 1;                      // warps that share the classes of a tile
+  int64_t held_packs = 0;             // packs of a row in shared memory
+  bool probabilities_packed = false;  // whether rows of probabilities and of their gradient have the shift of the input
 };
 
 struct Position {
   int64_t outer, inner;
 };
 
+// The position of number i.
 __device__ inline Position position_of(const SoftmaxArguments& tensors, int64_t i) {
   if (tensors.outer == 1) return {0, i};
   if (tensors.inner == 1) return {i, 0};
@@ -36,7 +38,7 @@ __device__ inline int64_t offset_of(const SoftmaxArguments& tensors, const Class
   return offset_of(tensors, strides, position.outer, position.inner);
 }
 
-// A number for each position, or for each class.
+// The number at `offset` of a tensor that has one for each position or class; `absent`, if there is no tensor.
 template <class T>
 __device__ inline T number_at(const ClassTensor& tensor, int64_t offset, T absent) {
   return load_or(tensor.data, tensor.dtype, offset, absent);
@@ -44,7 +46,7 @@ __device__ inline T number_at(const ClassTensor& tensor, int64_t offset, T absen
 
 __device__ inline int64_t positions_of(const SoftmaxArguments& tensors) { return tensors.outer * tensors.inner; }
 
-// The class of a position; -1 if it does not count.
+// The class of a position; -1, if it is ignored.
 __device__ inline int64_t label_of(const SoftmaxArguments& tensors, const Position& position) {
   const ClassTensor& labels = tensors.labels;
   const int64_t offset = offset_of(tensors, labels.strides, position);
@@ -56,7 +58,7 @@ __device__ inline int64_t label_of(const SoftmaxArguments& tensors, const Positi
   return in_bounds ? y : -1;
 }
 
-// Of every step-th label.
+// The sum of the weights of every step-th label, from label `first` on.
 __device__ inline double weight_of_labels(const SoftmaxArguments& tensors, int64_t first, int64_t step) {
   double sum = 0;
   for (int64_t i = first; i < positions_of(tensors); i += step) {

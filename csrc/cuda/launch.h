@@ -1,5 +1,5 @@
-// The one place that launches kernels, and what they need besides CUDA's own words. Under FUSED_LOSSES_CUDA_ON_CPU
-// the same sources are plain C++, which tests/backends/cuda_on_cpu executes.
+// The one place that launches kernels, and what kernels need that CUDA has no portable expression for. Under
+// FUSED_LOSSES_CUDA_ON_CPU, the same sources are plain C++, which tests/backends/cuda_on_cpu runs.
 #pragma once
 
 #include "engine.h"
@@ -25,10 +25,10 @@ void launch(void (*kernel)(Arguments), const Queue& queue, int blocks, int threa
   cuda_on_cpu::launch(kernel, dim3(blocks), dim3(threads), shared_bytes, arguments);
 #else
   const void* const function = reinterpret_cast<const void*>(kernel);
-  constexpr int64_t kWithoutAsking = 48 << 10;
+  constexpr int64_t kWithoutAsking = 48 << 10;  // the most that CUDA gives a kernel whose limit was not raised
   if (shared_bytes > kWithoutAsking) {
-    // The most that there is, not what this launch needs: the limit is the kernel's own, and a lower one could come
-    // between another thread's and its launch.
+    // Raised to the most that there is, not to what this launch needs: the limit belongs to the kernel, and a lower one
+    // could come between another thread's limit and its launch.
     check_cuda(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(queue.shared_bytes)));
   }

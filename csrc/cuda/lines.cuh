@@ -1,18 +1,20 @@
-// Rows as kernels walk them: pack by pack where all lie side by side, else element by element.
+// Rows as kernels walk them: pack by pack (Packed) where elements lie side by side, else element by element (Apart).
+// A row may begin anywhere: its first and last packs may be incomplete.
 #pragma once
 
 #include "storage.cuh"
 
 namespace fused_losses {
 
-// Where a row begins, and how far apart its elements are.
+// A row in memory: where it begins, and how far apart its elements are, both in elements.
 struct Line {
   void* data = nullptr;  // null: absent
   ScalarType dtype = ScalarType::Float;
   int64_t offset = 0, stride = 1;
 };
 
-// A row's elements, cut where packs begin in memory: `shift` elements of the first pack come before the row.
+// A row of `length` elements, cut where packs begin in memory: the first `shift` elements of its first pack lie before
+// it.
 template <class Index>
 struct Span {
   Index shift, length;
@@ -29,7 +31,7 @@ struct Span {
   __device__ bool has(Index element) const { return element >= 0 && element < length; }
 };
 
-// Rows in type S whose elements lie side by side, all with the same shift.
+// Access to rows of type S whose elements lie side by side. All rows that are walked together have the same shift.
 template <class S>
 struct Packed {
   using T = Compute<S>;
@@ -91,18 +93,18 @@ struct Apart {
   }
 };
 
-// How many elements lie between the last border of packs and an address.
+// How many elements lie between an address and the beginning of its pack.
 inline int64_t shift_of(const void* data, size_t element_bytes) {
   return static_cast<int64_t>(reinterpret_cast<uintptr_t>(data) % kPackBytes / element_bytes);
 }
 
-// Whether rows of several tensors can be walked as Packed: all of one type, elements side by side, and all rows with
-// the same shift, which for row r is (shift() + where it begins) modulo the pack.
+// Whether the rows of several tensors can be walked as Packed: all are of one dtype, elements lie side by side, and the
+// rows of the same number have the same shift, which is (shift() + offset of the row) modulo the elements of a pack.
 class Alignment {
  public:
   explicit Alignment(ScalarType dtype) : dtype_(dtype) {}
 
-  // Of a tensor, whose rows begin at multiples of these strides.
+  // Adds a tensor, whose rows begin at multiples of these `dims` strides. An absent one is passed over.
   void add(const void* data, ScalarType dtype, int64_t stride, const int64_t* row_strides, int dims) {
     if (!data) return;
     const size_t bytes = with_storage(dtype, [](auto s) { return sizeof(s); });

@@ -1,13 +1,15 @@
-// The negative log-likelihood: an element for each position, and zeros around it.
+// The engine of the negative log-likelihood on a GPU, whose input holds log-probabilities already. The gradient is 0
+// but for one element of each position. Reading order: nll() at the end chooses the kernel: nll_rows_kernel() where
+// classes lie side by side, nll_tiles_kernel() where positions do; pick() is what both do for a position.
 #include "labels.cuh"
 
 namespace fused_losses {
 namespace {
 
-// Zeros for each thread, in packs, before another one takes part in the row.
+// A row gets more threads until each has so many packs of zeros to store.
 constexpr int kPacks = 4;
 
-// What is known of a position, and its loss.
+// A position: its class, -1 if it is ignored; its loss; and the gradient at its class.
 template <class T>
 struct Picked {
   int64_t y;
@@ -47,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) nll_rows_kernel(const __grid_constan
     const Position position = live ? position_of(tensors, i) : Position{0, 0};
     Picked<T> picked{-1, T(0), T(0)};
     if (live) picked = pick(tensors, position, static_cast<T>(upstream / divisor));
-    // In place, no one may write what another one has yet to read.
+    // If the gradient overwrites the input, no thread may write an element that another one has yet to read.
     group.sync();
     if (live && group.leads()) {
       if (tensors.losses.data) store_as(tensors.losses.data, tensors.losses.dtype, i, picked.value);

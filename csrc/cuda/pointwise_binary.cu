@@ -1,4 +1,4 @@
-// The pointwise engine for formulas/binary.h.
+// The pointwise engine, compiled for the formulas of formulas/binary.h.
 #include "pointwise_engine.cuh"
 
 #include "../formulas/binary.h"

@@ -1,4 +1,4 @@
-// What the mean of a pointwise loss divides by.
+// What the mean of a pointwise loss divides by, where elements must be looked at for it.
 #include "pointwise_engine.cuh"
 
 namespace fused_losses {

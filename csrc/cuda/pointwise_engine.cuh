@@ -1,4 +1,10 @@
-// The pointwise engine on a GPU: elements in, value and derivatives out, reduced on the way.
+// The pointwise engine on a GPU.
+//
+// To be read from the end: pointwise() is what operators call; it chooses packs of 128 bits where all tensors allow.
+// pointwise_kernel() gives each thread one pack or element after the other; one_pack() and one_element() load and store
+// them; PointwiseElement is what happens to one element, around the formula (formulas/*.h).
+//
+// Included by one file per group of formulas (pointwise_*.cu), so that groups compile side by side.
 #pragma once
 
 #include "../formulas/pointwise.h"
@@ -15,7 +21,7 @@ struct PointwiseKernel {
   Reduced reduced;
 };
 
-// What every element goes through, in type T. An element of each operand comes in; value and derivatives come out.
+// What is computed for one element, in type T: from an element of each operand and the factors, value and derivatives.
 template <class Formula, class T>
 class PointwiseElement {
  public:
@@ -106,8 +112,8 @@ __device__ inline T one_pack(const PointwiseElement<Formula, T>& element, const 
   return sum;
 }
 
-// S: all tensors are contiguous, aligned and of that type; a thread takes a pack of each in every step, and the rest
-// is done one by one. void: everything is, in type T.
+// If S is a storage type, all tensors are contiguous, aligned and of that type: a thread takes a pack of each in every
+// step, and the elements after the last pack are done one by one. If S is void, all are, in type T.
 template <class Formula, class T, class S>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     pointwise_kernel(const __grid_constant__ PointwiseKernel<Formula> kernel) {

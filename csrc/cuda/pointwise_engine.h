@@ -6,12 +6,12 @@
 
 namespace fused_losses {
 
-// Launches the kernel: losses, derivatives and the reduced loss go where there is room for them.
+// Launches the kernel. Losses, derivatives and the reduced loss are written where there is memory for them.
 template <class Formula>
 void pointwise(const PointwiseArguments& arguments, const Scaling& scaling, const Reduced& reduced, const Queue& queue);
 
-// What reduction="mean" divides by, where that is not the number of elements: the number that is not ignored, or the
-// sum of the weights, of which each is there so many times.
+// Writes what reduction="mean" divides by to `sum`, where that is not the number of elements: the number of elements
+// that are not ignored; or the sum of the weights, over `copies`, which is how often the iteration visits each of them.
 void pointwise_divisor(const PointwiseArguments& arguments, bool sum_weights, double copies, const Reduced& sum,
                        const Queue& queue);
 

@@ -1,4 +1,4 @@
-// The pointwise engine for formulas/likelihood.h.
+// The pointwise engine, compiled for the formulas of formulas/likelihood.h.
 #include "pointwise_engine.cuh"
 
 #include "../formulas/likelihood.h"

@@ -1,4 +1,4 @@
-// The pointwise engine for formulas/margin.h.
+// The pointwise engine, compiled for the formulas of formulas/margin.h.
 #include "pointwise_engine.cuh"
 
 #include "../formulas/margin.h"

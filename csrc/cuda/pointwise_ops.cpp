@@ -1,4 +1,4 @@
-// The operators of the pointwise family on a GPU, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+// The operators of the pointwise losses on a GPU, from tensors to the engine. Their schemas are in fused_losses/ops.py.
 #include "../formulas/losses.h"
 #include "../pointwise_call.h"
 #include "pointwise_engine.h"

@@ -1,4 +1,4 @@
-// The pointwise engine for formulas/regression.h.
+// The pointwise engine, compiled for the formulas of formulas/regression.h.
 #include "pointwise_engine.cuh"
 
 #include "../formulas/regression.h"

@@ -1,4 +1,5 @@
-// The reduced loss: its gradient, and adding up what blocks have found, in the same launch and in a fixed order.
+// The reduced loss: the upstream gradient of it, its divisor, and the sum of what blocks have found, which the launch
+// that finds it adds up, too, in a fixed order.
 #pragma once
 
 #include "storage.cuh"
@@ -21,20 +22,21 @@ __device__ inline T sum_of_warp(T value) {
   return value;
 }
 
-// The sum over a block of whole warps, for its first warp; the order depends on nothing.
+// The sum over a block of whole warps, always in the same order. The threads of the first warp get it, others 0.
 template <class T>
 __device__ inline T sum_of_block(T value) {
   FUSED_LOSSES_SHARED(T, warp_sums, kWarp);
   value = sum_of_warp(value);
-  __syncthreads();  // nobody reads the last sum any more
+  __syncthreads();  // no thread reads the sums of an earlier call any more
   if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = value;
   __syncthreads();
   if (threadIdx.x >= kWarp) return T(0);
   return sum_of_warp(threadIdx.x < blockDim.x / kWarp ? warp_sums[threadIdx.x] : T(0));
 }
 
-// Called by all threads of all blocks at their ends. The last block to arrive adds up what all have left, in the
-// order of blocks: which one that is makes no difference.
+// Writes the reduced loss: the sum over all threads of all blocks, over the divisor. Called by all threads at their
+// end. Each block leaves its sum, and the last one to arrive adds up what all have left, always in the same order:
+// which block that is makes no difference.
 __device__ inline void finish(double sum, const Reduced& reduced, double divisor) {
   sum = sum_of_block(sum);
   FUSED_LOSSES_SHARED(int, is_last, 1);

@@ -1,11 +1,12 @@
-// Multiplying a gradient that overwrote its logits, which cannot be computed again.
+// The engine of scale_, which multiplies a gradient in place: one that overwrote its input cannot be computed again.
 #pragma once
 
 #include "engine.h"
 
 namespace fused_losses {
 
-// By a number on the device; 1, the usual upstream gradient, leaves the memory untouched.
+// Multiplies the `count` elements of `gradient` by the one of `factor`, which the device alone knows. If it is 1, the
+// usual upstream gradient, the memory is not touched.
 void scale(const Result& gradient, int64_t count, const Result& factor, const Queue& queue);
 
 }  // namespace fused_losses

@@ -1,4 +1,4 @@
-// The operator scale_ on a GPU.
+// The operator scale_ on a GPU, from tensors to the engine. Its schema is in fused_losses/ops.py.
 #include "scale.h"
 #include "tensors.h"
 

@@ -1,4 +1,5 @@
-// Cross-entropy: whose kernels are in softmax_*.cu.
+// The softmax engine on a GPU. cross_entropy() chooses by dtype, soft targets and terms what to run; run_softmax
+// (softmax_engine.cuh), which softmax_*.cu compile for one dtype each, chooses the kernel.
 #include "labels.cuh"
 
 namespace fused_losses {

@@ -1,4 +1,8 @@
-// Which kernels run a softmax; instantiated for one type of storage in each of the files softmax_*.cu.
+// Which kernel runs a softmax; compiled for one storage type in each of the files softmax_*.cu.
+//
+// Reading order: cross_entropy() in softmax_engine.cu; run_softmax() below; softmax_rows.cuh, where classes lie side by
+// side, or softmax_tiles.cuh, where they do not; softmax_targets.cuh, which both ask for labels and soft targets and
+// for what follows from them; formulas/cross_entropy.h.
 #pragma once
 
 #include "softmax_rows.cuh"
@@ -35,11 +39,11 @@ bool has_packed_positions(const SoftmaxArguments& tensors) {
   return packed;
 }
 
-// Instantiated for a type of storage at a time.
+// Chooses the kernel. kSoft and kTerms: see softmax_targets.cuh.
 template <class S, bool kSoft, bool kTerms>
 void run_softmax(SoftmaxKernel kernel, const Queue& queue) {
   const SoftmaxArguments& tensors = kernel.tensors;
-  // Elements of rows are counted in 32 bits.
+  // The kernel for rows counts classes in 32 bits.
   bool in_rows = tensors.classes < INT32_MAX - kPackBytes;
   for_class_tensors(tensors, [&](const ClassTensor& tensor) { in_rows = in_rows && tensor.strides.classes == 1; });
   if (in_rows) {
@@ -53,8 +57,8 @@ void run_softmax(SoftmaxKernel kernel, const Queue& queue) {
     kernel.probabilities_packed = own.is_packed();
     return launch_softmax_rows<Packed<S>, kSoft, kTerms>(kernel, queue);
   }
-  // Packs of positions for each thread, if that leaves enough threads, and if all that is known of a pack fits in
-  // registers.
+  // A pack of positions for each thread, if that leaves a block of threads to each multiprocessor. Not with soft
+  // targets and terms together: what must be known of a pack of positions would not fit into registers.
   if constexpr (!(kSoft && kTerms)) {
     const int64_t threads = tensors.outer * tensors.inner / kPack<S>;
     if (has_packed_positions<S>(tensors) && threads >= static_cast<int64_t>(queue.processors) * kThreads) {

@@ -1,4 +1,4 @@
-// The softmax engines on a GPU: what their operators know of them.
+// The softmax engine and that of the negative log-likelihood on a GPU: what their operators know of them.
 #pragma once
 
 #include "../softmax_arguments.h"
@@ -6,8 +6,8 @@
 
 namespace fused_losses {
 
-// What the mean over labels divides by is known before anything is written: each block adds it up for itself, or a
-// launch of its own has done so.
+// What the mean over labels divides by must be known before anything is written: each block adds it up for itself, or a
+// launch of its own has done so (label_divisor()).
 struct LabelDivisor {
   bool by_each_block = false;
 };
@@ -19,7 +19,7 @@ void cross_entropy(const SoftmaxArguments& arguments, const Scaling& scaling, La
 void nll(const SoftmaxArguments& arguments, const Scaling& scaling, LabelDivisor divisor, const Reduced& reduced,
          const Queue& queue);
 
-// The weights of the labels that count, added up; their number where there is no weight.
+// Writes the sum of the weights of the labels that are not ignored to `sum`, or their number where there is no weight.
 void label_divisor(const SoftmaxArguments& arguments, const Reduced& sum, const Queue& queue);
 
 }  // namespace fused_losses

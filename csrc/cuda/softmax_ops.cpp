@@ -9,7 +9,7 @@
 namespace fused_losses {
 namespace {
 
-// Labels that a block reads in less time than a launch takes: some for each of its threads.
+// Labels that each block reads for itself, in less time than a launch takes: 128 for each of its 128 threads.
 constexpr int64_t kFewLabels = 16384;
 
 using Engine = void (*)(const SoftmaxArguments&, const Scaling&, LabelDivisor, const Reduced&, const Queue&);

@@ -1,22 +1,28 @@
-// Softmax over classes that lie side by side: a group of threads for each row. What fits stays on the chip, first in
-// registers, then in shared memory, as it is stored; only what is left is read again. So numerators are computed
-// twice, which costs less than the room to keep them: half as many rows would be in work at once.
+// Softmax over classes that lie side by side: a group of threads for each row. What fits of the logits stays on the
+// chip, first in registers, then in shared memory, in their storage type; only what is left is read again. So
+// numerators are computed twice, which costs less than keeping them: half as many rows would be in work at once.
+//
+// Reading order: launch_softmax_rows() at the end chooses how many threads share a row; softmax_rows_kernel() gives
+// rows to groups; SoftmaxRow does one row: add() is its first pass, emit() its second, finish_label() the element at
+// the label.
 #pragma once
 
 #include "softmax_targets.cuh"
 
 namespace fused_losses {
 
-// Of a block: 128 registers for each thread; more for soft targets and numbers of 64 bits, which need them. Terms make
-// no difference: with and without them, a loss is the same bits.
+// The most threads of a block. 512 leave 128 of a multiprocessor's registers to each; soft targets and float64, which
+// need more, get 256 threads. It must not depend on kTerms, so that a loss is the same bits with terms and without.
 template <class T, bool kSoft>
 inline constexpr int kMostThreads = sizeof(T) == sizeof(float) && !kSoft ? 512 : 256;
 
-// Packs that a thread holds in registers: what is left of them. Soft targets and numbers of 64 bits need many others.
+// Packs, of four registers each, that a thread holds: as many as its other registers leave. Soft targets and float64
+// leave few.
 template <class T, bool kSoft>
 inline constexpr int kHeldPacks = sizeof(T) == sizeof(float) ? (kSoft ? 4 : 8) : (kSoft ? 1 : 2);
 
-// Packs that a thread of a block has before another one takes part in the row: as many again in shared memory.
+// A row that a block shares gets more threads until each has so many packs of it: 8 in registers, and as many in shared
+// memory.
 inline constexpr int kPacksOfThread = 16;
 
 template <class Access, bool kSoft, bool kTerms>
@@ -35,7 +41,8 @@ class SoftmaxRow {
     if (kSoft && !tensors_.probabilities.data) common_mass_ = targets.mass_of_smoothing();
   }
 
-  // Called by all threads of the block; the loss is returned to one of the group.
+  // Writes the results of row i; returns its loss to one thread of the group, and 0 to others. Called by all threads of
+  // the block.
   __device__ T operator()(int64_t i) {
     const bool live = i < positions_of(tensors_);
     const Position position = live ? position_of(tensors_, i) : Position{0, 0};
@@ -71,7 +78,7 @@ class SoftmaxRow {
     if (kSoft && !tensors_.probabilities.data) state.mass = common_mass_;
     state_ = state;
 
-    // In place, no one may write what another one has yet to read.
+    // If the gradient overwrites the logits, no thread may write an element that another one has yet to read.
     group_.sync();
     unrolled<kHeld>([&](int h) { held[h].forget(); });
     T others = 0;
@@ -98,12 +105,12 @@ class SoftmaxRow {
 
  private:
   __device__ Line line(const ClassTensor& tensor, const Position& position) const {
-    // Without a branch around it: the compiler then knows that this is global memory.
+    // Without a branch around all of it, the compiler knows that this is global memory.
     const int64_t offset = tensor.data ? fused_losses::offset_of(tensors_, tensor.strides, position) : 0;
     return {tensor.data, tensor.dtype, offset, tensor.strides.classes};
   }
 
-  // Packs that are not in registers come after so many.
+  // How many packs of the row are in registers: the others come after them.
   __device__ int beyond() const { return kHeld * group_.lanes(); }
 
   // How far the last pack of this thread is from the row's last one.
@@ -116,7 +123,7 @@ class SoftmaxRow {
 
   __device__ Held load(const Line& x, int p) const { return Access::load(x, span_, p, static_cast<T>(-INFINITY)); }
 
-  // Logits of a pack: -inf beyond the row.
+  // The logits of a pack, -inf beyond the row.
   __device__ void unpack(int p, const Held& pack, T* x) const {
     Access::unpack(pack, x);
     if constexpr (kTerms) {
@@ -127,7 +134,7 @@ class SoftmaxRow {
     }
   }
 
-  // Soft targets of a pack: 0 beyond the row.
+  // The soft targets of a pack, 0 beyond the row.
   __device__ void load_soft(int p, T* q) const {
     const int first = p * kElements - span_.shift;
     T packed[kElements];
@@ -178,7 +185,7 @@ class SoftmaxRow {
     }
   }
 
-  // The sum of the soft targets, of a row whose statistics are given.
+  // The sum of the soft targets of a row whose statistics are given.
   __device__ T mass(int packs) const {
     T sum = 0;
     for (int p = group_.lane(); p < packs; p += group_.lanes()) {
@@ -250,7 +257,7 @@ class SoftmaxRow {
     const T e_y = numerator<kRounded>(hot_.x_y - slopes_.reference);
     others = kRounded ? state_.sum - e_y : group_.sum(others);
     if (!hot_.counts || !gradient.data) return;
-    // By whoever has stored the rest of its pack.
+    // The thread that has stored the label's pack stores the label's own element.
     if (((static_cast<int>(hot_.y) + span_.shift) / kElements & (group_.lanes() - 1)) != group_.lane()) return;
     store_as(gradient.data, gradient.dtype, gradient.offset + hot_.y * gradient.stride,
              targets_.gradient_at_label(slopes_, state_, hot_, e_y, others));
@@ -262,7 +269,7 @@ class SoftmaxRow {
   const Group& group_;
   Held* const memory_;
   T common_mass_ = 0;
-  // Of the row in work.
+  // What is known of the row in work.
   Line t_, t_gradient_;
   Hot<T> hot_;
   Span<int> span_{};
@@ -297,7 +304,8 @@ void launch_softmax_rows(SoftmaxKernel kernel, const Queue& queue) {
   constexpr int kHeld = kHeldPacks<typename Access::T, kSoft>;
   const SoftmaxArguments& tensors = kernel.tensors;
   const int64_t packs = tensors.classes / Access::kElements + 1;
-  // Within a warp, more threads rather than more packs for each; a block has shared memory for a row of its own.
+  // Within a warp, a row gets more threads until each has two packs, so that two loads of a thread overlap. A row for
+  // which the registers of a warp are too few gets a block, and shared memory.
   const bool in_warp = packs <= kWarp * kHeld;
   kernel.lanes = in_warp
                      ? lanes_for(packs, 2, kWarp)

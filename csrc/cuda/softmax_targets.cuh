@@ -1,14 +1,17 @@
-// What is the same for rows and tiles: what a softmax is compared with, hot classes and soft targets, and what follows
-// for a position; see formulas/cross_entropy.h. kSoft: there are soft targets. kTerms: the softmax has terms, other
-// logits than those given, a gradient of its log-sum-exp, or is asked for its largest class.
+// What is the same for rows and tiles: labels and soft targets, and what follows from them for a position; see
+// formulas/cross_entropy.h for the formula and its names. All is compiled for
+//   kSoft   whether there are soft targets: probabilities or label smoothing
+//   kTerms  whether there are terms, logits that are made of others, an upstream gradient of the log-sum-exp, or the
+//   class
+//           of the largest logit is asked for
 #pragma once
 
 #include "labels.cuh"
 
 namespace fused_losses {
 
-// e^x in one instruction of the unit for it, and a multiplication: to 2 units in the last place of float32, and 0
-// where that has no normal number.
+// e^x by a multiplication and the GPU's own instruction for 2^x: right to 2 units in the last place of float32, and 0
+// where the result would be subnormal.
 __device__ inline float approximate_exp(float x) {
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
   return exp(x);
@@ -20,7 +23,8 @@ __device__ inline float approximate_exp(float x) {
 #endif
 }
 
-// The numerator e^x, x <= 0. Storage of 16 bits cannot tell the approximation's error.
+// The numerator e^x for x <= 0. If kRounded, logits and gradients have 16 bits, too few to show the error of the
+// approximation.
 template <bool kRounded>
 __device__ inline float numerator(float x) {
   return kRounded ? approximate_exp(x) : exp(x);
@@ -30,17 +34,17 @@ __device__ inline double numerator(double x) {
   return exp(x);
 }
 
-// One instruction, and NaN is passed over: it shows in the sum of exponentials.
+// The larger number, in one instruction. NaN is passed over, since it makes the sum of exponentials NaN anyway.
 __device__ inline float larger_of(float a, float b) { return fmaxf(a, b); }
 __device__ inline double larger_of(double a, double b) { return fmax(a, b); }
 
-// A number to subtract from logits: of nothing but -inf, 0, so that exponentials are 0 and not NaN.
+// What to subtract from logits: the reference, but 0 for -inf, so that exponentials are 0 and not NaN.
 template <class T>
 __device__ inline T finite_reference(T reference) {
   return reference == static_cast<T>(-INFINITY) ? T(0) : reference;
 }
 
-// A state as numbers that threads tell each other.
+// A state as an array of numbers, which threads can exchange.
 template <bool kSoft, bool kTerms>
 inline constexpr int kStateNumbers = 2 + (kSoft ? 2 : 0) + (kTerms ? 1 : 0);
 
@@ -79,23 +83,23 @@ __device__ inline T raise(SoftmaxState<T>& state, T larger) {
   return reference;
 }
 
-// exp(x - m) (x - m), which is 0 where the first is.
+// The summand e difference of the excess, where e is exp(difference); 0 where e is 0, also for an infinite difference.
 template <class T>
 __device__ inline T excess(T e, T difference) {
   return e != 0 ? e * difference : T(0);
 }
 
-// Of one position.
+// What is known of a position before its logits are read.
 template <class T>
 struct Hot {
-  int64_t y = -1;  // -1: none
+  int64_t y = -1;  // its class; -1, if it is ignored or has probabilities
   bool counts = false;
   T x_y = 0, w_y = 1, hot = 0;
   T slope = 0;         // what derivatives are multiplied by
   T lse_upstream = 0;  // the upstream gradient of its log-sum-exp
 };
 
-// What a position's gradient is made of, besides soft targets.
+// What the gradient of a position is made of besides its soft targets.
 template <class T>
 struct Slopes {
   T reference = 0;         // what numerators are relative to
@@ -103,7 +107,7 @@ struct Slopes {
   SoftmaxTermsGradient<T> terms;
 };
 
-// What is the same for all positions.
+// Targets of all positions, and the results of each.
 template <class T, bool kSoft, bool kTerms>
 class Targets {
  public:
@@ -137,23 +141,23 @@ class Targets {
 
   __device__ T weight(int64_t c) const { return number_at(tensors_.weight, c * tensors_.weight.strides.classes, T(1)); }
 
-  // The logit of the softmax, of the one that is given.
+  // The logit of the softmax that is made of a given one.
   __device__ T logit(T given) const {
     if constexpr (kTerms) given = map_.value(given);
     return given;
   }
 
-  // The soft target of a class, whose probability is t.
+  // The soft target of class c, whose probability is t.
   __device__ T soft(T t, int64_t c) const { return (t * keep_ + constant_) * weight(c); }
 
-  // All of them, without probabilities. Called by all threads of the block.
+  // The sum of the soft targets where there are no probabilities. Called by all threads of the block.
   __device__ T mass_of_smoothing() const {
     T sum = 0;
     for (int64_t c = threadIdx.x; c < tensors_.classes; c += blockDim.x) sum += soft(T(0), c);
     return Group(blockDim.x).sum(sum);
   }
 
-  // What the forward has kept of position i, if it has.
+  // Whether the forward has kept statistics, and the state of position i that is made of them.
   __device__ bool given() const { return tensors_.backward && tensors_.reference; }
   __device__ SoftmaxState<T> read(int64_t i) const {
     SoftmaxState<T> state{static_cast<const T*>(tensors_.reference)[i], static_cast<const T*>(tensors_.sum)[i]};
@@ -174,7 +178,7 @@ class Targets {
     return result;
   }
 
-  // With respect to a given logit: of numerator e, logit x and soft target q.
+  // The gradient with respect to a given logit, of which x was made; e is its numerator, q its soft target.
   __device__ T gradient(const Slopes<T>& slopes, const Hot<T>& hot, T e, T x, T q) const {
     T made = e * slopes.numerator_factor;
     if constexpr (kTerms) made += excess(e, x - slopes.reference) * slopes.terms.excess_factor;
@@ -183,7 +187,7 @@ class Targets {
     return made;
   }
 
-  // At class y, p - 1 nearly cancels where p is nearly 1: minus the sum of the others, then.
+  // The same at class y, from the sum of all other numerators: see gradient_at_hot.
   __device__ T gradient_at_label(const Slopes<T>& slopes, const SoftmaxState<T>& state, const Hot<T>& hot, T e_y,
                                  T others) const {
     const T q_y = kSoft ? soft(T(0), hot.y) : T(0);
@@ -196,12 +200,12 @@ class Targets {
     return made;
   }
 
-  // With respect to the probability of class c, whose logit is x.
+  // The gradient with respect to the probability of class c, whose logit is x.
   __device__ T gradient_of_probability(const Slopes<T>& slopes, const Hot<T>& hot, T log_sum, T x, int64_t c) const {
     return (slopes.reference - x + log_sum) * (keep_ * hot.slope) * weight(c);
   }
 
-  // Writes what a forward has found of position i, by one of its threads, and returns the loss.
+  // Writes what a forward has found of position i, and returns its loss. Called by one thread of the position.
   __device__ T finish(int64_t i, const Hot<T>& hot, const SoftmaxState<T>& found, int64_t largest) const {
     if (tensors_.backward) return 0;
     const SoftmaxState<T> state = referred(found);
@@ -222,7 +226,7 @@ class Targets {
   }
 
  private:
-  // Of nothing but -inf, relative to 0.
+  // The state with a finite reference.
   __device__ static SoftmaxState<T> referred(SoftmaxState<T> state) {
     state.reference = finite_reference(state.reference);
     return state;

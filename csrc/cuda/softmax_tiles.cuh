@@ -1,5 +1,10 @@
-// Softmax over classes that do not lie side by side, as in images: each thread has some neighbouring positions and
-// walks their classes, twice; the second time from memory's caches. Warps may share the classes of a tile.
+// Softmax over classes that do not lie side by side, as in images (N, C, H, W): each thread has one position or a pack
+// of neighbouring ones, and walks their classes twice, the second time from caches. The positions of a warp are a tile,
+// and several warps may share its classes.
+//
+// Reading order: launch_softmax_tiles() at the end chooses how many warps share a tile; softmax_tiles_kernel() gives
+// tiles to warps; SoftmaxTile does the positions of a thread: add_up() is the first pass, merge() joins the warps of a
+// tile, emit() is the second pass, finish_labels() the elements at the labels.
 #pragma once
 
 #include <limits>
@@ -8,7 +13,8 @@
 
 namespace fused_losses {
 
-// Classes that are looked at together: one of their numerators is spent on what came before.
+// Classes that are looked at together. Each group takes an exponential besides those of its classes, which brings what
+// came before to a larger reference: a quarter more. Larger groups would need more registers for their logits.
 inline constexpr int kClassesAtOnce = 4;
 
 // P neighbouring positions for each thread: a pack, or one.
@@ -17,7 +23,7 @@ class SoftmaxTile {
   using T = Compute<S>;
   static constexpr bool kRounded = sizeof(S) == 2;
   static constexpr int kNumbers = kStateNumbers<kSoft, kTerms>;
-  // Of packs of positions, classes are counted in 32 bits: there are many of them to keep.
+  // Classes are counted in 32 bits for packs of positions, for which many of these numbers are kept.
   using Class = std::conditional_t<P == 1, int64_t, int>;
   static constexpr Class kNone = std::numeric_limits<Class>::max();  // a class after all others
 
@@ -27,7 +33,8 @@ class SoftmaxTile {
     if (kSoft && !tensors_.probabilities.data) common_mass_ = targets.mass_of_smoothing();
   }
 
-  // The tile whose first position for this thread is `begin`. Called by all threads of the block.
+  // Writes the results of this thread's positions, from number `begin` on; returns the sum of their losses to one of
+  // the threads that share them, and 0 to others. Called by all threads of the block.
   __device__ T operator()(int64_t begin) {
     const int64_t positions = positions_of(tensors_);
     const bool live = begin < positions;  // P divides their number
@@ -37,7 +44,8 @@ class SoftmaxTile {
       hot_[j] = targets_.hot({first.outer, first.inner + j}, live);
       any |= hot_[j].counts;
     });
-    __syncthreads();  // in place, no one may write what another one has yet to read
+    // If the gradient overwrites the logits, no thread may write an element that another one has yet to read.
+    __syncthreads();
     x_ = offset(tensors_.input, first);
     t_ = offset(tensors_.probabilities, first);
 
@@ -76,7 +84,7 @@ class SoftmaxTile {
     return tensor.data ? fused_losses::offset_of(tensors_, tensor.strides, position) : 0;
   }
 
-  // Class c of the thread's positions.
+  // Loads class c of the thread's positions; and below, stores it.
   __device__ static void load(const ClassTensor& tensor, int64_t offset, int64_t c, T* x) {
     const S* const from = static_cast<const S*>(tensor.data) + offset + c * tensor.strides.classes;
     if constexpr (P == 1) {
@@ -110,7 +118,7 @@ class SoftmaxTile {
     });
   }
 
-  // Calls body(c) for the first of every few classes of this thread.
+  // Calls body(c) for the first class c of each group of kClassesAtOnce that this thread has.
   template <class Body>
   __device__ void for_classes(const Body& body) const {
     const int64_t step = static_cast<int64_t>(kernel_.parts) * kClassesAtOnce;
@@ -157,7 +165,7 @@ class SoftmaxTile {
     });
   }
 
-  // The sums of the soft targets, of positions whose statistics are given.
+  // The sums of the soft targets of positions whose statistics are given.
   __device__ void add_up_mass(SoftmaxState<T>* states) const {
     T mass[P]{};
     for_classes([&](int64_t first) {
@@ -172,7 +180,7 @@ class SoftmaxTile {
     unrolled<P>([&](int j) { states[j].mass = mass[j]; });
   }
 
-  // Adds up what the warps that share the tile have found. The block must come together before it does so again.
+  // Adds up what the warps that share the tile have found. Before it is called again, all threads must have met.
   __device__ void sum_of_parts(T* values) const {
     FUSED_LOSSES_SHARED(T, found, kThreads * P);
     unrolled<P>([&](int j) { found[threadIdx.x * P + j] = values[j]; });
@@ -183,11 +191,11 @@ class SoftmaxTile {
     });
   }
 
-  // What the warps that share the tile have found, in their order.
+  // Merges what the warps that share the tile have found, in their order.
   __device__ void merge(SoftmaxState<T>* states) {
     if (kernel_.parts == 1) return;
     FUSED_LOSSES_SHARED(T, found, kThreads * P * kNumbers);
-    __syncthreads();  // nobody reads the last ones any more
+    __syncthreads();  // no thread reads the states of an earlier call any more
     unrolled<P>([&](int j) { write_state<kSoft, kTerms>(states[j], found + (threadIdx.x * P + j) * kNumbers); });
     __syncthreads();
     unrolled<P>([&](int j) {
@@ -259,7 +267,8 @@ class SoftmaxTile {
       unrolled<P>([&](int j) { others[j] = others_[j]; });
       sum_of_parts(others);
     }
-    // All elements are there before one of a column is written again; nobody reads the last sums any more.
+    // All elements must have been written before those at the labels are written again; and no thread may read the sums
+    // of sum_of_parts any more.
     __syncthreads();
     if (part_ != 0) return;
     unrolled<P>([&](int j) {
@@ -276,7 +285,7 @@ class SoftmaxTile {
   const Targets<T, kSoft, kTerms>& targets_;
   const int part_;
   T common_mass_ = 0;
-  // Of the tile in work.
+  // What is known of the positions in work.
   Hot<T> hot_[P];
   Slopes<T> slopes_[P];
   Class largest_[P];  // the first class with the largest logit
@@ -284,7 +293,8 @@ class SoftmaxTile {
   int64_t x_ = 0, t_ = 0;
 };
 
-// Packs of positions, and soft targets of 64 bits, need more registers than so many blocks at once leave.
+// How many blocks a multiprocessor is to hold. Packs of positions, and soft targets in float64, need more registers
+// than kBlocks leave: half as many blocks leave twice as many.
 template <class S, bool kSoft, int P>
 inline constexpr int kTileBlocks = P == 1 && !(kSoft && sizeof(S) == sizeof(double)) ? kBlocks : kBlocks / 2;
 
@@ -310,7 +320,7 @@ __global__ void __launch_bounds__(kThreads, kTileBlocks<S, kSoft, P>)
 
 template <class S, bool kSoft, bool kTerms, int P>
 void launch_softmax_tiles(SoftmaxKernel kernel, const Queue& queue) {
-  // Few positions of many classes: all warps of a block share a tile.
+  // Where there are many classes, all warps of a block share a tile: each then has two groups of classes or more.
   constexpr int64_t kFew = 2 * kClassesAtOnce * kThreads / kWarp;
   kernel.parts = kernel.tensors.classes >= kFew ? kThreads / kWarp : 1;
   const int64_t in_block = kThreads / kernel.parts * P, positions = kernel.tensors.outer * kernel.tensors.inner;

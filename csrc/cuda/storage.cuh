@@ -1,4 +1,4 @@
-// How elements lie in memory: alone, of any type and stride, or in packs of 128 bits.
+// Elements in memory: one by one, of any dtype and stride, or in packs of 128 bits.
 #pragma once
 
 #include <cstdint>
@@ -9,21 +9,21 @@
 
 namespace fused_losses {
 
-// Calls body(0), body(1), ... in as many copies of its code: an array stays in registers only if all its indices are
-// constants.
+// Calls body(0) to body(count - 1) in as many copies of its code: an array stays in registers only if all indices into
+// it are constants.
 template <int count, class Body>
 __device__ inline void unrolled(const Body& body) {
 #pragma unroll
   for (int i = 0; i < count; ++i) body(i);
 }
 
-// Element i of an array of numbers, or `absent` where there is none.
+// Element i of an array, or `absent` where there is no array.
 template <class T>
 __device__ inline T load_or(const void* data, ScalarType dtype, int64_t i, T absent) {
   return data ? load_as<T>(data, dtype, i) : absent;
 }
 
-// Where element i of an operand is.
+// How far element i of an iteration lies from the beginning of an operand.
 __device__ inline int64_t offset_of(const Operand& operand, const Iteration& iteration, int64_t i) {
   return operand.contiguous ? i : offset_of(i, iteration.dims, iteration.sizes, operand.strides);
 }
@@ -34,18 +34,19 @@ __device__ inline T load_element(const Operand& operand, const Iteration& iterat
   return load_as<T>(operand.data, operand.dtype, offset_of(operand, iteration, i));
 }
 
-// The widest access that every GPU has.
+// The widest access to memory that every GPU has, 128 bits.
 inline constexpr int kPackBytes = 16;
 
 template <class S>
 inline constexpr int kPack = kPackBytes / sizeof(S);
 
+// The elements of a pack, for arithmetic.
 template <class S>
 struct Elements {
   S at[kPack<S>];
 };
 
-// As words, so that what stays in registers takes four of them, whatever the type.
+// A pack as words, so that one that is kept takes four registers, whatever the type of its elements.
 template <class S>
 struct alignas(kPackBytes) Pack {
   static constexpr int kWords = kPackBytes / sizeof(unsigned);
@@ -60,7 +61,7 @@ struct alignas(kPackBytes) Pack {
     return result;
   }
 
-  // What the compiler knows of the contents. Without it, it would keep what it has converted them to, too.
+  // Makes the compiler forget what it knows of the contents, else it would keep the converted elements, too.
   __device__ void forget() {
 #if !defined(FUSED_LOSSES_CUDA_ON_CPU)
     asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));

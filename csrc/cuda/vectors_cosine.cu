@@ -1,4 +1,4 @@
-// Pairs by the cosine between them.
+// The engine for losses of vectors, compiled for pairs and the cosine between them.
 #include "vectors_engine.cuh"
 
 namespace fused_losses {

@@ -1,5 +1,8 @@
-// The engine of losses of vectors on a GPU: a group of threads adds up a vector's numbers, merges them, and makes
-// the derivatives from elements that have stayed in registers; those of long vectors are read again.
+// The engine for losses of vectors on a GPU: a group of threads adds up the numbers of a vector, merges them, and makes
+// the derivatives from elements that have stayed in registers. Those of long vectors are read again.
+//
+// To be read from the end: vectors() chooses how elements are accessed (lines.cuh), launch_vectors() how many threads
+// share a vector, vectors_kernel() gives vectors to groups of threads, and OneVector does one vector, in two passes.
 #pragma once
 
 #include "../formulas/vectors.h"
@@ -9,8 +12,8 @@
 
 namespace fused_losses {
 
-// Packs of each operand that a thread holds: four of three operands take 48 registers. Numbers of 64 bits and powers
-// need many others.
+// Packs of each operand that a thread holds. Four packs of three operands take 48 of its 128 registers; float64 and
+// powers need many others, so there it is one.
 template <class Formula, class T>
 inline constexpr int kHeldVectorPacks = sizeof(T) == sizeof(double) || Formula::kTakesPowers ? 1 : 4;
 
@@ -20,8 +23,8 @@ struct VectorsKernel {
   VectorsArguments tensors;
   Scaling scaling;
   Reduced reduced;
-  int64_t shift;  // of the vector at offset 0
-  int lanes;
+  int64_t shift;  // of a vector at offset 0 (lines.cuh)
+  int lanes;      // threads that share a vector
   bool wants_derivatives;
 };
 
@@ -38,7 +41,8 @@ class OneVector {
   __device__ OneVector(const VectorsKernel<Formula>& kernel, const Group& group, T scale)
       : kernel_(kernel), tensors_(kernel.tensors), group_(group), scale_(scale) {}
 
-  // Called by all threads of the block. A vector that is not there is one without elements.
+  // Writes the results of a vector; returns its loss to one thread of the group, and 0 to others. Called by all threads
+  // of the block: beyond the last vector, with one that has no elements.
   __device__ T operator()(int64_t vector) {
     const bool live = vector < tensors_.vectors.count;
     Line x[kOperands], derivatives[kOperands];
@@ -47,7 +51,7 @@ class OneVector {
       derivatives[k] = line(tensors_.derivatives[k], vector, live);
     });
     const Span<int64_t> span{(kernel_.shift + x[0].offset) & (kElements - 1), live ? tensors_.length : 0};
-    // Of the longest vector, so that all threads of a block go round equally often.
+    // The most packs that a vector can have, whatever its shift, so that all threads of a block loop equally often.
     const int64_t packs = (tensors_.length + 2 * (kElements - 1)) / kElements;
     const int64_t step = static_cast<int64_t>(kHeld) * group_.lanes();
 
@@ -56,7 +60,7 @@ class OneVector {
     if constexpr (!Formula::kAdds) kernel_.formula.start(numbers);
     for (int64_t base = 0; base < packs; base += step) {
       load(x, span, base, held);
-      // Few terms at a time, so that the sums of long vectors lose nothing.
+      // Few terms are added up before they go to the sum of such sums, so that rounding errors stay small.
       T some[kNumbers]{};
       if constexpr (!Formula::kAdds) kernel_.formula.start(some);
       add(span, base, held, some);

@@ -1,4 +1,5 @@
-// The operators of losses of vectors on a GPU, from tensors to the engine. Their schemas are in fused_losses/ops.py.
+// The operators of the losses of vectors on a GPU, from tensors to the engine. Their schemas are in
+// fused_losses/ops.py.
 #include "vectors_engine.h"
 
 #include "../formulas/vectors.h"

@@ -1,4 +1,4 @@
-// Triplets by distances that take powers.
+// The engine for losses of vectors, compiled for triplets and distances that take powers.
 #include "vectors_engine.cuh"
 
 namespace fused_losses {

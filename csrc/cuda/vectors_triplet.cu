@@ -1,4 +1,4 @@
-// Triplets by distances that are sums or extremes.
+// The engine for losses of vectors, compiled for triplets and distances that are sums or extremes.
 #include "vectors_engine.cuh"
 
 namespace fused_losses {
