@@ -26,7 +26,7 @@ def find_cuda() -> Path | None:
     places = [f"{home}/bin/nvcc"] if home else [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
     for nvcc in [*places, *(f"{folder}/bin/nvcc" for folder in PACKAGES)]:
         if nvcc and Path(nvcc).exists():
-            # Itself says best where it is: a link or a script may stand for it.
+            # nvcc itself is asked where it is, since the path may be a link or a script.
             said = subprocess.run(
                 [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True
             )
@@ -72,21 +72,21 @@ FLAGS = [
     "-g" if os.environ.get("DEBUG") == "1" else "-g0",
     "-O2",
     "-fvisibility=hidden",
-    # No one reads errno or floating point traps here; both keep loops from being vectorised.
+    # Nothing here reads errno or floating point traps, which keep loops from being vectorised.
     "-fno-math-errno",
     "-fno-trapping-math",
     "-Wall",
     "-Wextra",
     "-Werror",
-    # Vector arguments never cross a library's border, so that their passing depends on flags is no matter.
+    # How vectors are passed depends on flags; but no function of a library's interface takes one.
     "-Wno-psabi",
     # GCC 12 calls the placeholder operands inside its own AVX-512 headers uninitialised.
     "-Wno-uninitialized",
     "-Wno-maybe-uninitialized",
-    # Clang does not know the last one.
+    # Clang does not know -Wno-maybe-uninitialized.
     "-Wno-unknown-warning-option",
 ]
-# Ampere, Hopper, Blackwell, and what comes after them, whose drivers compile the last one's PTX.
+# Ampere, Hopper and Blackwell; for what comes after them, the driver compiles the PTX.
 CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 
 NVCC_FLAGS = [
@@ -97,7 +97,8 @@ NVCC_FLAGS = [
     "--expt-relaxed-constexpr",
     "-Xcompiler",
     "-fvisibility=hidden",
-    # Formulas say themselves where products and sums contract: what is computed twice must be the same bits.
+    # Products and sums contract only where a formula says multiply_add: what is computed twice must be the
+    # same bits.
     "-fmad=false",
 ]
 
@@ -116,7 +117,7 @@ def cpu_libraries() -> list[str]:
 
 def sanitizer_flags() -> list[str]:
     names = os.environ.get("FUSED_LOSSES_SANITIZE", "")
-    # At -O2 the engines' many loops, each checked at each access, take longer to compile than to test.
+    # At -O2, the engines' many loops, with a check at each access, take longer to compile than to test.
     return [f"-fsanitize={names}", "-fno-omit-frame-pointer", "-g", "-O1"] if names else []
 
 
@@ -128,7 +129,7 @@ def cpu_extension(isa: str) -> Extension:
         define_macros=[STABLE_ABI],
         library_dirs=library_paths(),
         libraries=["torch_cpu"],
-        # torch's headers are not ours to keep free of warnings.
+        # As system headers, those of torch give no warnings.
         extra_compile_args=FLAGS
         + [f"-isystem{path}" for path in include_paths()]
         + ISA_FLAGS[isa]
@@ -138,7 +139,7 @@ def cpu_extension(isa: str) -> Extension:
 
 
 def cuda_architectures() -> list[str]:
-    """What the CUDA library is built for; nothing, with a word why, where it cannot be built."""
+    """What the CUDA library is built for. Nothing, if it cannot be built, and the reason is printed."""
     why_not = None
     if os.environ.get("FUSED_LOSSES_CUDA") == "0":
         why_not = "FUSED_LOSSES_CUDA=0"
@@ -155,12 +156,12 @@ def cuda_architectures() -> list[str]:
 
 def cuda_extension() -> Extension:
     sources = [*Path("csrc/cuda").glob("*.cu"), *Path("csrc/cuda").glob("*.cpp")]
-    # The runtime that torch loads, if it is there; NVIDIA's packages have no libcudart.so without a version.
+    # The runtime that torch loads comes first. In NVIDIA's packages, a version is part of its file's name.
     folders = [folder / lib for folder in [*PACKAGES, CUDA] for lib in ("lib", "lib64")]
     runtime = next((path for folder in folders for path in sorted(folder.glob("libcudart.so*"))), None)
     if runtime is None:
         sys.exit(f"fused_losses: the CUDA in {CUDA} has no libcudart.so")
-    # Apart, since nvcc takes no path in the same word.
+    # The option and the path are two arguments, since nvcc does not take both in one.
     systems = [word for path in [*include_paths(), CUDA / "include"] for word in ("-isystem", str(path))]
     return Extension(
         "fused_losses._cuda",
@@ -169,7 +170,7 @@ def cuda_extension() -> Extension:
         define_macros=[STABLE_ABI],
         library_dirs=library_paths(),
         libraries=["torch_cpu", "torch_cuda"],
-        # USE_CUDA: torch's C interface to streams and guards.
+        # USE_CUDA makes torch declare its C interface to streams and guards.
         extra_compile_args={"cxx": [*FLAGS, "-DUSE_CUDA", *systems], "nvcc": [*NVCC_FLAGS, *systems]},
         extra_link_args=[str(runtime)],
     )

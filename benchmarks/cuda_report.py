@@ -25,20 +25,21 @@ import fused_losses
 LIBRARY = Path(fused_losses.__file__).parent / "_cuda.so"
 RESULTS = Path(__file__).parent / "results" / "cuda-report.csv"
 
-# Of a multiprocessor, the same from sm_80 to sm_100.
+# A multiprocessor of sm_80, sm_90 or sm_100 has so many registers and holds so many warps.
 REGISTERS = 65536
 MOST_WARPS = 64
 REGISTERS_AT_ONCE = 256
-"""In which a warp gets them."""
+"""The unit in which registers are given to a warp."""
 
 WARP = 32
 THREADS = 128
-"""Of a block, but for these (`kMostThreads` in their sources), whose blocks for long rows are larger."""
+"""Threads of a block (`kThreads` in csrc/cuda/engine.h), but for the kernels of LARGER."""
 IN_PACKS = re.compile(
     r"Packed<|scale_kernel|pointwise_kernel<.*(float|double|Half|BFloat16)>$|tiles_kernel<.*[248]>$"
 )
 """Kernels for tensors that lie ready in memory."""
 
+# Kernels whose blocks for long rows are larger (`kMostThreads` in their sources). The first match counts.
 LARGER = {
     r"softmax_rows_kernel<(\w+<double>|.*, true, )": 256,
     "softmax_rows_kernel": 512,
@@ -55,11 +56,11 @@ class Row:
     threads: int
     registers: int
     spills: int
-    """Instructions that access local memory."""
+    """How many instructions access local memory."""
     shared_bytes: int
     """Declared by the kernel itself."""
     occupancy: float
-    """Of the warps that a multiprocessor can hold, as registers allow."""
+    """Which part of the warps that a multiprocessor can hold, its registers allow."""
     loads: str
     stores: str
     instructions: int
@@ -68,7 +69,7 @@ class Row:
 
 
 def resources() -> dict[tuple[str, str], dict[str, int]]:
-    """Of every kernel, by architecture and name."""
+    """What every kernel uses ("REG": registers, "SHARED": bytes, ...), by architecture and name."""
     found, architecture, name = {}, "", ""
     for line in _lines("-res-usage"):
         if match := re.match(r"arch = (\S+)", line):
@@ -81,7 +82,7 @@ def resources() -> dict[tuple[str, str], dict[str, int]]:
 
 
 def codes() -> Iterator[tuple[tuple[str, str], list[Instruction]]]:
-    """Of every kernel, its instructions."""
+    """The instructions of every kernel, with its architecture and name."""
     key, code = ("", ""), []
     architecture = ""
     for line in _lines("-sass"):
@@ -114,20 +115,20 @@ def readable(names: list[str]) -> dict[str, str]:
 
 
 def occupancy(registers: int, threads: int) -> float:
-    """Of a multiprocessor's warps."""
-    of_warp = -(-registers * WARP // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
-    blocks = REGISTERS // of_warp // (threads // WARP)
+    """Which part of a multiprocessor's warps blocks of so many threads can fill."""
+    per_warp = -(-registers * WARP // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
+    blocks = REGISTERS // per_warp // (threads // WARP)
     return min(blocks * (threads // WARP), MOST_WARPS) / MOST_WARPS
 
 
 def rows() -> list[Row]:
     """All kernels of the library."""
-    of_all = resources()
-    names = readable(sorted({name for _, name in of_all}))
+    used = resources()
+    names = readable(sorted({name for _, name in used}))
     found = []
     for key, code in codes():
         architecture, mangled = key
-        kernel, usage = names[mangled], of_all[key]
+        kernel, usage = names[mangled], used[key]
         threads = next((n for name, n in LARGER.items() if re.match(name, kernel)), THREADS)
         accesses = [each.access for each in code if each.access]
         spills = sum(bool(re.search(r"\b(LDL|STL)\b", each.text)) for each in code)

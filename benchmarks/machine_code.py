@@ -20,13 +20,13 @@ import triton
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 BESIDES = ("reduce.py", "labels.py")
-"""Sources whose loops are not over elements: they add up programs' sums, and labels' weights."""
+"""Sources whose loops are not over elements: they add up the sums of programs, and the weights of labels."""
 
 WIDE = 128
-"""Bits of the accesses that memory wants; Blackwell has still wider ones."""
+"""Bits of the widest accesses to memory that all GPUs have; Blackwell has wider ones, too."""
 
 FEW_ACCESSES = 4
-"""Of one kind in a loop: so few may be narrow, being one number for each row."""
+"""How many loads, or stores, of a loop may be narrow: they may be those of one number for each row."""
 
 # An access to global memory and its width: in bits if there is a number, else a type of at most 32 bits.
 _SASS_ACCESS = re.compile(r"\b(LDG|STG)\.E(?:\.\w+)*")
@@ -45,7 +45,7 @@ _AMD_WIDTHS = {
 
 @dataclass
 class Instruction:
-    """One machine instruction, or the assembly's word for it."""
+    """One machine instruction, as text of the disassembly or of the assembly."""
 
     text: str
     source: str
@@ -56,7 +56,7 @@ class Instruction:
 
     @property
     def access(self) -> tuple[str, int] | None:
-        """("load" or "store", bits) of global memory."""
+        """("load" or "store", bits), if the instruction accesses global memory."""
         if found := _SASS_ACCESS.search(self.text):
             widths = _SASS_WIDTH.search(found[0])
             bits = int(widths[1] or widths[2]) if widths else 32
@@ -69,12 +69,12 @@ class Instruction:
 
     @property
     def is_exponential(self) -> bool:
-        """Of base 2, as all of them are made from."""
+        """Whether it computes 2^x, of which all exponentials are made."""
         return "MUFU.EX2" in self.text or "v_exp_f32" in self.text
 
     @property
     def is_special(self) -> bool:
-        """Of the unit for reciprocals, roots, logarithms and exponentials, the slowest one."""
+        """Whether it is one of the slowest unit's: reciprocals, roots, logarithms and exponentials."""
         return "MUFU" in self.text or bool(re.search(r"\bv_(exp|log|rcp|rsq|sqrt)_f", self.text))
 
 
@@ -88,9 +88,9 @@ class Code:
 
     @cached_property
     def loops(self) -> list[frozenset[int]]:
-        """The natural loops: where one jumps back to an instruction that dominates it, all between the two.
+        """The natural loops: where a jump leads back to an instruction that dominates it, what is between.
 
-        Rare cases that lie elsewhere, but lead back, belong to the loop as well.
+        Those of rare cases, which lie elsewhere but lead back, belong to the loop as well.
         """
         return list(_natural_loops(self._successors()).values())
 
@@ -105,7 +105,7 @@ class Code:
         return found
 
     def accesses(self, where: Iterable[int]) -> list[tuple[str, int]]:
-        """Those to global memory for elements, as a list of ("load" or "store", bits)."""
+        """The accesses to global memory for elements, as ("load" or "store", bits)."""
         found = [self.instructions[i] for i in where]
         return [each.access for each in found if each.access and each.source not in BESIDES]
 
@@ -139,7 +139,7 @@ def _natural_loops(successors: Sequence[Sequence[int]]) -> dict[int, frozenset[i
 
 
 def _dominators(successors: Sequence[Sequence[int]], predecessors: Sequence[Sequence[int]]) -> list[int]:
-    """For each instruction, the set of those on every way to it, as bits; of unreachable ones, none."""
+    """For each instruction, the set of those on every way to it, as bits; unreachable ones mean nothing."""
     order, seen = [], {0}
     stack = [(0, iter(successors[0]))]
     while stack:
@@ -170,7 +170,7 @@ def _dominators(successors: Sequence[Sequence[int]], predecessors: Sequence[Sequ
 
 @dataclass
 class Resources:
-    """What a kernel takes of a processor, for each thread but for `shared`."""
+    """What a kernel takes of a processor: for each thread, but for `shared`, which is for a program."""
 
     registers: int
     spilled: int

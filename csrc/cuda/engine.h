@@ -29,7 +29,7 @@ struct Queue {
 // How many blocks to launch: as many as there are tiles, but no more than the device can hold at once. Each block then
 // takes tiles in turn.
 inline int blocks_for(const Queue& queue, int64_t tiles, int threads) {
-  constexpr int kThreadsPerProcessor = 2048;  // the hardware's limit, from sm_80 to sm_100
+  constexpr int kThreadsPerProcessor = 2048;  // the limit of sm_80, sm_90 and sm_100
   const int64_t resident = static_cast<int64_t>(queue.processors) * (kThreadsPerProcessor / threads);
   // At least one block, which writes the loss where there are no elements.
   return static_cast<int>(std::clamp<int64_t>(tiles, 1, resident));

@@ -35,7 +35,7 @@ FLAGS = [
 
 
 def build(folder: Path, sanitizer: str = "") -> Path:
-    """The library in a folder, made anew where sources are newer."""
+    """Makes the library in a folder, compiles again where sources are newer, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     flags = [*FLAGS, *([f"-fsanitize={sanitizer}"] if sanitizer else [])]
     newest = max(path.stat().st_mtime for path in HEADERS)

@@ -1,5 +1,6 @@
-// CUDA's words in plain C++: kernels run on the CPU, each block's threads as fibers in an order that a seed decides
-// (FUSED_LOSSES_CUDA_SEED). So a race shows as a result that changes, and what is out of bounds is AddressSanitizer's.
+// What kernels use of CUDA, in plain C++: kernels run on the CPU, and the threads of a block as fibers, in an order
+// that a seed decides (FUSED_LOSSES_CUDA_SEED). So a race shows as a result that changes with the seed, and
+// AddressSanitizer finds accesses out of bounds.
 #pragma once
 
 #include <algorithm>
@@ -50,7 +51,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_t share
   }
 }
 
-// A variable is known by where it is declared and by its size, since templates declare many in one place.
+// A variable in shared memory. It is identified by where it is declared and by its size: one place in a template
+// declares variables of several sizes.
 template <class T>
 T* shared(size_t count, const char* file, int line) {
   return static_cast<T*>(block.shared({file, line, count * sizeof(T)}));
@@ -81,7 +83,7 @@ T value_of(uint64_t bits) {
 
 }  // namespace cuda_on_cpu
 
-// For those who count them from outside of the library.
+// How many kernels were launched, for tests that load the library.
 extern "C" __attribute__((visibility("default"), used)) inline long cuda_on_cpu_launches() {
   return cuda_on_cpu::launches;
 }

@@ -1,4 +1,7 @@
-// The threads of a block, as fibers of one CPU thread: each runs until it must wait for others.
+// The threads of a block as fibers of one CPU thread: each runs until it must wait for others, then another one runs.
+//
+// Reading order: Block::run() is the scheduler; kernels call wait_for_block(), exchange() and maybe_pause(), which hand
+// over to it (leave()); release() decides whose wait is over.
 #pragma once
 
 #include <ucontext.h>
@@ -25,7 +28,7 @@ namespace cuda_on_cpu {
 
 inline constexpr int kWarp = 32;
 
-// The largest frames seen are of a few KiB, but AddressSanitizer's are larger.
+// The stack of a fiber. Kernels were seen to use a few KiB; with AddressSanitizer, they use more.
 inline constexpr size_t kStackBytes = 128 << 10;
 
 enum class State { kReady, kAtBarrier, kAtCollective, kDone };
@@ -33,20 +36,21 @@ enum class State { kReady, kAtBarrier, kAtCollective, kDone };
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  void* fake_stack = nullptr;  // AddressSanitizer's
+  void* fake_stack = nullptr;  // what AddressSanitizer keeps of a fiber that waits
   State state = State::kDone;
   unsigned index = 0;
-  uint64_t given = 0;  // to a collective operation
-  unsigned mask = 0;
+  uint64_t given = 0;  // what it has given to a collective operation
+  unsigned mask = 0;   // the lanes that take part in that
 };
 
 class Block {
  public:
   using Body = std::function<void()>;
 
-  // Called when a fiber is about to run, with its number.
+  // on_switch(number) is called when a fiber is about to run.
   explicit Block(std::function<void(unsigned)> on_switch) : on_switch_(std::move(on_switch)) {}
 
+  // Runs body in each of the threads, to the end. Throws what a thread throws, or that all wait for each other.
   void run(unsigned threads, size_t dynamic_bytes, const Body& body, uint64_t seed) {
     random_.seed(seed);
     body_ = &body;
@@ -82,7 +86,7 @@ class Block {
     leave();
   }
 
-  // All lanes of the mask give a number; afterwards, each sees those of all.
+  // A collective operation of a warp: each lane of the mask gives a number, and gets the numbers of all lanes.
   const uint64_t* exchange(unsigned mask, uint64_t given) {
     const unsigned lane = current_->index % kWarp;
     if (!(mask >> lane & 1)) throw std::runtime_error("a thread calls a warp operation whose mask it is not in");
@@ -93,15 +97,17 @@ class Block {
     return taken_[current_->index / kWarp].data();
   }
 
-  // Lets others run first, now and then.
+  // Lets other threads run first, one time in four.
   void maybe_pause() {
     if (random_() % 4) return;
     current_->state = State::kReady;
     leave();
   }
 
-  // Memory that all threads of the block share, and that holds NaN at first.
-  using Shared = std::tuple<std::string, int, size_t>;  // a file and a line, and how many bytes
+  // A variable in shared memory: its file and line, and how many bytes it has.
+  using Shared = std::tuple<std::string, int, size_t>;
+
+  // The memory of a variable. It holds NaN at first, so that reading it too early shows.
 
   void* shared(const Shared& variable) {
     auto& memory = shared_[variable];
@@ -168,7 +174,7 @@ class Block {
     arrived(fiber.fake_stack);
   }
 
-  // In a fiber that has just been resumed.
+  // Must be called first in a fiber that was resumed, for AddressSanitizer.
   void arrived([[maybe_unused]] void* fake_stack) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fake_stack, &scheduler_stack_, &scheduler_bytes_);
@@ -180,7 +186,8 @@ class Block {
                        [](const auto& fiber) { return fiber->state == State::kDone; });
   }
 
-  // Those whose wait is over: warps whose lanes have all come, or the block.
+  // Makes threads ready whose wait is over: warps of which all lanes have come, else the block if all its threads have.
+  // Returns whether there are any.
   bool release() {
     bool any = false;
     for (unsigned warp = 0; warp * kWarp < threads_; ++warp) any |= release_warp(warp);

@@ -1,4 +1,4 @@
-// Kernels with known faults, and one without: whether they are found is what test_cuda_on_cpu.py asks.
+// Kernels with planted faults, and some without. test_cuda_on_cpu.py asks whether the faults are found.
 #include <cstdio>
 #include <memory>
 
@@ -11,7 +11,7 @@ constexpr int kThreads = 64;
 using cuda_on_cpu::launch;
 using cuda_on_cpu::shared;
 
-// Each thread reads what its neighbour has written. Without a barrier between, it may not be there yet.
+// Each thread reads what its neighbour writes. Without a barrier in between, that may not have been written yet.
 template <bool kWaits>
 __global__ void pass_on(const float* from, float* to) {
   float* const passed = shared<float>(kThreads, __FILE__, __LINE__);
@@ -78,12 +78,12 @@ int deadlock() {
 __global__ void add_up(const int* from, int* partials, unsigned* arrived, int* total) {
   int sum = from[blockIdx.x * kThreads + threadIdx.x];
   for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-  int* const of_warps = shared<int>(2, __FILE__, __LINE__);
+  int* const warp_sums = shared<int>(2, __FILE__, __LINE__);
   int* const last = shared<int>(1, __FILE__, __LINE__);
-  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
   __syncthreads();
   if (threadIdx.x == 0) {
-    partials[blockIdx.x] = of_warps[0] + of_warps[1];
+    partials[blockIdx.x] = warp_sums[0] + warp_sums[1];
     __threadfence();
     *last = atomicAdd(arrived, 1u) == gridDim.x - 1;
   }

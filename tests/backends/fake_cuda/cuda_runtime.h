@@ -1,4 +1,5 @@
-// A CUDA runtime for host code alone: it launches nothing, returns what it is told to, and remembers what it was asked.
+// A stand-in for CUDA's runtime, for the host's code alone: it launches nothing, returns the errors that a test asks
+// for, and remembers what it was called with.
 #pragma once
 
 #include <cstddef>
@@ -22,14 +23,14 @@ using cudaStream_t = void*;
 
 namespace fake_cuda {
 
-// What the next call of each kind returns.
+// What calls return: of cudaFuncSetAttribute, cudaLaunchKernel, cudaMemsetAsync, and of those that ask for something.
 inline cudaError_t limit, launch, memset, query;
 inline bool capturing = false;
 inline cudaError_t last = cudaSuccess;
-inline std::vector<int> limits;  // of shared memory
+inline std::vector<int> limits;  // the limits of shared memory that were set
 inline int launches = 0, memsets = 0;
 
-// As the runtime: an error stays until someone asks for it.
+// As the runtime does, keeps an error until cudaGetLastError().
 inline cudaError_t returned(cudaError_t error) {
   if (error != cudaSuccess) last = error;
   return error;

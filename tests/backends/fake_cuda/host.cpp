@@ -1,4 +1,5 @@
-// The host's part of the CUDA library over a runtime that does as it is told: `host CASE` prints what came of it.
+// The host's part of the CUDA library over the runtime of cuda_runtime.h: `host CASE` runs a case and prints what came
+// of it, which test_cuda_host.py compares.
 #include <dlfcn.h>
 #include <cstdio>
 #include <string>
@@ -13,7 +14,8 @@ static std::thread::id allocated_by;
 static void* allocated_for = nullptr;
 static thread_local void* current_stream = nullptr;
 
-// Torch's C interface, as a GPU would answer. The program's own functions come before those of torch's library.
+// Torch's C interface, answering as it would for a GPU. The linker takes these functions before those of torch's
+// library.
 extern "C" {
 AOTITorchError aoti_torch_create_cuda_guard(int32_t, CUDAGuardHandle*) { return AOTI_TORCH_SUCCESS; }
 AOTITorchError aoti_torch_delete_cuda_guard(CUDAGuardHandle) { return AOTI_TORCH_SUCCESS; }
