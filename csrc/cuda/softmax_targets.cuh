@@ -70,12 +70,12 @@ __device__ inline SoftmaxState<T> read_state(const T* numbers) {
   return state;
 }
 
-// Brings a state to a larger maximum. Returns what to subtract from logits.
+// Makes the sums of a state relative to a larger reference, as SoftmaxState::raise does, and returns that, but finite.
 template <bool kRounded, bool kSoft, bool kTerms, class T>
 __device__ inline T raise(SoftmaxState<T>& state, T larger) {
   const T reference = finite_reference(larger), step = state.reference - reference;
   const T shrunk = numerator<kRounded>(step);
-  // Of nothing, the step is infinite.
+  // Where nothing was added before, the state's reference is -inf, and so is the step.
   if constexpr (kTerms) state.excess = shrunk != 0 ? (state.excess + state.sum * step) * shrunk : T(0);
   state.sum *= shrunk;
   if (kSoft && state.mass != 0) state.cross += state.mass * (finite_reference(state.reference) - reference);
