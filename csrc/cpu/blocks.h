@@ -28,26 +28,43 @@ inline constexpr int64_t kRun = 16 * kLanes<T>;
 // cache of 512 KiB, so that a second pass finds them there; and enough work to be worth waking a thread.
 inline constexpr int64_t kStretch = 32 * kChunk;
 
-// Calls body(begin, count) for the chunks of elements [begin, end). This loop and those below are always inlined: what
-// a body adds up must stay in registers.
-template <class Body>
-[[gnu::always_inline]] inline void for_each_chunk(int64_t begin, int64_t end, const Body& body) {
-  for (; begin < end; begin += kChunk) body(begin, std::min(kChunk, end - begin));
-}
+// Elements [begin, begin + count).
+struct Piece {
+  int64_t begin, count;
+};
+
+// The elements [begin, end) in pieces of kSize, of which the last may be shorter: for (const Piece piece : pieces).
+template <int64_t kSize>
+class Pieces {
+ public:
+  Pieces(int64_t begin, int64_t end) : begin_(begin), end_(end) {}
+
+  struct End {};
+  struct Iterator {
+    int64_t at, end;
+
+    Piece operator*() const { return {at, std::min(kSize, end - at)}; }
+    void operator++() { at += kSize; }
+    bool operator!=(End) const { return at < end; }
+  };
+  Iterator begin() const { return {begin_, end_}; }
+  End end() const { return {}; }
+
+ private:
+  int64_t begin_, end_;
+};
+
+using Chunks = Pieces<kChunk>;
+
+template <class T>
+using Runs = Pieces<kRun<T>>;
 
 // How many stretches a row of n elements has.
 inline int64_t stretches_of(int64_t n) { return (n + kStretch - 1) / kStretch; }
 
-// Calls body(begin, count) for the chunks of one stretch of a row of n elements.
-template <class Body>
-[[gnu::always_inline]] inline void for_each_chunk_of_stretch(int64_t stretch, int64_t n, const Body& body) {
-  for_each_chunk(stretch * kStretch, std::min(n, (stretch + 1) * kStretch), body);
-}
-
-// Calls body(begin, count) for the runs of n elements of type T.
-template <class T, class Body>
-[[gnu::always_inline]] inline void for_each_run(int64_t n, const Body& body) {
-  for (int64_t begin = 0; begin < n; begin += kRun<T>) body(begin, std::min(kRun<T>, n - begin));
+// The chunks of one stretch of a row of n elements.
+inline Chunks chunks_of_stretch(int64_t stretch, int64_t n) {
+  return {stretch * kStretch, std::min(n, (stretch + 1) * kStretch)};
 }
 
 // The sum over `count` items, cut into blocks of `per_block`, of which a thread takes `blocks_per_thread` or more. Each

@@ -89,11 +89,11 @@ Totals one_target(const S* x, int64_t first, int64_t n, const OneTarget<Compute<
   const V offset = splat<V>(target.offset);
   const Scale<V> scale = target.scale.template as<V>();
   V values{}, slopes{};
-  for_each_run<T>(n, [&](int64_t begin, int64_t length) {
-    const int64_t own = target.own - first - begin;
+  for (const Piece piece : Runs<T>(0, n)) {
+    const int64_t begin = piece.begin, own = target.own - first - begin;
     V run_values{}, run_slopes{};
     const auto run = [&](auto holds_own) {
-      for_each_register<T>(length, [&](int64_t i, auto count) {
+      for_each_register<T>(piece.count, [&](int64_t i, auto count) {
         V gap = load(x + begin + i, count, kStruckOut<T>) + offset;
         if constexpr (holds_own.value) gap = select(lane_mask<V>(own - i), splat<V>(kStruckOut<T>), gap);
         const auto terms = Formula::terms(gap);
@@ -109,14 +109,14 @@ Totals one_target(const S* x, int64_t first, int64_t n, const OneTarget<Compute<
         }
       });
     };
-    if (own >= 0 && own < length) {
+    if (own >= 0 && own < piece.count) {
       run(std::true_type{});
     } else {
       run(std::false_type{});
     }
     values += run_values;
     slopes += run_slopes;
-  });
+  }
   return {sum_of_lanes(values), kGradient ? sum_of_lanes(slopes) : 0};
 }
 
@@ -126,9 +126,9 @@ template <class Formula, bool kGradient, class T>
 Totals meet_target(const T* x, int64_t n, T offset, T* class_slopes) {
   using V = Vector<T>;
   V values{}, slopes{};
-  for_each_run<T>(n, [&](int64_t begin, int64_t length) {
+  for (const Piece run : Runs<T>(0, n)) {
     V run_values{}, run_slopes{};
-    for (int64_t i = begin; i < begin + length; i += kLanes<T>) {
+    for (int64_t i = run.begin; i < run.begin + run.count; i += kLanes<T>) {
       const auto terms = Formula::terms(load(x + i) + offset);
       run_values += terms.value;
       if constexpr (kGradient) {
@@ -138,7 +138,7 @@ Totals meet_target(const T* x, int64_t n, T offset, T* class_slopes) {
     }
     values += run_values;
     slopes += run_slopes;
-  });
+  }
   return {sum_of_lanes(values), kGradient ? sum_of_lanes(slopes) : 0};
 }
 

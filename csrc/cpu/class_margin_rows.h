@@ -138,13 +138,13 @@ class ClassMarginRows {
     Held<T> held;
     const Totals totals = share([&](int64_t s) {
       Totals sum;
-      for_each_chunk_of_stretch(s, classes_, [&](int64_t c, int64_t n) {
+      for (const auto [c, n] : chunks_of_stretch(s, classes_)) {
         if (ready) {
           sum += one_target<Formula, kGradient>(x.at(c), c, n, target, gradient.at(c), streamed, held);
         } else {
           sum += gathered_chunk(x, c, n, target, gradient, held);
         }
-      });
+      }
       return sum;
     });
     if constexpr (kGradient) {
@@ -172,9 +172,9 @@ class ClassMarginRows {
     several.slopes.assign(stretches_ * count, 0);
     const Totals totals = share([&](int64_t s) {
       Totals sum;
-      for_each_chunk_of_stretch(s, classes_, [&](int64_t c, int64_t n) {
+      for (const auto [c, n] : chunks_of_stretch(s, classes_)) {
         sum.value += chunk_of_several(x, gradient, c, n, scale, several, several.slopes.data() + s * count);
-      });
+      }
       return sum;
     });
     if constexpr (kGradient) {

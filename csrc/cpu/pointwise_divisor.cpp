@@ -13,16 +13,16 @@ double pointwise_divisor(const PointwiseArguments& arguments, bool sum_weights) 
       return [&](int64_t begin, int64_t end) {
         alignas(64) T buffer[kChunk];
         double total = 0;
-        for_each_chunk(begin, end, [&](int64_t at, int64_t n) {
-          const T* const elements = gather(operand, arguments.iteration, at, n, buffer);
+        for (const Piece chunk : Chunks(begin, end)) {
+          const T* const elements = gather(operand, arguments.iteration, chunk.begin, chunk.count, buffer);
           V lanes{};
-          for_each_register<T>(n, [&](int64_t i, auto count) {
+          for_each_register<T>(chunk.count, [&](int64_t i, auto count) {
             const V one = load(elements + i, count, 0);
             const V term = sum_weights ? one : select(one == ignored, V{}, V{} + T(1));
             lanes += keep_lanes(term, count, 0);
           });
           total += sum_of_lanes(lanes);
-        });
+        }
         return total;
       };
     });

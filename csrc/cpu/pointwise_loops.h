@@ -117,11 +117,11 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
       }
     }
   };
-  for_each_run<T>(chunk.count, [&](int64_t begin, int64_t n) {
-    for_each_register<T>(n, [&](int64_t i, auto count) { one_register(begin + i, count); });
+  for (const Piece run : Runs<T>(0, chunk.count)) {
+    for_each_register<T>(run.count, [&](int64_t i, auto count) { one_register(run.begin + i, count); });
     sum += partial;
     partial = zero;
-  });
+  }
   return {variant.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
 }
 
@@ -138,9 +138,10 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     streams[k] = is_streamed(arguments.derivatives[k].data, bytes, arguments.operands[0].data);
   }
   ChunkResult result;
-  for_each_chunk(begin, end, [&](int64_t at, int64_t n) {
+  for (const Piece piece : Chunks(begin, end)) {
+    const int64_t at = piece.begin;
     Chunk<S> chunk;
-    chunk.count = n;
+    chunk.count = piece.count;
     const auto reach = [&](const Operand& operand, auto* buffer) {
       return gather(operand, arguments.iteration, at, chunk.count, buffer);
     };
@@ -184,7 +185,7 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     };
     deliver(arguments.values, chunk.values);
     for (int k = 0; k < 3; ++k) deliver(arguments.derivatives[k], chunk.derivatives[k]);
-  });
+  }
   return result;
 }
 

@@ -157,7 +157,8 @@ class SoftmaxRows {
                                   std::vector<T>& chunk_references, int64_t stretch) const {
     SoftmaxState<double> state;
     alignas(64) T q[kChunk];
-    for_each_chunk_of_stretch(stretch, classes_, [&](int64_t c, int64_t n) {
+    for (const Piece chunk : chunks_of_stretch(stretch, classes_)) {
+      const int64_t c = chunk.begin, n = chunk.count;
       if (soft_) targets_.soft.fill(probabilities, c, n, q);
       if (terms_) {
         alignas(64) T logits[kChunk];
@@ -166,7 +167,7 @@ class SoftmaxRows {
               : accumulate_chunk<false, false>(state, logits, n, q, static_cast<T*>(nullptr));
         if (arguments_.terms.entropy != 0)
           state.excess += excess_of(logits, n, finite_reference(static_cast<T>(state.reference)));
-        return;
+        continue;
       }
       const auto pass = [&](auto keep, auto soft) {
         accumulate_chunk<keep.value, soft.value>(state, x + c, n, q, numerators + (keep.value ? c : 0));
@@ -179,7 +180,7 @@ class SoftmaxRows {
         soft_ ? pass(No{}, Yes{}) : pass(No{}, No{});
       }
       chunk_references[c / kChunk] = static_cast<T>(state.reference);
-    });
+    }
     return state;
   }
 
@@ -191,7 +192,8 @@ class SoftmaxRows {
     const T soft_factor = static_cast<T>(pieces.soft_factor);
     alignas(64) T q[kChunk];
     alignas(64) T logits[kChunk];
-    for_each_chunk_of_stretch(stretch, classes_, [&](int64_t c, int64_t n) {
+    for (const Piece chunk : chunks_of_stretch(stretch, classes_)) {
+      const int64_t c = chunk.begin, n = chunk.count;
       if (terms_) map_logits(map_, x + c, n, logits);
       if (probabilities_gradient) {
         const T factor = static_cast<T>(targets_.soft.kept * scale);
@@ -204,7 +206,7 @@ class SoftmaxRows {
                  : emit_probabilities_gradient(x + c, reference, log_sum, factor, weight, to, n);
         });
       }
-      if (!gradient) return;
+      if (!gradient) continue;
       const bool streamed = streams_ && is_aligned(gradient + c);
       if (soft_) targets_.soft.fill(probabilities, c, n, q);
       if (terms_) {
@@ -225,7 +227,7 @@ class SoftmaxRows {
         soft_ ? emit_from_logits<true>(x + c, reference, factor, q, soft_factor, gradient + c, n, streamed)
               : emit_from_logits<false>(x + c, reference, factor, q, soft_factor, gradient + c, n, streamed);
       }
-    });
+    }
     if (streams_) finish_streaming();
   }
 
@@ -245,12 +247,13 @@ class SoftmaxRows {
   double mass(const void* probabilities) const {
     double total = 0;
     alignas(64) T q[kChunk];
-    for_each_chunk(0, classes_, [&](int64_t c, int64_t n) {
+    for (const Piece chunk : Chunks(0, classes_)) {
+      const int64_t c = chunk.begin, n = chunk.count;
       targets_.soft.fill(probabilities, c, n, q);
       Vector<T> sum{};
       for_each_register<T>(n, [&](int64_t i, auto count) { sum += load(q + i, count, 0); });
       total += sum_of_lanes(sum);
-    });
+    }
     return total;
   }
 
@@ -266,11 +269,12 @@ class SoftmaxRows {
     scratch.largest.assign(stretches_, Largest());
     share([&](int64_t first, int64_t last) {
       for (int64_t s = first; s < last; ++s) {
-        for_each_chunk_of_stretch(s, classes_, [&](int64_t c, int64_t n) {
+        for (const Piece chunk : chunks_of_stretch(s, classes_)) {
+          const int64_t c = chunk.begin, n = chunk.count;
           alignas(64) T logits[kChunk];
           map_logits(map_, x + c, n, logits);
           for (int64_t i = 0; i < n; ++i) scratch.largest[s].look_at(logits[i], c + i);
-        });
+        }
       }
     });
     Largest all;

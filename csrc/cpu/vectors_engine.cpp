@@ -116,11 +116,11 @@ class Vectors {
     Numbers total{};
     if constexpr (!Formula::kAdds) formula_.start(total.values);
     alignas(64) S buffers[kOperands][kChunk];
-    for_each_chunk(begin, end, [&](int64_t at, int64_t n) {
+    for (const auto [at, n] : Chunks(begin, end)) {
       const S* x[kOperands];
       for (int k = 0; k < kOperands; ++k) x[k] = reach(arguments_.operands[k], vector, at, n, buffers[k]);
-      for_each_run<T>(n, [&](int64_t run, int64_t length) { add_run(x, run, length, total.values); });
-    });
+      for (const Piece run : Runs<T>(0, n)) add_run(x, run.begin, run.count, total.values);
+    }
     return total;
   }
 
@@ -165,7 +165,7 @@ class Vectors {
 
   void differentiate(int64_t vector, int64_t begin, int64_t end, const Slope<double>* slopes) const {
     alignas(64) S buffers[2 * kOperands][kChunk];
-    for_each_chunk(begin, end, [&](int64_t at, int64_t n) {
+    for (const auto [at, n] : Chunks(begin, end)) {
       const S* x[kOperands];
       S* results[kOperands];
       bool streamed[kOperands];
@@ -184,7 +184,7 @@ class Vectors {
       for (int k = 0; k < kOperands; ++k) {
         if (results[k] == buffers[kOperands + k]) deliver(arguments_.derivatives[k], vector, at, n, results[k]);
       }
-    });
+    }
   }
 
   // Elements [at, at + n) of a vector: a pointer to where they lie, if they lie ready, or to `buffer`, into which they
