@@ -33,7 +33,7 @@ TRITON_TESTS = $(KERNEL_TESTS) tests/backends/test_triton.py tests/backends/test
 
 # The oldest torch has an environment and a copy of the package of its own, since libraries are not named after torch.
 OLDEST := build/oldest
-OLDEST_TESTS = $(KERNEL_TESTS) tests/losses/test_conformance.py tests/linear/test_linear.py
+OLDEST_TESTS = $(KERNEL_TESTS) tests/losses/test_conformance*.py tests/linear/test_linear.py
 OLDEST_WHOLE = tests/package/test_registration.py tests/package/test_environments.py tests/backends/test_triton_compile.py
 IN_OLDEST = cd $(OLDEST)/source &&
 

@@ -1,4 +1,4 @@
-"""Judges a result against float64 before anybody may time it."""
+"""Judges a result against float64, by the rule of `tolerance`, before anybody may time it."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,8 @@ from torch import Tensor
 from fused_losses.bench.cases import Case, Pass
 from fused_losses.bench.providers import LossFn, eager
 from fused_losses.bench.timing import fresh, gradients, one_line
+from fused_losses.bench.tolerance import allowance, ulp
 from fused_losses.samples import Inputs
-
-# The rule: an error of at most twice eager's in the same dtype, plus a few units in the last place.
-# The units are for the cases in which eager happens to round to the exact value.
-EAGER_FACTOR = 2
-SLACK_ULP = 4
 
 # How torch words, in several types of exceptions, that it has no kernel of a dtype.
 NO_KERNEL = "not implemented for"
@@ -44,19 +40,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Result:
-    """Of one call."""
+    """What one call returned: the loss, and a gradient for each input that requires one."""
 
     loss: Tensor
     grads: tuple[Tensor, ...]  # none when only the forward pass is measured
-
-
-def ulp(reference: Tensor, dtype: torch.dtype) -> Tensor:
-    """The unit in the last place that ``dtype`` has at the float64 values of ``reference``."""
-    info = torch.finfo(dtype)
-    magnitude = reference.abs().clamp_min(info.smallest_normal)
-    # frexp counts from [0.5, 1), eps from [1, 2): hence the half.
-    exponent = torch.frexp(magnitude).exponent
-    return torch.ldexp(torch.full_like(reference, info.eps / 2), exponent)
 
 
 def run(function: LossFn, inputs: Inputs, pass_: Pass) -> Result:
@@ -154,12 +141,9 @@ class Judge:
         for error in self._errors(theirs):
             mine = [self._worst_of_kind(e, u) for e, u in zip(error.grads, self._units, strict=True)]
             worst = mine if worst is None else list(map(torch.maximum, worst, mine))
-            loss = EAGER_FACTOR * error.loss
-        grads = [
-            unit.mul(SLACK_ULP).add_(each, alpha=EAGER_FACTOR)
-            for each, unit in zip(worst or [], self._units, strict=True)
-        ]
-        return Result(loss + SLACK_ULP * ulp(self._exact.loss, theirs.loss.dtype), tuple(grads))
+            loss = error.loss
+        grads = [allowance(each, unit) for each, unit in zip(worst or [], self._units, strict=True)]
+        return Result(allowance(loss, ulp(self._exact.loss, theirs.loss.dtype)), tuple(grads))
 
     def _worst_of_kind(self, error: Tensor, unit: Tensor) -> Tensor:
         """What eager's largest error among the elements of the same kind means at every element.

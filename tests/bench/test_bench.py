@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from kit.tolerance import EAGER_FACTOR, SLACK_ULP
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")
@@ -29,6 +28,7 @@ from fused_losses.bench.heads import HEADS
 from fused_losses.bench.options import shape
 from fused_losses.bench.rows import MIB
 from fused_losses.bench.timing import POOL
+from fused_losses.bench.tolerance import EAGER_FACTOR, SLACK_ULP
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -277,7 +277,7 @@ def test_accuracy_of_kinds_of_inputs(tmp_path):
     for row in rows:
         theirs = of_eager[row["loss"], row["kind"]]
         for column in ("loss_error", "max_grad"):
-            # The rule of tolerance.py, for the largest element.
+            # The rule of accuracy, for the largest element.
             assert float(row[column]) <= EAGER_FACTOR * float(theirs[column]) + SLACK_ULP, row
 
 

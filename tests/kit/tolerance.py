@@ -7,23 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from fused_losses.bench.tolerance import allowance, ulp
 from fused_losses.registry import LOSSES
 from kit import composed, older_torch
 from kit.exact import results_in_extended_precision
-
-# Twice, because two roundings of one exact value may lie on both sides of it; a few units, because eager
-# may happen to round to the exact value. Nothing here grows with the number of terms of a reduction.
-EAGER_FACTOR = 2
-SLACK_ULP = 4
-
-
-def ulp(reference: Tensor, dtype: torch.dtype) -> Tensor:
-    """The distance between neighbours in `dtype` at the float64 values of `reference`."""
-    info = torch.finfo(dtype)
-    # Subnormals are as far apart as the smallest normal numbers.
-    exponent = torch.frexp(reference.abs().clamp_min(info.smallest_normal)).exponent
-    # frexp counts from [0.5, 1), eps from [1, 2): hence the half.
-    return torch.ldexp(torch.full_like(reference, info.eps / 2), exponent)
 
 
 def assert_as_accurate(
@@ -54,12 +41,36 @@ def assert_as_accurate(
     if eager_overflows:
         eager = torch.where(eager.isfinite(), eager, reference.to(dtype).double())
 
+    error, eager_error = (ours - reference).abs(), (eager - reference).abs()
+    size = torch.maximum(reference.abs(), torch.as_tensor(terms, dtype=torch.float64))
+    if not (ours.isfinite() & eager.isfinite() & reference.isfinite()).all():
+        _assert_same_beyond_numbers(ours, eager, reference, dtype, name)
+        # A finite reference that overflows in `dtype` counts as what it is in float64, so a value next to
+        # infinity is judged by its error, too.
+        judged = ours.isfinite() & reference.isfinite()
+        eager_error = eager_error[judged & eager.isfinite()]
+        error, size, reference = error[judged], size[judged], reference[judged]
+    largest = eager_error.max() if eager_error.numel() else torch.zeros((), dtype=torch.float64)
+    allowed = allowance(largest, ulp(size, dtype))
+    if not (error <= allowed).all():
+        worst = int((error / allowed).argmax())
+        error, reference, allowed = (x.flatten()[worst] for x in (error, reference, allowed))
+        raise AssertionError(
+            f"{name} in {dtype}: error {error:.3e} at {reference:.6e}, allowed {allowed:.3e} "
+            f"(eager's largest is {largest:.3e})"
+        )
+
+
+def _assert_same_beyond_numbers(
+    ours: Tensor, eager: Tensor, reference: Tensor, dtype: torch.dtype, name: str
+) -> None:
+    """NaN and infinity are where eager has them, but for what it loses in float16."""
     # What eager loses on its way through float16, ours may know: the rounded reference.
     lost = eager.isnan() & ~reference.isnan() & (dtype is torch.float16) & (ours == reference.to(dtype))
     nan = eager.isnan() & ~lost
     assert torch.equal(ours.isnan(), nan), f"{name}: NaN elsewhere: {ours} instead of {eager}"
     overflowed = eager.isinf() & reference.to(dtype).isfinite() & (dtype is torch.float16)
-    # A finite value is judged below, with all others.
+    # A finite value is judged by its error, with all others.
     rescued = (overflowed & ours.isfinite()) | lost
     same = (ours == eager) | (ours.isfinite() & eager.isfinite()) | ours.isnan() | rescued
     assert same.all(), f"{name}: infinity elsewhere: {ours} instead of {eager}"
@@ -67,20 +78,6 @@ def assert_as_accurate(
     # Where float64 itself has no finite value, that eager has one is a matter of its formula: to be the same.
     undefined = ours.isfinite() & ~reference.isfinite() & ~lost
     assert torch.equal(ours[undefined], eager[undefined]), f"{name}: {ours} instead of {eager}"
-
-    # A finite reference that overflows in `dtype` counts as what it is in float64, so a value next to
-    # infinity is judged by its error, too.
-    judged = ours.isfinite() & reference.isfinite()
-    eager_errors = (eager - reference).abs()[judged & eager.isfinite()]
-    eager_error = eager_errors.max() if eager_errors.numel() else torch.zeros((), dtype=torch.float64)
-    error = (ours - reference).abs()[judged]
-    size = torch.maximum(reference.abs(), torch.as_tensor(terms, dtype=torch.float64))[judged]
-    allowed = EAGER_FACTOR * eager_error + SLACK_ULP * ulp(size, dtype)
-    worst = int((error / allowed).argmax()) if error.numel() else 0
-    assert (error <= allowed).all(), (
-        f"{name} in {dtype}: error {error[worst]:.3e} at {reference[judged][worst]:.6e}, allowed "
-        f"{allowed[worst]:.3e} (eager's largest is {eager_error:.3e})"
-    )
 
 
 def roundings(dtype: torch.dtype) -> float:
@@ -197,24 +194,34 @@ def assert_all_as_accurate(name, ours, eager, exact, sizes, label):
         )
 
 
-def assert_same_results(name, mine, eager, draws):
-    """Loss and gradients of `mine` are as accurate as those of `eager`, for samples that differ in values.
+def together(results):
+    """Of samples that differ in values, each a list of loss and gradients: one list, stacked."""
+    return [torch.stack(each) for each in zip(*results, strict=True)]
 
-    They are judged together: of one loss, eager's error would be a single number, and 0 now and then.
+
+def assert_same_results(name, eager, draws, calls):
+    """Loss and gradients of each call are as accurate as those of `eager`.
+
+    `draws` are samples that differ in values. They are judged together: of one loss, eager's error would be a
+    single number, and 0 now and then. `calls` are functions by their labels, each with the samples that it
+    takes: those of `draws`, or the same values lying otherwise in memory.
     """
+
+    def check(upstream, theirs, exact, sizes):
+        for label, (mine, samples) in calls.items():
+            ours = together(loss_and_gradients(mine, fresh(sample), upstream) for sample in samples)
+            assert_all_as_accurate(name, ours, theirs, exact, sizes, f"{describe(draws[0])}, {label}")
+
     (expected,) = loss_and_gradients(eager, draws[0], None)
     factors = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(expected.dtype)
     # 1 is what loss.backward() passes and the fused gradient is made for; anything else must scale it.
-    for upstream in (None, torch.ones_like(expected), factors):
-        ours, theirs, exact, sizes = (
-            [torch.stack(results) for results in zip(*each, strict=True)]
-            for each in (
-                [loss_and_gradients(mine, fresh(sample), upstream) for sample in draws],
-                [loss_and_gradients(eager, fresh(sample), upstream) for sample in draws],
-                *zip(*(references(name, eager, sample, upstream) for sample in draws), strict=True),
-            )
-        )
-        assert_all_as_accurate(name, ours, theirs, exact, sizes, describe(draws[0]))
+    for upstream in (torch.ones_like(expected), factors):
+        theirs = together(loss_and_gradients(eager, fresh(sample), upstream) for sample in draws)
+        pairs = (references(name, eager, sample, upstream) for sample in draws)
+        exact, sizes = map(together, zip(*pairs, strict=True))
+        check(upstream, theirs, exact, sizes)
+    # The loss as it is computed without autograd is judged by the same references.
+    check(None, together(loss_and_gradients(eager, sample, None) for sample in draws), exact[:1], sizes[:1])
 
 
 def describe(sample):

@@ -25,6 +25,8 @@ WITH_EXTRAS = {
     "test_bench.py": "typer",
     "test_bench_gpu.py": "typer",
     "test_conformance.py": "expecttest",
+    "test_conformance_errors.py": "expecttest",
+    "test_conformance_transforms.py": "expecttest",
     "test_linear_samples.py": "expecttest",
     "test_properties.py": "hypothesis",
     "test_transformers.py": "transformers",
