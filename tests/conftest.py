@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import torch
 from kit import device
+from kit.shares import is_chosen
 from kit.strictness import by_kernels_only
 
 __all__ = ["by_kernels_only"]  # a fixture
@@ -73,14 +74,15 @@ _LARGE = ("40000", "33000", "3x4x50x7", "threads", "shared")
 
 
 def pytest_collection_modifyitems(config, items):
-    """For a device, the tests that have to do with it; where kernels are slow, those with small inputs. Of
-    these, every so many: FUSED_LOSSES_TEST_SHARE."""
+    """Leaves out tests that have nothing to do with the device, those of large inputs where kernels are slow,
+    and all but a share of what is left, if FUSED_LOSSES_TEST_SHARE says so."""
     kept = items[:]
     if config.option.device is not None:
         kept = [x for x in kept if x.get_closest_marker("gpu") and not x.get_closest_marker("cpu")]
     if os.environ.get("TRITON_INTERPRET") == "1" or "FUSED_LOSSES_CUDA_ON_CPU" in os.environ:
         kept = [x for x in kept if not any(word in x.nodeid for word in _LARGE)]
-    kept = kept[:: int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))]
+    share = int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))
+    kept = [x for x in kept if is_chosen(x.nodeid, share)]
     chosen = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
