@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +16,12 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from typer.testing import CliRunner
+from kit.bench import invoke, row, write
 
 from fused_losses.bench import compare, errors, memory, model, prediction, providers
 from fused_losses.bench import rows as bench_rows
 from fused_losses.bench.accuracy import Judge, exact
 from fused_losses.bench.cases import Case, select
-from fused_losses.bench.cli import app
 from fused_losses.bench.heads import HEADS
 from fused_losses.bench.options import shape
 from fused_losses.bench.rows import MIB
@@ -33,36 +31,6 @@ from fused_losses.bench.tolerance import EAGER_FACTOR, SLACK_ULP
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = Case("linear_cross_entropy", "small", (32, 64, 128), "float32")
-
-
-def invoke(*arguments: object, status: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == status, result.output
-    # Boxes of error messages fold their lines.
-    return re.sub(r"[\s│]+", " ", result.output)
-
-
-def machine(**changes):
-    here = bench_rows.Machine("a CPU", 2, "2026-01-02T03:04:05+00:00", "2.14", "0.1", "AVX2", 2, 0.1)
-    return dataclasses.replace(here, **changes)
-
-
-def row(loss, median, spread=0.01, provider="fused", **changes):
-    """A row whose deciles are a part `spread` below and above the median."""
-    fields = dataclasses.fields(bench_rows.Row)
-    numbers = {field.name: 1.0 for field in fields if field.default is dataclasses.MISSING}
-    texts = {"loss": loss, "size": "large", "shape": "8x8", "dtype": "float32", "provider": provider}
-    times = {"median_ms": median, "p10_ms": median * (1 - spread), "p90_ms": median * (1 + spread)}
-    return bench_rows.Row(
-        **{**numbers, **texts, "pass_": "step", "status": "ok", "rounds": 7, **times, **changes}
-    )
-
-
-def write(path, rows, **changes):
-    with bench_rows.writer(path, machine(**changes)) as append:
-        append(rows)
-    return path
-
 
 BASE = [row("mse_loss", 1.0), row("l1_loss", 1.0), row("kl_div", 4.0), row("huber_loss", 1.0, spread=0.5)]
 
@@ -157,12 +125,14 @@ def test_run_of_losses_behind_a_linear_layer(tmp_path):
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert {row["loss"] for row in rows} == set(HEADS)
-    for row in rows:
-        if not row["status"].startswith(providers.UNAVAILABLE):
-            assert row["status"] == "ok" and float(row["median_ms"]) > 0 and float(row["floor_ms"]) > 0
-    of_cross_entropy = {row["provider"] for row in rows if row["loss"] == "linear_cross_entropy"}
+    for each in rows:
+        if not each["status"].startswith(providers.UNAVAILABLE):
+            assert (
+                each["status"] == "ok" and float(each["median_ms"]) > 0 and float(each["floor_ms"]) > 0
+            )
+    of_cross_entropy = {each["provider"] for each in rows if each["loss"] == "linear_cross_entropy"}
     assert of_cross_entropy == {*names, providers.PRODUCTS}
-    assert {row["provider"] for row in rows if row["loss"] == "linear_loss"} == {
+    assert {each["provider"] for each in rows if each["loss"] == "linear_loss"} == {
         *names[:3],
         providers.PRODUCTS,
     }
@@ -271,14 +241,16 @@ def test_accuracy_of_kinds_of_inputs(tmp_path):
     kinds = {row["kind"] for row in rows if row["loss"] == "cross_entropy"}
     assert kinds == {errors.SAMPLES, *errors.OF_LOGITS}
     assert len(rows) == 3 * (len(kinds) + 1)
-    for row in rows:
-        assert row["status"] == "ok" and 0 <= float(row["rms_grad"]) <= float(row["max_grad"]), row
-    of_eager = {(row["loss"], row["kind"]): row for row in rows if row["provider"] == "eager"}
-    for row in rows:
-        theirs = of_eager[row["loss"], row["kind"]]
+    for each in rows:
+        assert each["status"] == "ok" and 0 <= float(each["rms_grad"]) <= float(each["max_grad"]), (
+            each
+        )
+    of_eager = {(each["loss"], each["kind"]): each for each in rows if each["provider"] == "eager"}
+    for each in rows:
+        theirs = of_eager[each["loss"], each["kind"]]
         for column in ("loss_error", "max_grad"):
             # The rule of accuracy, for the largest element.
-            assert float(row[column]) <= EAGER_FACTOR * float(theirs[column]) + SLACK_ULP, row
+            assert float(record[column]) <= EAGER_FACTOR * float(theirs[column]) + SLACK_ULP, record
 
 
 def test_errors_are_in_eps_of_the_largest_element():

@@ -24,6 +24,8 @@ EXTRAS = ("accelerate", "expecttest", "hypothesis", "matplotlib", "rich", "sphin
 WITH_EXTRAS = {
     "test_bench.py": "typer",
     "test_bench_gpu.py": "typer",
+    "test_bench_gpu_commands.py": "typer",
+    "test_bench_gpu_workers.py": "typer",
     "test_conformance.py": "expecttest",
     "test_conformance_errors.py": "expecttest",
     "test_conformance_transforms.py": "expecttest",
