@@ -127,9 +127,7 @@ def test_run_of_losses_behind_a_linear_layer(tmp_path):
     assert {row["loss"] for row in rows} == set(HEADS)
     for each in rows:
         if not each["status"].startswith(providers.UNAVAILABLE):
-            assert (
-                each["status"] == "ok" and float(each["median_ms"]) > 0 and float(each["floor_ms"]) > 0
-            )
+            assert each["status"] == "ok" and float(each["median_ms"]) > 0 and float(each["floor_ms"]) > 0
     of_cross_entropy = {each["provider"] for each in rows if each["loss"] == "linear_cross_entropy"}
     assert of_cross_entropy == {*names, providers.PRODUCTS}
     assert {each["provider"] for each in rows if each["loss"] == "linear_loss"} == {
@@ -242,15 +240,13 @@ def test_accuracy_of_kinds_of_inputs(tmp_path):
     assert kinds == {errors.SAMPLES, *errors.OF_LOGITS}
     assert len(rows) == 3 * (len(kinds) + 1)
     for each in rows:
-        assert each["status"] == "ok" and 0 <= float(each["rms_grad"]) <= float(each["max_grad"]), (
-            each
-        )
+        assert each["status"] == "ok" and 0 <= float(each["rms_grad"]) <= float(each["max_grad"]), each
     of_eager = {(each["loss"], each["kind"]): each for each in rows if each["provider"] == "eager"}
     for each in rows:
         theirs = of_eager[each["loss"], each["kind"]]
         for column in ("loss_error", "max_grad"):
             # The rule of accuracy, for the largest element.
-            assert float(record[column]) <= EAGER_FACTOR * float(theirs[column]) + SLACK_ULP, record
+            assert float(each[column]) <= EAGER_FACTOR * float(theirs[column]) + SLACK_ULP, each
 
 
 def test_errors_are_in_eps_of_the_largest_element():
