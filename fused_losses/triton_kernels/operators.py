@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_losses.call import Reduction
 from fused_losses.fakes import fakes_of
 from fused_losses.registry import (
     ARGMAX,
@@ -51,7 +50,8 @@ class EngineCall:
     """The third operand; in a backward of a loss that has statistics: these."""
     options: tuple[Any, ...]
     """What the family's operators take between their tensors and the reduction; see `fused_losses.call`."""
-    reduction: Reduction
+    reduction: int
+    """One of the numbers of `fused_losses.call.Reduction`."""
     upstream: Tensor | None = None
     """The gradient of the loss, in a backward: () if that is reduced, else one for each position."""
     ready: bool = False
@@ -150,7 +150,7 @@ def _forward_call(loss: Loss, arguments: tuple[Any, ...], results: list[Tensor],
         loss,
         *operands,
         tuple(options),
-        Reduction(reduction),
+        reduction,
         value=value,
         statistics=statistics,
         argmax=argmax,
@@ -166,7 +166,7 @@ def _backward_call(
         loss,
         *operands,
         tuple(options),
-        Reduction(reduction),
+        reduction,
         upstream=upstream,
         gradients=_by_operand(wanted, gradients),
     )
