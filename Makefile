@@ -19,8 +19,9 @@ export FUSED_LOSSES_CUDA ?= $(shell nvidia-smi -L > /dev/null 2>&1 && echo 1 || 
 CPP := $(shell find csrc tests/backends -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # Of every set of kernels.
-KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_extensions.py tests/contract/test_backward_contract.py \
-	tests/softmax/test_cross_entropy_terms.py tests/softmax/test_cross_entropy_edges.py tests/distributed/test_shards.py
+KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_extensions.py tests/contract/test_backward_contract*.py \
+	tests/softmax/test_cross_entropy_terms.py tests/softmax/test_cross_entropy_operators.py \
+	tests/softmax/test_cross_entropy_edges.py tests/distributed/test_shards.py
 
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
@@ -33,7 +34,8 @@ TRITON_TESTS = $(KERNEL_TESTS) tests/backends/test_triton.py tests/backends/test
 
 # The oldest torch has an environment and a copy of the package of its own, since libraries are not named after torch.
 OLDEST := build/oldest
-OLDEST_TESTS = $(KERNEL_TESTS) tests/losses/test_conformance*.py tests/linear/test_linear.py
+OLDEST_TESTS = $(KERNEL_TESTS) tests/losses/test_conformance*.py tests/linear/test_linear.py \
+	tests/linear/test_linear_autograd.py
 OLDEST_WHOLE = tests/package/test_registration.py tests/package/test_environments.py tests/backends/test_triton_compile.py
 IN_OLDEST = cd $(OLDEST)/source &&
 

@@ -25,4 +25,4 @@ sanitized_pytest tests/losses/test_bad_input*.py tests/losses/test_extensions.py
 
 library=$("$python" tests/backends/cuda_on_cpu/build.py build/cuda_on_cpu address)
 FUSED_LOSSES_CUDA_ON_CPU=$library \
-    sanitized_pytest tests/losses/test_losses.py tests/losses/test_extensions.py tests/contract/test_backward_contract.py
+    sanitized_pytest tests/losses/test_losses.py tests/losses/test_extensions.py tests/contract/test_backward_contract*.py

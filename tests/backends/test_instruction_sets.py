@@ -44,7 +44,8 @@ def test_torch_s_variable_chooses_the_library(name):
 @pytest.mark.parametrize("name", OTHERS)
 def test_values_and_bad_input(name):
     files = [str(file) for pattern in FILES for file in sorted(TESTS.glob(pattern))]
-    chosen = "not layouts and not threads and not float16 and not float64"
+    # Strategies for an upstream gradient of 1 are Python's matter, and the same for every set.
+    chosen = "not layouts and not threads and not float16 and not float64 and not unit_upstream"
     done = run(name, "-m", "pytest", "-n0", "--tb=line", "-k", chosen, *files)
     assert done.returncode == 0, done.stdout[-3000:]
     print(f"{name}: {done.stdout.strip().splitlines()[-1]}")

@@ -1,4 +1,4 @@
-"""When gradients are computed, what a second backward gives, and who else may look: DESIGN.md's contract."""
+"""When gradients are computed, and what a second backward gives: DESIGN.md's contract."""
 
 from __future__ import annotations
 
@@ -6,53 +6,25 @@ import functools
 
 import pytest
 import torch
-import torch.nn.functional as F
-from kit.cases import Case, inputs_of
-from kit.device import autocast, there
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from kit.contract import LABELS, ONCE, call, case_of, each_loss, each_reduction, expected
+from kit.device import there
 
 import fused_losses.functional as L
 from fused_losses.registry import LOSSES
 
 G = torch.Generator().manual_seed(0)
-LABELS = torch.tensor([3, 0, -100, 6, 2, 1, 5, 4])
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.filterwarnings("ignore:reduction", "ignore:There is a performance drop"),
 ]
 # Tests marked `cpu` are about tensors as they are, which are moved elsewhere; test_gpu.py has the like.
-each_loss = pytest.mark.parametrize("name", LOSSES)
-each_reduction = pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
-
-ONCE = ("multi_margin_loss", "multilabel_margin_loss")
-"""Losses that torch can differentiate only once, and in reverse."""
-
-
-def _case(name: str, dtype: torch.dtype = torch.float64) -> Case:
-    first, second, *rest = inputs_of(name, 8, 7, seed=1)
-    if name in ("cross_entropy", "nll_loss"):
-        second = LABELS
-    options = {"p": 2} if name == "multi_margin_loss" else {}  # so that there is a second derivative
-    return Case(name, name, (first, second, *rest), options).cast(dtype)
-
-
-def call(case: Case, loss, *operands: Tensor, **options) -> Tensor:
-    """`loss` (ours or torch's) of the case, but for its first operands."""
-    return loss(*operands, *case.operands[len(operands) :], **case.options, **options)
-
-
-def expected(case: Case, upstream: Tensor | float = 1.0, **options) -> Tensor:
-    input = case.operands[0].detach().requires_grad_()
-    loss = call(case, case.torchs, input, **options)
-    return torch.autograd.grad(loss, input, torch.as_tensor(upstream, dtype=loss.dtype).expand_as(loss))[0]
 
 
 @each_loss
 @pytest.mark.parametrize("backward", ("fused", "recompute"))
 def test_every_backward_of_a_retained_graph_is_exact(name, backward):
-    case = _case(name)
+    case = case_of(name)
     input = case.operands[0].clone().requires_grad_()
     loss = call(case, case.ours, input, backward=backward)
     gradients = [
@@ -67,7 +39,7 @@ def test_every_backward_of_a_retained_graph_is_exact(name, backward):
 
 @each_loss
 def test_first_upstream_other_than_one_then_one(name):
-    case = _case(name)
+    case = case_of(name)
     input = case.operands[0].clone().requires_grad_()
     loss = call(case, case.ours, input)
     first, second = (
@@ -81,7 +53,7 @@ def test_first_upstream_other_than_one_then_one(name):
 @each_loss
 def test_low_precision_gradient_is_rounded_once(name):
     """Scaling the stored bfloat16 gradient would round it twice."""
-    case = _case(name, torch.bfloat16)
+    case = case_of(name, torch.bfloat16)
     input = case.operands[0].clone().requires_grad_()
     loss = call(case, case.ours, input)
     (gradient,) = torch.autograd.grad(loss, input, torch.tensor(0.3, dtype=loss.dtype))
@@ -95,7 +67,7 @@ def test_low_precision_gradient_is_rounded_once(name):
 @each_reduction
 @pytest.mark.cpu
 def test_inplace(name, reduction):
-    case = _case(name)
+    case = case_of(name)
     for upstream in (1.0, 0.3):
         logits = case.operands[0].clone().requires_grad_() * 1
         memory = logits.data_ptr()
@@ -111,7 +83,7 @@ def test_inplace(name, reduction):
 @each_loss
 def test_inplace_in_half_waits_for_the_upstream_gradient(name):
     """1/N and a loss scale of 65536 must meet before anything is rounded to float16."""
-    case = _case(name, torch.float16)
+    case = case_of(name, torch.float16)
     logits = case.operands[0].clone().requires_grad_() * 1
     loss = call(case, case.ours, logits, backward="inplace")
     (gradient,) = torch.autograd.grad(loss.float(), logits, torch.tensor(1024.0))
@@ -155,7 +127,7 @@ def test_inplace_without_gradients_leaves_the_input_alone():
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.differentiable > 1])
 def test_inplace_with_gradients_of_the_others(name, reduction):
     """They read the input before its gradient overwrites it."""
-    case = _case(name)
+    case = case_of(name)
     if name == "cross_entropy":
         case.operands = (case.operands[0], torch.rand(8, 7, generator=G, dtype=torch.float64).softmax(1))
     results = []
@@ -184,7 +156,7 @@ def test_probabilities_inplace_with_gradients_of_both():
 @each_reduction
 @pytest.mark.parametrize("backward", ("fused", "recompute"))
 def test_create_graph(name, reduction, backward):
-    case = _case(name)
+    case = case_of(name)
 
     def second_derivative(loss, **options):
         input = case.operands[0].clone().requires_grad_()
@@ -212,7 +184,7 @@ def test_create_graph_after_inplace_raises():
 @each_loss
 @pytest.mark.cpu
 def test_transforms(name):
-    case = _case(name)
+    case = case_of(name)
     x, direction = case.operands[0], torch.full_like(case.operands[0], 0.01)
     stacked = torch.stack([x, x * 0.5])
 
@@ -232,101 +204,9 @@ def test_transforms(name):
         torch.testing.assert_close(*results)
 
 
-@pytest.fixture
-def fresh_compiler():
-    """Each test's graphs count towards the compiler's limit of recompilations by themselves."""
-    torch._dynamo.reset()
-
-
-@each_loss
-@each_reduction
-@pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.cpu
-def test_compiled_without_breaks(name, reduction):
-    case = _case(name, torch.float32)
-    compiled = torch.compile(
-        lambda *operands: case.ours(
-            operands[0] * 1, *operands[1:], **case.options, reduction=reduction
-        ).sum(),
-        fullgraph=True,
-    )
-    eager, traced = case.sample()[0], case.sample()[0]
-    call(
-        case, case.ours, eager[0] * 1, *eager[1:], reduction=reduction, backward="recompute"
-    ).sum().backward()
-    compiled(*traced).backward()
-    for mine, other in zip(eager, traced, strict=True):
-        assert not mine.requires_grad or torch.equal(mine.grad, other.grad)
-
-
-@pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.cpu
-def test_compiled_with_changing_sizes_and_ignored_rows():
-    compiled = torch.compile(lambda x, t: L.cross_entropy(x, t), fullgraph=True, dynamic=True)
-    for rows, classes in ((4, 10), (7, 33), (2, 2000)):
-        x = torch.randn(rows, classes, requires_grad=True)
-        t = torch.randint(0, classes, (rows,))
-        t[0] = -100
-        loss = compiled(x, t)
-        loss.backward()
-        same = x.detach().clone().requires_grad_()
-        L.cross_entropy(same, t, backward="recompute").backward()  # what compiled graphs run
-        assert torch.equal(x.grad, same.grad)
-
-
-@each_loss
-@pytest.mark.cpu
-def test_checkpointed(name):
-    case = _case(name)
-    for backward in ("fused", "recompute"):
-        input = case.operands[0].clone().requires_grad_()
-        checkpoint(
-            lambda x, mode=backward: call(case, case.ours, x * 1, backward=mode), input, use_reentrant=False
-        ).backward()
-        torch.testing.assert_close(input.grad, expected(case))
-
-
-@each_loss
-@pytest.mark.cpu
-def test_saved_tensor_hooks_see_all_that_is_kept(name):
-    case = _case(name)
-    packed = []
-
-    def pack(tensor: Tensor) -> int:
-        packed.append(tensor.clone())
-        return len(packed) - 1
-
-    input = case.operands[0].clone().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda index: packed[index]):
-        loss = call(case, case.ours, input)
-    assert loss.grad_fn.gradients is None
-    loss.backward()
-    torch.testing.assert_close(input.grad, expected(case))
-
-
-@each_loss
-@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
-def test_autocast_returns_torch_s_dtype_and_reads_the_input_as_it_is(name, dtype):
-    case = _case(name, dtype)
-    input = case.operands[0].clone().requires_grad_()
-    with autocast():
-        loss = call(case, case.ours, input)
-    with torch.autocast("cpu", torch.bfloat16):
-        theirs = call(case, getattr(F, name), case.operands[0])
-    # Losses composed of operators that autocast leaves alone stay as they are.
-    composite = ("gaussian_nll_loss", "multilabel_soft_margin_loss", "triplet_margin_with_distance_loss")
-    assert loss.dtype == theirs.dtype == (dtype if name in composite else torch.float32)
-    exact = call(case.cast(torch.float64), case.torchs, case.operands[0].double())
-    rtol = 4 * torch.finfo(loss.dtype).eps
-    torch.testing.assert_close(loss.double(), exact, rtol=rtol, atol=0)
-    torch.testing.assert_close(loss, theirs, rtol=rtol, atol=0)
-    loss.backward()
-    assert input.grad.dtype == dtype
-
-
 @each_loss
 def test_only_what_is_needed_is_computed(name):
-    case = _case(name)
+    case = case_of(name)
     with torch.no_grad():
         assert call(case, case.ours, case.operands[0].clone().requires_grad_()).grad_fn is None
     assert call(case, case.ours).grad_fn is None
@@ -343,7 +223,7 @@ def test_only_what_is_needed_is_computed(name):
 @pytest.mark.parametrize("name", ("hinge_embedding_loss", "cosine_embedding_loss"))
 @pytest.mark.cpu
 def test_targets_that_are_only_looked_at_have_no_gradient(name):
-    case = _case(name)
+    case = case_of(name)
     *_, target = case.operands
     target = target.clone().requires_grad_()
     for function in (case.ours, case.torchs):
@@ -355,7 +235,7 @@ def test_targets_that_are_only_looked_at_have_no_gradient(name):
 
 @each_loss
 def test_upstream_gradients_of_any_layout_and_dtype(name):
-    case = _case(name, torch.bfloat16)
+    case = case_of(name, torch.bfloat16)
     wide = case.cast(torch.float64)
     shape = call(case, case.torchs, reduction="none").shape
     full = torch.rand(shape, generator=G, dtype=torch.float64)

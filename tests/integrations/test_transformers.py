@@ -8,73 +8,15 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from fused_losses.integrations import transformers as ours
 from fused_losses.integrations.linear_head import use_linear_head
 
-transformers = pytest.importorskip("transformers")
-theirs = pytest.importorskip("transformers.loss.loss_utils")
+pytest.importorskip("transformers")
 
-VOCABULARY = 101
-FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
-# Of gradients, eight bits of significand, through the few layers of these models.
-BFLOAT16 = {"rtol": 2**-4, "atol": 2**-8}
-
-LLAMA = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
-BERT = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-}
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-MODELS = {
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)),
-    "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, **NO_DROPOUT)),
-}
-
-
-def make(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    torch.manual_seed(0)
-    return MODELS[name]().to(dtype).train()
-
-
-def batch(seed: int = 0, ignored: int = 3) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(VOCABULARY, (2, 12), generator=generator)
-    labels = tokens.clone()
-    labels[0, :ignored] = -100
-    return {"input_ids": tokens, "labels": labels}
-
-
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def train(model: nn.Module, steps: int = 3, micro_batches: int = 2) -> tuple[torch.Tensor, dict]:
-    """The losses of a few steps of gradient accumulation, and the gradients of the last."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = []
-    for step in range(steps):
-        optimizer.zero_grad()
-        batches = [batch(step * micro_batches + i, ignored=4 * i) for i in range(micro_batches)]
-        items = sum((b["labels"][:, 1:] != -100).sum() for b in batches)
-        for inputs in batches:
-            loss = model(**inputs, num_items_in_batch=items).loss
-            loss.backward()
-            losses.append(loss.detach())
-        optimizer.step()
-    return torch.stack(losses), gradients(model)
-
+import transformers
+import transformers.loss.loss_utils as theirs
+from kit.small_models import BERT, BFLOAT16, FLOAT32, MODELS, VOCABULARY, batch, gradients, make, train
 
 PAIRS = [
     (theirs.ForCausalLMLoss, ours.causal_lm_loss),
@@ -280,90 +222,3 @@ def test_trainer(tmp_path, form):
     assert len(expected) == 3 and computed == pytest.approx(expected, rel=1e-4)
     # AdamW's first steps have the size of the learning rate, whatever the gradient's.
     torch.testing.assert_close(model.state_dict(), expected_model.state_dict(), rtol=1e-3, atol=5e-5)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_linear_head_trains_alike(name):
-    expected, expected_gradients = train(make(name))
-    model = make(name)
-    with use_linear_head(model):
-        losses, computed = train(model)
-    torch.testing.assert_close(losses, expected, **FLOAT32)
-    torch.testing.assert_close(computed, expected_gradients, **FLOAT32)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_linear_head_bfloat16(name):
-    model = make(name, torch.bfloat16)
-    other = copy.deepcopy(model)
-    expected = model(**batch()).loss
-    expected.backward()
-    with use_linear_head(other):
-        loss = other(**batch()).loss
-        loss.backward()
-    assert loss.dtype is torch.float32
-    # Logits were rounded to bfloat16 in the one, not in the other: 2^-9 of a logit of about 1.
-    torch.testing.assert_close(loss, expected, rtol=2**-9, atol=0)
-    torch.testing.assert_close(gradients(other), gradients(model), **BFLOAT16)
-
-
-def test_causal_lm_linear_loss_with_bias():
-    hidden, weight, bias = torch.randn(2, 6, 8), torch.randn(VOCABULARY, 8), torch.randn(VOCABULARY)
-    labels = batch()["labels"][:, :6]
-    for items in (None, 4):
-        expected = theirs.ForCausalLMLoss(F.linear(hidden, weight, bias), labels, VOCABULARY, items)
-        loss = ours.causal_lm_linear_loss(hidden, weight, labels, lm_head_bias=bias, num_items_in_batch=items)
-        torch.testing.assert_close(loss, expected, **FLOAT32)
-
-
-def test_linear_head_has_no_logits_in_training_alone():
-    model = make("llama")
-    before = set(vars(model)), set(vars(model.lm_head))
-    inputs = batch()
-    with use_linear_head(model) as head:
-        outputs = model(**inputs)
-        assert outputs.logits is None and "logits" not in outputs and outputs.loss.requires_grad
-        loss, *rest = model(**inputs, return_dict=False)
-        assert torch.equal(loss, outputs.loss) and not any(x is None for x in rest)
-        assert model(inputs["input_ids"]).logits.shape == (2, 12, VOCABULARY)
-        model.eval()
-        evaluated = model(**inputs)
-        assert evaluated.logits.shape == (2, 12, VOCABULARY)
-        torch.testing.assert_close(evaluated.loss, outputs.loss, **FLOAT32)
-        model.generate(inputs["input_ids"], max_new_tokens=2, do_sample=False)
-        with pytest.raises(RuntimeError, match="has a linear head already"):
-            use_linear_head(model)
-    head.undo()
-    assert (set(vars(model)), set(vars(model.lm_head))) == before
-    assert model.train()(**inputs).logits is not None
-    assert not model._forward_hooks and not model._forward_pre_hooks
-
-
-def test_linear_head_refuses():
-    with pytest.raises(ValueError, match="not that of transformers' causal language models"):
-        use_linear_head(transformers.BertForMaskedLM(transformers.BertConfig(**BERT)))
-    model = make("llama")
-    model.lm_head = nn.Sequential(model.lm_head)
-    with pytest.raises(ValueError, match=r"no torch\.nn\.Linear as its output layer, but Sequential"):
-        use_linear_head(model)
-    gemma = transformers.Gemma2Config(**LLAMA, head_dim=8, num_key_value_heads=4)
-    with pytest.raises(ValueError, match=r"caps its logits \(final_logit_softcapping=30"):
-        use_linear_head(transformers.Gemma2ForCausalLM(gemma))
-    gemma.final_logit_softcapping = None
-    with use_linear_head(transformers.Gemma2ForCausalLM(gemma).train()) as head:
-        assert head._head.weight.shape[0] == VOCABULARY
-    granite = transformers.GraniteForCausalLM(transformers.GraniteConfig(**LLAMA, logits_scaling=2.0)).train()
-    with use_linear_head(granite), pytest.raises(RuntimeError, match="changes its logits before the loss"):
-        granite(**batch())
-    assert granite(**batch()).logits is not None
-
-
-def test_a_model_that_computes_its_loss_itself():
-    class Own(transformers.LlamaForCausalLM):
-        def forward(self, input_ids, labels=None):
-            logits = self.lm_head(self.model(input_ids).last_hidden_state)
-            return transformers.modeling_outputs.CausalLMOutput(loss=logits.sum(), logits=logits)
-
-    model = Own(transformers.LlamaConfig(**LLAMA)).train()
-    with use_linear_head(model), pytest.raises(RuntimeError, match="did not compute its loss by"):
-        model(**batch())

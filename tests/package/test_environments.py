@@ -32,6 +32,7 @@ WITH_EXTRAS = {
     "test_linear_samples.py": "expecttest",
     "test_properties.py": "hypothesis",
     "test_transformers.py": "transformers",
+    "test_transformers_heads.py": "transformers",
 }
 """Files that are of no use without a package, and the one that each asks for first."""
 
