@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 from kit import device
-from kit.shares import is_chosen
+from kit.shares import share_of
 from kit.strictness import by_kernels_only
 
 __all__ = ["by_kernels_only"]  # a fixture
@@ -82,7 +82,8 @@ def pytest_collection_modifyitems(config, items):
     if os.environ.get("TRITON_INTERPRET") == "1" or "FUSED_LOSSES_CUDA_ON_CPU" in os.environ:
         kept = [x for x in kept if not any(word in x.nodeid for word in _LARGE)]
     share = int(os.environ.get("FUSED_LOSSES_TEST_SHARE", "1"))
-    kept = [x for x in kept if is_chosen(x.nodeid, share)]
+    some = share_of((x.nodeid for x in kept), share)
+    kept = [x for x in kept if x.nodeid in some]
     chosen = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
@@ -90,7 +91,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def sample_counts(request):
-    """Samples by what was done with them; a test adds to it."""
+    """Counts of samples by what was done with them; a test adds to it."""
     return request.config.stash[_SAMPLES]
 
 
@@ -101,7 +102,7 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
-    """Of a worker that is done, in the process that waits for all."""
+    """In the process that waits for the workers: adds the counts of one that is done."""
     node.config.stash[_SAMPLES].update(getattr(node, "workeroutput", {}).get(_COUNTS, {}))
 
 

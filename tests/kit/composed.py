@@ -13,7 +13,7 @@ BEYOND_TORCH = {*LOSSES["cross_entropy"].extensions}
 
 
 def cross_entropy(*operands: Tensor, **options) -> Tensor:
-    """Torch's own where it has all options."""
+    """The loss: torch's own function where that has all the options, else composed of its operators."""
     if BEYOND_TORCH.isdisjoint(options):
         return F.cross_entropy(*operands, **options)
     return outputs(*operands, **options).loss

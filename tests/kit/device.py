@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 device: str | None = None
-"""None: where the tensors are."""
+"""What `--device` says; None, if losses compute where the tensors are."""
 
 
 class _Moved(torch.autograd.Function):
-    """On the device, with the strides and the alignment that it has, be they dense or not."""
+    """A copy on the device, whose strides and alignment are those of the tensor, be they dense or not."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class _Moved(torch.autograd.Function):
 
 
 def autocast() -> torch.autocast:
-    """Of bfloat16, where the losses under test compute."""
+    """Autocast to bfloat16, for the device on which the losses under test compute."""
     return torch.autocast(device or "cpu", torch.bfloat16)
 
 

@@ -16,7 +16,7 @@ from kit.exact import classes, elements, vectors
 from kit.exact.terms import size_of, total
 
 FORMULAS = elements.FORMULAS | classes.FORMULAS | vectors.FORMULAS
-"""By torch's names of the losses, which take torch's arguments."""
+"""The formulas by torch's names of the losses. They take the arguments of torch's functions."""
 
 
 def results_in_extended_precision(
