@@ -19,10 +19,10 @@ def empty_cache() -> None:
 
 
 def set_cache_limit(bytes: int) -> None:
-    """Sets how many bytes of freed gradient buffers may be held (1 GiB unless told).
+    """Sets how many bytes of freed gradient buffers may be held (1 GiB by default).
 
     Args:
-        bytes: 0 holds none; buffers beyond the new limit are given back at once.
+        bytes: the limit; 0 holds none. Buffers beyond it are given back at once.
 
     Raises:
         ValueError: a negative number.

@@ -1,4 +1,4 @@
-"""What runs a call of a loss, and why."""
+"""Which kernels run a call of a loss, by which strategy, and why."""
 
 from __future__ import annotations
 

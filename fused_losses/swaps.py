@@ -18,29 +18,33 @@ class Swap:
 
     place: dict[Any, Any]
     key: Any
-    ours: Any
+    replacement: Any
     name: str | None = None
-    """What users know the entry by; None for one that only goes with another."""
+    """The name that users know the entry by; None for one that only accompanies another."""
 
     @property
     def _identity(self) -> tuple[int, Any, int]:
-        return id(self.place), self.key, id(self.ours)
+        return id(self.place), self.key, id(self.replacement)
 
     @property
     def _is_in_place(self) -> bool:
-        return self.place.get(self.key) is self.ours
+        return self.place.get(self.key) is self.replacement
 
 
 @dataclass
 class _Hold:
-    """What a swap has displaced, and how many patches want it to stay so."""
+    """What a swap has displaced, and how many patches hold the swap in place."""
 
     displaced: Any
     patches: int = 0
 
 
 _ABSENT = object()
+"""What a swap has displaced where the dictionary had no such key."""
+
 _holds: dict[tuple[int, Any, int], _Hold] = {}
+"""The swaps that are in place, by their identity."""
+
 _lock = threading.Lock()
 
 
@@ -54,7 +58,7 @@ class Patch:
     """
 
     replaced: tuple[str, ...]
-    """What is replaced, by qualified names."""
+    """The qualified names of what is replaced."""
 
     def __init__(self, swaps: Iterable[Swap]) -> None:
         self._swaps = tuple(swaps)
@@ -64,7 +68,7 @@ class Patch:
             for swap in self._swaps:
                 displaced = swap.place.get(swap.key, _ABSENT)
                 _holds.setdefault(swap._identity, _Hold(displaced)).patches += 1
-                swap.place[swap.key] = swap.ours
+                swap.place[swap.key] = swap.replacement
         logger.info("replaced %s", ", ".join(self.replaced))
 
     def undo(self) -> None:
@@ -104,6 +108,7 @@ class Patch:
 
 
 def _check_in_place(swaps: Iterable[Swap]) -> None:
+    """Raises RuntimeError if something else has taken the place of a replacement."""
     strays = [swap.name or str(swap.key) for swap in swaps if not swap._is_in_place]
     if strays:
         raise RuntimeError(

@@ -1,1 +1,1 @@
-"""Losses in the forms that other libraries call them by. None of these libraries is a dependency."""
+"""Losses with the signatures by which other libraries call them. None of these libraries is a dependency."""

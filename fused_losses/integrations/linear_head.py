@@ -25,9 +25,9 @@ def use_linear_head(model: Any) -> LinearHead:
     `compute_loss_func`, which would need the logits).
 
     Args:
-        model: of transformers, with a `torch.nn.Linear` as its output layer and transformers' causal loss,
-            such as LlamaForCausalLM or GPT2LMHeadModel. Nothing may happen to the logits between the two;
-            where something does, the first step in training raises RuntimeError.
+        model: a model of transformers, such as LlamaForCausalLM or GPT2LMHeadModel, with a `torch.nn.Linear`
+            as its output layer and transformers' causal loss. Nothing may happen to the logits between the
+            two; where something does, the first step in training raises RuntimeError.
 
     Returns:
         A handle, which is a context manager: `undo()` gives the model its own parts back.
@@ -76,14 +76,16 @@ class LinearHead(Patch):
             hook.remove()
 
     def _before(self, model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """A hook before the model's forward: it will compute a loss in training mode, if given labels."""
         self._hidden = None
         labels = any(keywords.get(name) is not None for name in ("labels", "shift_labels"))
         self._is_active = model.training and labels
 
     def _skip(self, hidden: Tensor) -> Tensor:
+        """The output layer's forward: where a loss is computed, it returns the hidden states as logits."""
         if not self._is_active:
             return type(self._head).forward(self._head, hidden)
-        # A tensor object of its own, by which the loss knows that nothing has happened to it in between.
+        # A tensor object of its own: if the loss is given the very same, nothing has happened in between.
         self._hidden = hidden.view_as(hidden)
         self._version = self._hidden._version
         return self._hidden
@@ -98,6 +100,7 @@ class LinearHead(Patch):
         shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        """The model's loss function, whose `logits` are the hidden states that `_skip` has returned."""
         if not self._is_active:
             return causal_lm_loss(logits, labels, vocab_size, num_items_in_batch, ignore_index, shift_labels)
         if logits is not self._hidden or logits._version != self._version:
@@ -116,6 +119,7 @@ class LinearHead(Patch):
         )
 
     def _after(self, model: Any, arguments: tuple[Any, ...], outputs: Any) -> Any:
+        """A hook after the model's forward: its outputs without what stands in the place of logits."""
         if self._is_active:
             raise RuntimeError(
                 f"use_linear_head: {type(model).__name__} did not compute its loss by `loss_function`."
@@ -123,6 +127,6 @@ class LinearHead(Patch):
         hidden, self._hidden = self._hidden, None
         if hidden is None:
             return outputs
-        if isinstance(outputs, tuple):  # of what is not None
+        if isinstance(outputs, tuple):  # which has no place for what is None
             return tuple(value for value in outputs if value is not hidden)
         return type(outputs)(**{key: None if value is hidden else value for key, value in outputs.items()})

@@ -22,7 +22,8 @@ from fused_losses.losses.checks import check_backward
 from fused_losses.swaps import Patch, Swap
 
 Items = Tensor | float | None
-"""What a sum over a batch is divided by: a number, or a tensor on any device. None: the mean of this call."""
+"""What a sum over a batch is divided by: a number, or a tensor of one on any device. None stands for the
+number of labels of this call that are not ignored."""
 
 
 def causal_lm_loss(
@@ -220,49 +221,49 @@ def patch_transformers(*, backward: Backward = "fused") -> Patch:
 
 
 class _Losses(Mapping[str, Any]):
-    """Transformers' table of losses as it is when asked, with ours in the place of theirs."""
+    """Transformers' table of losses as it is when asked, but for functions that have a replacement."""
 
-    def __init__(self, theirs: Mapping[str, Any], ours: Mapping[Any, Any]) -> None:
-        self._theirs, self._ours = theirs, ours
+    def __init__(self, table: Mapping[str, Any], replacements: Mapping[Any, Any]) -> None:
+        self._table, self._replacements = table, replacements
 
     def __getitem__(self, name: str) -> Any:
-        function = self._theirs[name]
-        return self._ours.get(function, function)
+        function = self._table[name]
+        return self._replacements.get(function, function)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._theirs)
+        return iter(self._table)
 
     def __len__(self) -> int:
-        return len(self._theirs)
+        return len(self._table)
 
 
-@functools.cache  # the same object each time, by which nested patches know each other
+@functools.cache  # one object for each `backward`, by which nested patches recognise each other
 def _losses(backward: Backward) -> _Losses:
-    theirs = loss_utils()
-    ours: dict[Any, Callable[..., Tensor]] = {
-        theirs.ForCausalLMLoss: causal_lm_loss,
-        theirs.ForMaskedLMLoss: masked_lm_loss,
-        theirs.ForTokenClassification: token_classification_loss,
-        theirs.ForSequenceClassificationLoss: sequence_classification_loss,
+    utils = loss_utils()
+    functions: dict[Any, Callable[..., Tensor]] = {
+        utils.ForCausalLMLoss: causal_lm_loss,
+        utils.ForMaskedLMLoss: masked_lm_loss,
+        utils.ForTokenClassification: token_classification_loss,
+        utils.ForSequenceClassificationLoss: sequence_classification_loss,
     }
     return _Losses(
-        theirs.LOSS_MAPPING,
-        {their: functools.partial(mine, backward=backward) for their, mine in ours.items()},
+        utils.LOSS_MAPPING,
+        {replaced: functools.partial(loss, backward=backward) for replaced, loss in functions.items()},
     )
 
 
 def loss_utils() -> Any:
-    """The module of transformers."""
+    """The module of transformers that has its losses."""
     return importlib.import_module("transformers.loss.loss_utils")
 
 
 def without_backward(loss: Any) -> Any:
-    """Whose loss this is, without what `patch_transformers` has bound to it."""
+    """A model's loss function, without the `backward` that `patch_transformers` may have bound to it."""
     return loss.func if isinstance(loss, functools.partial) else loss
 
 
 def _next_tokens(labels: Tensor | None, ignore_index: int, shift_labels: Tensor | None) -> Tensor:
-    """Each token's label, one dimension: that of the next; the last has none."""
+    """Each token's label (batch * length), int64: that of the next token; the last token's is ignored."""
     if shift_labels is not None:
         return shift_labels.reshape(-1)
     assert labels is not None
@@ -272,6 +273,7 @@ def _next_tokens(labels: Tensor | None, ignore_index: int, shift_labels: Tensor 
 def _cross_entropy(
     logits: Tensor, labels: Tensor, num_items_in_batch: Items, ignore_index: int, backward: Backward
 ) -> Tensor:
+    """Cross-entropy of logits (N, C) and labels (N): the sum over num_items_in_batch, or the mean."""
     with _float32_losses(logits):
         loss = F.cross_entropy(
             logits,
@@ -284,12 +286,12 @@ def _cross_entropy(
 
 
 def _float32_losses(input: Tensor) -> AbstractContextManager[Any]:
-    """As under autocast: 16 bits are read as they are, and losses are float32."""
+    """Autocast for 16-bit input, which is then read as it is, while losses are float32; otherwise nothing."""
     if input.dtype is torch.bfloat16 or input.dtype is torch.float16:
         return torch.autocast(input.device.type, dtype=input.dtype)
     return nullcontext()
 
 
 def _in_shape_of(num_items_in_batch: Items, loss: Tensor) -> Tensor:
-    """As of a quotient: a divisor of one element in one dimension makes it a loss of one."""
+    """The loss, shaped as a quotient would be: (1) where num_items_in_batch is a tensor (1)."""
     return loss.reshape(num_items_in_batch.shape) if isinstance(num_items_in_batch, Tensor) else loss
