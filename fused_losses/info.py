@@ -17,7 +17,7 @@ from fused_losses import backends, devices, registry
 
 
 def _probe(read: Callable[[], Any]) -> Any:
-    """What `read` returns; if it raises, a text that says so, so that the rest of the report is still there."""
+    """What `read` returns, or a text about what it raises, so that the rest of the report is still there."""
     try:
         return read()
     except Exception as error:

@@ -18,15 +18,15 @@ from fused_losses.samples import Inputs, Shape
 Size = Literal["large", "medium", "small"]
 Pass = Literal["forward", "training-forward", "backward", "step"]
 
-# float64 is absent: it is the reference that every result is judged against.
+# float64 is absent, since every result is judged against torch's in float64.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # large: 8M elements, beyond the private caches; medium: 64k, inside them; small: all overhead.
 SIZES: tuple[Size, ...] = ("large", "medium", "small")
 
-# Of a larger batch, a part of at most so many elements is made, and the batch is that part several times
-# over: what is right is known of the part, in float64, and must hold of each repetition. Some ten arrays of
-# float64 are needed for that, 1.3 GiB. Nothing that a CPU's run has is as large.
+# The most elements for which float64 results are computed, with some ten arrays of float64: 1.3 GiB. A larger
+# batch repeats a part of at most so many; the part's float64 results must hold for each repetition. No case
+# of a run on a CPU is larger.
 PART_ELEMENTS = 2**24
 
 _FLAT: dict[Size, Sequence[Shape]] = {
@@ -44,10 +44,10 @@ SHAPES: dict[str, dict[Size, Sequence[Shape]]] = {
         "medium": [(64, 1024), (6553, 10)],
         "small": [(32, 10)],
     },
-    # 128 numbers: what an embedding of a face or a sentence has at the least.
+    # 128 numbers: as many as an embedding of a face or a sentence has at the least.
     "vectors": {"large": [(65536, 128)], "medium": [(512, 128)], "small": [(32, 10)]},
 }
-"""Shapes of the first input, by `Loss.shapes` and size."""
+"""Shapes of the first input, by `Loss.shapes` and size; each size has about as many elements for all."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def head(self) -> Head | None:
-        """What this is if it is a loss behind a linear layer, whose shape is N x D x V."""
+        """The row of `heads` for a loss behind a linear layer, whose shape is (N, D, V); None for others."""
         return HEADS.get(self.loss)
 
     @property
@@ -112,7 +112,7 @@ class Case:
 
     @property
     def parts(self) -> int:
-        """How many times the batch has the same rows: the least power of two that makes them few enough."""
+        """How often the batch repeats its first rows: the least power of two that makes them few enough."""
         parts = 1
         if self.head is None:
             while self.numel // parts > PART_ELEMENTS and self.shape[0] % (2 * parts) == 0:
@@ -120,7 +120,7 @@ class Case:
         return parts
 
     def part(self, inputs: Inputs) -> Inputs:
-        """The rows that the batch repeats, and whatever is not of rows."""
+        """The inputs of the rows that the batch repeats; factors of classes stay whole."""
         if self.parts == 1:
             return inputs
         batched = len(inputs) - len(self.options.per_class)
@@ -131,11 +131,11 @@ class Case:
         """Inputs whose content depends on ``seed`` alone; those that are trained require grad."""
         loss, options, parts = self.description, self.options, self.parts
         generator = Generator(self.device).manual_seed(seed)
-        # On the device itself: a CPU would take seconds for what a GPU is given.
+        # Made on the device itself: a CPU would take seconds to make a GPU's inputs.
         with torch.device(self.device):
             made = loss.inputs((self.shape[0] // parts, *self.shape[1:]), generator)
             made = options.change(made, generator)
-            # Around 1, so that a weighted loss is as large as the usual one.
+            # Factors around 1, so that a weighted loss is as large as the usual one.
             factors = [torch.rand(self.shape[1], generator=generator) + 0.5 for _ in options.per_class]
         dtype = DTYPES[self.dtype]
         inputs = [t.to(dtype) if t.is_floating_point() else t for t in made]
@@ -152,9 +152,9 @@ class Case:
         """Bytes that any implementation must move: inputs read once, gradients written once.
 
         Returns:
-            None for the passes of a training step by themselves: how much of the work is left to which is the
-            strategy's choice. None for a loss behind a linear layer, too, whose floor is the layer's matrix
-            products.
+            None for the forward or the backward of training alone, since each strategy divides the work
+            between them in its own way; and for a loss behind a linear layer, whose floor is the layer's
+            matrix products.
         """
         if pass_ in ("backward", "training-forward") or self.head is not None:
             return None
@@ -170,7 +170,15 @@ def select(
     device: str = "cpu",
     shapes: Sequence[Shape] = (),
 ) -> list[Case]:
-    """The cases of a run, those of one size and dtype together; `shapes` instead of those that a size has."""
+    """The cases of a run, those of one size and dtype together.
+
+    Args:
+        sizes: which sizes.
+        losses: which losses, by their names.
+        dtypes: which dtypes, by their names.
+        device: "cpu" or "cuda".
+        shapes: shapes of the first input, in the place of those that a size has.
+    """
     chosen, kinds = list(losses), list(dtypes)
     return [
         Case(loss, size, shape, dtype, device)

@@ -18,18 +18,26 @@ from fused_losses.bench.gpu import run as gpu_run
 from fused_losses.bench.gpu.supervisor import Supervisor
 from fused_losses.bench.heads import HEADS
 from fused_losses.bench.options import among, part_of, read, shape
-from fused_losses.bench.providers import BY_DEVICE, OF_HEADS, OF_LOSSES, OURS, PROVIDERS, UNAVAILABLE
+from fused_losses.bench.providers import (
+    BY_DEVICE,
+    HEAD_PROVIDERS,
+    LOSS_PROVIDERS,
+    OWN,
+    PROVIDERS,
+    UNAVAILABLE,
+)
 from fused_losses.bench.report import console
 from fused_losses.registry import LOSSES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-# A quiet machine's load average: what is left of a shell and a few daemons.
+# The most that the load average of a quiet machine is: a shell and a few daemons cause that much.
 QUIET_LOAD = 0.5
 
-# Of timing, per case: all rounds for most, more than the least for all but the slowest eager losses.
+# Seconds for the rounds of a case: enough for all rounds of most cases, and for more than the fewest rounds
+# of all but the slowest eager losses.
 SECONDS = 2.0
 
-# No default, but what the others become under torch.compile and for float16.
+# The provider that `--all` leaves out: the others become this one under torch.compile and for float16 alone.
 NOT_IN_ALL = "recompute"
 
 
@@ -46,7 +54,7 @@ TinyOption = Annotated[
     bool,
     typer.Option(
         "--tiny",
-        help="The run of a GPU in small; with --device cpu a rehearsal without one, by the host's clock.",
+        help="The run of a GPU with small inputs; with --device cpu, a rehearsal of it by the host's clock.",
     ),
 ]
 CsvOption = Annotated[Path | None, typer.Option(help="Where to write; build/bench/<date>.csv if not given.")]
@@ -125,14 +133,14 @@ def run(
 ) -> None:
     """Verifies every provider against float64, then times the providers in turn.
 
-    On a GPU: its list of cases, the most important first, or those of it that are chosen; each provider by
-    itself, in a process that another one takes the place of if it dies or hangs.
+    On a GPU, the cases are a list of its own, the most important first, or those of it that are chosen. Each
+    provider is timed by itself, in a process that is replaced by another if it dies or hangs.
     """
     dimensions = [shape(text) for text in shapes or []]
     if device == "cuda" or tiny:
-        of_cpu = {"--all": all_, "--size": sizes, "--pass": pass_ != "step", "--rounds": rounds}
-        of_cpu |= {"--threads": threads, "--memory": peak_memory is not None}
-        for name, value in of_cpu.items():
+        cpu_only = {"--all": all_, "--size": sizes, "--pass": pass_ != "step", "--rounds": rounds}
+        cpu_only |= {"--threads": threads, "--memory": peak_memory is not None}
+        for name, value in cpu_only.items():
             if value:
                 raise typer.BadParameter(f"{name} is of runs on a CPU")
         known = losses or (HEADS if linear else [*LOSSES, *HEADS])
@@ -153,7 +161,9 @@ def run(
     names = losses or list(HEADS if linear else LOSSES)
     cases = select(chosen, names, dtypes, device, dimensions)
     has_heads = any(name in HEADS for name in names)
-    usual = OF_HEADS if has_heads else [name for name in OF_LOSSES if not all_ or name != NOT_IN_ALL]
+    usual = [name for name in LOSS_PROVIDERS if not all_ or name != NOT_IN_ALL]
+    if has_heads:
+        usual = HEAD_PROVIDERS
     plan = session.Plan(
         providers=providers or usual,
         pass_=pass_,
@@ -174,9 +184,9 @@ def run(
     append = _appends(path, machine, append)
     measured: list[rows.Row] = []
     with rows.writer(path, machine, append) as write:
-        for of_case in _measure(cases, plan):
-            write(of_case)
-            measured += of_case
+        for case_rows in _measure(cases, plan):
+            write(case_rows)
+            measured += case_rows
 
     if not all_:
         console.print(report.results_table(measured, machine))
@@ -213,10 +223,15 @@ def _path(csv: Path | None) -> Path:
 
 
 def _appends(path: Path, machine: rows.Machine, append: bool) -> bool:
-    """Whether to add to a file, which must be there and of the same machine."""
+    """Whether to add to a file: if that is asked for and the file is there.
+
+    Raises:
+        typer.BadParameter: another machine or version wrote it.
+    """
     append = append and path.exists()
     if append:
-        unlike = compare.differences(read(path)[0], machine, (*compare.SAME_MACHINE, *compare.WARNED_OF))
+        must_agree = (*compare.SAME_MACHINE, *compare.SAME_VERSIONS)
+        unlike = compare.differences(read(path)[0], machine, must_agree)
         if unlike:
             raise typer.BadParameter(f"{path} is of another machine or version ({'; '.join(unlike)})")
     console.print(f"Written to {path}, case by case")
@@ -224,8 +239,8 @@ def _appends(path: Path, machine: rows.Machine, append: bool) -> bool:
 
 
 def _fail_if_refused(measured: list[rows.Row]) -> None:
-    """With the exit status, if one of ours is not accurate or raises."""
-    refused = (row for row in measured if row.status != rows.OK and row.provider in OURS)
+    """Exits with status 1 if a provider of this package is not accurate or raises."""
+    refused = (row for row in measured if row.status != rows.OK and row.provider in OWN)
     if any(not row.status.startswith(UNAVAILABLE) for row in refused):
         raise typer.Exit(1)
 
@@ -239,7 +254,7 @@ def warm(
     ] = "0/1",
     tiny: TinyOption = False,
 ) -> None:
-    """Compiles what a run on a GPU needs, for torch.compile and Triton, into their caches on disk."""
+    """Fills the caches on disk of torch.compile and Triton with what a run on a GPU needs compiled."""
     first, step = part_of(part)
     tasks = gpu_run.tasks_of(gpu_cases.cases(device, tiny)[first::step], None, is_warming=True)
     failed = gpu_run.warm(Supervisor(tasks), console)

@@ -1,4 +1,4 @@
-"""``compare``: what has become slower or faster between two runs, beyond what they vary by themselves."""
+"""``compare``: what has become slower or faster between two runs, beyond the noise of each."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from fused_losses.bench.rows import Machine, Row
 
 Verdict = Literal["slower", "faster", "same"]
 
-# What two runs must agree in for their times to be comparable; the others may differ, with a warning.
+# The columns in which two runs must agree for their times to be comparable.
 SAME_MACHINE = ("machine", "cores", "isa", "threads")
-WARNED_OF = ("torch", "triton", "driver")
+
+# Columns in which they may differ, with a warning.
+SAME_VERSIONS = ("torch", "triton", "driver")
 
 HOW = (
     "head/base: ratio of the medians, above 1 where head is slower. least, most: between the deciles, head's "
@@ -31,7 +33,7 @@ HOW = (
 
 @dataclass(frozen=True)
 class Change:
-    """One provider on one case in two runs: head's time over base's.
+    """One provider on one case in two runs: the time in head, the later run, over that in base.
 
     Attributes:
         case: loss, shape, dtype and pass.
@@ -49,7 +51,7 @@ class Change:
 
     @property
     def verdict(self) -> Verdict:
-        """Noise is what the deciles span: a change is one where they do not overlap."""
+        """Times vary between their deciles within a run: they differ where these ranges do not overlap."""
         if self.least > 1:
             return "slower"
         return "faster" if self.most < 1 else "same"
@@ -57,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Changes of the rows that both runs timed, and how many rows only one of them did."""
+    """The changes of the rows that both runs timed, and how many rows only one of them timed."""
 
     changes: list[Change]
     only_base: int
@@ -95,7 +97,7 @@ def _change(base: Row, head: Row) -> Change:
 
 
 def differences(base: Machine, head: Machine, names: Sequence[str]) -> list[str]:
-    """In which of these columns two runs differ."""
+    """The columns, among these, in which two runs differ: name and both values, in words."""
     pairs = ((name, getattr(base, name), getattr(head, name)) for name in names)
     return [f"{name}: {mine} and {theirs}" for name, mine, theirs in pairs if mine != theirs]
 
@@ -120,7 +122,7 @@ def command(
     unlike = differences(machine, other, SAME_MACHINE)
     if unlike and not any_machine:
         raise typer.BadParameter(f"runs of different machines ({'; '.join(unlike)}); see --any-machine")
-    for text in unlike + differences(machine, other, WARNED_OF):
+    for text in unlike + differences(machine, other, SAME_VERSIONS):
         console.print(f"The runs differ in {text}", style="yellow", markup=False)
     found = compare(before, after)
     if not found.changes:
@@ -163,4 +165,4 @@ def _print_counts(found: Comparison) -> None:
         table.add_row(provider, *map(str, counts), f"{mean:.3f}")
     console.print(table)
     if found.only_base or found.only_head:
-        console.print(f"Timed in one run only: {found.only_base} of base's, {found.only_head} of head's rows")
+        console.print(f"Rows timed in one run only: {found.only_base} in base, {found.only_head} in head")

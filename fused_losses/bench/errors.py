@@ -22,8 +22,8 @@ from fused_losses.bench.providers import (
     BY_DEVICE,
     COMPILE,
     EAGER,
-    OF_HEADS,
-    OF_LOSSES,
+    HEAD_PROVIDERS,
+    LOSS_PROVIDERS,
     PROVIDERS,
     UNAVAILABLE,
     LossFn,
@@ -38,11 +38,11 @@ from fused_losses.samples import Inputs
 
 SAMPLES = "samples"
 
-# A logit so far above all others that its class has all of the probability.
+# A logit so far above all others, which are 0, that its class has all of the probability in float32.
 CERTAIN = 50.0
-# By which the logits of a model that is sure of itself favour the right class.
+# How far the logits of a model that is sure of itself are above the others: a factor of 160,000.
 CONFIDENT = 12.0
-# Near the largest logits that float16 has a whole number for; a row spans twice as much.
+# The largest absolute value: float16 has every whole number up to 2048. A row spans twice as much.
 HUGE = 2000.0
 
 
@@ -76,7 +76,7 @@ def _tied(logits: Tensor, classes: Tensor, generator: Generator) -> Tensor:
 
 
 Kind = Callable[[Tensor, Tensor, Generator], Tensor]
-OF_LOGITS: dict[str, Kind] = {
+LOGIT_KINDS: dict[str, Kind] = {
     "confident": _confident,
     "uniform": _uniform,
     "one-hot": _one_hot,
@@ -84,14 +84,15 @@ OF_LOGITS: dict[str, Kind] = {
     "huge": _huge,
     "tied": _tied,
 }
-"""From logits (N, C, ...) and classes to other logits."""
+"""Functions that make other logits (N, C, d1, ...) of logits and labels (N, d1, ...), all float32."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Errors of one provider, in eps of the dtype, relative to the largest exact element. None: empty.
+    """Errors of one provider, in eps of the dtype, relative to the largest exact element.
 
-    ``max_grad`` and ``rms_grad`` are the worst of all gradients. A loss has one element, so one error.
+    ``max_grad`` and ``rms_grad`` are the worst of all gradients. A loss has one element, so one error. None
+    is an empty field.
     """
 
     loss: str
@@ -107,7 +108,7 @@ class Row:
 
 def kinds_of(case: Case) -> list[str]:
     """Kinds of inputs that make sense for a loss: logits and classes may be anything, others have samples."""
-    return [SAMPLES, *OF_LOGITS] if case.loss == "cross_entropy" else [SAMPLES]
+    return [SAMPLES, *LOGIT_KINDS] if case.loss == "cross_entropy" else [SAMPLES]
 
 
 def _inputs(case: Case, kind: str) -> Inputs:
@@ -116,55 +117,56 @@ def _inputs(case: Case, kind: str) -> Inputs:
         return inputs
     logits, classes = inputs
     generator = Generator().manual_seed(1)
-    made = OF_LOGITS[kind](logits.detach().float().cpu(), classes.cpu(), generator)
+    made = LOGIT_KINDS[kind](logits.detach().float().cpu(), classes.cpu(), generator)
     return made.to(logits.device, logits.dtype).requires_grad_(), classes
 
 
-def _errors(mine: Tensor, reference: Tensor, eps: float) -> tuple[float, float]:
-    """Largest and root mean square, in eps of the largest element."""
-    difference = mine.double() - reference
+def _errors(result: Tensor, reference: Tensor, eps: float) -> tuple[float, float]:
+    """The largest and the root mean square error, in eps of the largest element of the reference."""
+    difference = result.double() - reference
     unit = eps * reference.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
     return (difference.abs().max() / unit).item(), (difference.square().mean().sqrt() / unit).item()
 
 
 def _make(case: Case, name: str) -> LossFn | str:
-    """A provider's function, or why there is none."""
+    """A provider's function for a case, or the status that says why there is none."""
     try:
         return PROVIDERS[name].make(case)
     except Unavailable as reason:
         return UNAVAILABLE + str(reason)
 
 
-def _row(of: Row, function: LossFn, inputs: Inputs, reference: Result) -> Row:
+def _measured(row: Row, function: LossFn, inputs: Inputs, reference: Result) -> Row:
+    """The row with the errors of a step, or with the status of what it raised."""
     try:
-        # In float32, rounded, where torch has no kernel: what users do.
-        call = in_kernels_dtype if of.provider in (EAGER, COMPILE) else run
+        # Where torch has no kernel for a dtype, its users compute in float32 and round.
+        call = in_kernels_dtype if row.provider in (EAGER, COMPILE) else run
         result = call(function, inputs, "step")
     except Exception as error:
-        return replace(of, status=one_line(error))
-    eps = torch.finfo(DTYPES[of.dtype]).eps
+        return replace(row, status=one_line(error))
+    eps = torch.finfo(DTYPES[row.dtype]).eps
     loss_error, _ = _errors(result.loss, reference.loss, eps)
-    pairs = [_errors(mine, theirs, eps) for mine, theirs in zip(result.grads, reference.grads, strict=True)]
-    # Not Python's max, which loses a NaN.
+    pairs = [_errors(grad, exact, eps) for grad, exact in zip(result.grads, reference.grads, strict=True)]
+    # Python's max would lose a NaN.
     largest, rms = torch.tensor(pairs, dtype=torch.float64).amax(0).tolist()
-    return replace(of, loss_error=loss_error, max_grad=largest, rms_grad=rms)
+    return replace(row, loss_error=loss_error, max_grad=largest, rms_grad=rms)
 
 
 def measure(cases: list[Case], providers: list[str]) -> Iterator[Row]:
     """The errors of every provider on every kind of inputs of every case."""
     for case in cases:
-        # Made once for all kinds, so that what is compiled is compiled once.
+        # Functions are made once for all kinds of inputs, so that each is compiled once.
         functions = {name: _make(case, name) for name in serving(case, providers)}
         for kind in kinds_of(case):
             inputs = _inputs(case, kind)
             reference = exact(case, inputs, "step")
             for name, function in functions.items():
-                of = Row(case.loss, case.shape_text, case.dtype, kind, name, OK)
-                # In place, the input is overwritten: `run` takes a copy.
+                row = Row(case.loss, case.shape_text, case.dtype, kind, name, OK)
+                # All providers may have the same inputs, since `run` copies what may be overwritten.
                 if isinstance(function, str):
-                    yield replace(of, status=function)
+                    yield replace(row, status=function)
                 else:
-                    yield _row(of, function, inputs, reference)
+                    yield _measured(row, function, inputs, reference)
 
 
 def command(
@@ -184,7 +186,7 @@ def command(
     """Largest and root mean square error against float64, in eps of the largest element."""
     if size not in ("large", "medium", "small"):
         raise typer.BadParameter(f"{size!r} is not one of large, medium, small")
-    chosen = providers or list(dict.fromkeys([*OF_LOSSES, *OF_HEADS]))
+    chosen = providers or list(dict.fromkeys([*LOSS_PROVIDERS, *HEAD_PROVIDERS]))
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     with path.open("w", newline="") as file:

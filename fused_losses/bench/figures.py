@@ -12,7 +12,8 @@ from fused_losses.bench.heads import HEADS
 from fused_losses.bench.providers import COMPILE, EAGER, PRODUCTS
 from fused_losses.bench.rows import Machine, Row
 
-# Okabe and Ito's palette, which no common colour blindness merges; providers also differ in shape.
+# Colours of Okabe and Ito's palette, which people with the common kinds of colour blindness can tell apart,
+# and a marker for each provider.
 STYLES = {
     EAGER: ("#000000", "s"),
     COMPILE: ("#E69F00", "D"),
@@ -24,7 +25,7 @@ STYLES = {
     "torch chunked": ("#D55E00", "X"),
     "liger": ("#CC79A7", "v"),
     "cut-cross-entropy": ("#F0E442", "h"),
-    # On GPUs: blue over CUDA C++, red over Triton.
+    # On a GPU, CUDA C++ is blue and Triton red.
     "cuda fused": ("#0072B2", "o"),
     "cuda recompute": ("#0072B2", "<"),
     "cuda inplace": ("#0072B2", "^"),
@@ -35,11 +36,13 @@ STYLES = {
     "triton linear": ("#D55E00", "p"),
 }
 
-# Inches: of a page of text, and of a line of it in small print.
+# In inches: the width of a page of text, the height of a line in small print, and that of title and legend.
 WIDTH, LINE, MARGIN = 8.0, 0.2, 1.6
+
+# Dots per inch: a picture is 720 pixels wide.
 DPI = 90
 
-# Between providers of a case, in lines.
+# Distance between the points of two providers on a case's line, as a part of its height: ten providers fit.
 DODGE = 0.1
 
 Value = Callable[[Row], float | None]
@@ -48,16 +51,16 @@ Value = Callable[[Row], float | None]
 def speed(machine: Machine, rows: Sequence[Row], dtype: str) -> Figure | None:
     """Times faster than eager torch and than torch.compile, medians of paired ratios; None without any."""
     chosen = [row for row in rows if row.dtype == dtype and row.median_ms is not None]
-    ours = [name for name in _providers(chosen) if name not in (EAGER, COMPILE, PRODUCTS)]
+    providers = [name for name in _providers(chosen) if name not in (EAGER, COMPILE, PRODUCTS)]
     comparisons: list[tuple[str, Value]] = [
         (f"times faster than {EAGER}", lambda row: row.vs_eager),
         (f"times faster than torch.{COMPILE}", lambda row: row.vs_compile),
     ]
-    return _figure(machine, chosen, f"Speed, {dtype}", comparisons, ours, is_log=True)
+    return _figure(machine, chosen, f"Speed, {dtype}", comparisons, providers, is_log=True)
 
 
 def bandwidth(machine: Machine, rows: Sequence[Row], dtype: str) -> Figure | None:
-    """Bytes that must move over time, beside what a copy reaches, and times the floor; None without any."""
+    """Bytes that must move per second, beside what a copy reaches, and times the floor; None without any."""
     chosen = [row for row in rows if row.dtype == dtype and row.median_ms is not None]
     comparisons: list[tuple[str, Value]] = [
         ("GB/s; bar: a copy", lambda row: row.gbps),
@@ -79,6 +82,7 @@ def peak_memory(machine: Machine, rows: Sequence[Row], dtype: str) -> Figure | N
 
 
 def _extra(row: Row) -> float | None:
+    """Peak beyond inputs and gradients, over the size of the logits."""
     return ((row.peak_mib or 0) - (row.gradients_mib or 0)) / row.logits_mib
 
 
@@ -95,7 +99,7 @@ def _figure(
     providers: Sequence[str],
     is_log: bool,
 ) -> Figure | None:
-    """A panel per comparison, a line per case, a point per provider, on a log scale or not."""
+    """A panel for each comparison, with a line for each case and a point on it for each provider."""
     shown = [(label, value) for label, value in comparisons if any(value(r) for r in rows)]
     cases = list(dict.fromkeys(row.name for row in rows))
     if not shown or not providers:
@@ -127,7 +131,7 @@ def _draw(
 ) -> None:
     lines = {case: line for line, case in enumerate(cases)}
     for index, name in enumerate(providers):
-        # Side by side, so that equal numbers do not hide each other.
+        # Providers are drawn one below the other, so that equal numbers do not hide each other.
         shift = DODGE * (index - (len(providers) - 1) / 2)
         found = {
             lines[row.name] + shift: number
@@ -135,7 +139,7 @@ def _draw(
             if row.provider == name and (number := value(row)) is not None
         }
         color, marker = STYLES[name]
-        # The edge parts what overlaps nevertheless.
+        # A white edge separates points that overlap nevertheless.
         axes.scatter(
             list(found.values()),
             list(found),
@@ -153,7 +157,7 @@ def _draw(
 
 
 def _draw_copies(axes: Axes, rows: Sequence[Row], cases: Sequence[str]) -> None:
-    """What a copy reached in the same run: a bar across each case's line."""
+    """Draws what a copy reached in the same run: a bar across each case's line."""
     for line, case in enumerate(cases):
         copies = {row.copy_gbps for row in rows if row.name == case and row.copy_gbps}
         axes.vlines(sorted(copies), line - 0.4, line + 0.4, color="0.3", linewidth=1.5)

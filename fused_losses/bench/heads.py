@@ -14,7 +14,7 @@ from fused_losses import samples
 
 Sizes = dict[str, Sequence[samples.Shape]]
 
-# Logits in float64 at a time when the reference is computed: 256 MiB.
+# Logits in float64 that the reference has at a time: 256 MiB.
 REFERENCE_LOGITS = 2**25
 
 
@@ -25,15 +25,16 @@ class Head:
     loss: str
     """The loss alone, as in torch.nn.functional."""
     target: Callable[[samples.Shape, Generator], Tensor]
-    """Of logits (N, V)."""
+    """Makes the target of logits of a shape (N, V)."""
     sizes: Sizes
-    """N x D x V."""
+    """Shapes (N, D, V) by size."""
     call: dict[str, Any] = field(default_factory=dict)
-    """What ours is called with besides its operands."""
+    """Keyword arguments of this package's function over a head."""
     trained: tuple[int, ...] = (0, 1)
+    """Which of `inputs` require grad: hidden states and weight."""
 
     def inputs(self, shape: samples.Shape, generator: Generator) -> samples.Inputs:
-        """Hidden states and weight whose logits are as wide as those of `samples`, and a target."""
+        """Hidden states (N, D), a weight (V, D), whose logits spread as those of `samples`, and a target."""
         rows, features, classes = shape
         hidden = torch.randn((rows, features), generator=generator)
         weight = torch.randn((classes, features), generator=generator)
@@ -41,29 +42,29 @@ class Head:
         return hidden, weight.mul_(samples.LOGIT_SCALE * features**-0.5), target
 
     def unfused(self, hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        """Torch's layer, then torch's loss."""
+        """Torch's layer, then torch's loss: (), in the dtype of hidden states (N, D) and weight (V, D)."""
         loss: Tensor = getattr(F, self.loss)(F.linear(hidden, weight), target)
         return loss
 
     def exact(self, inputs: samples.Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss and both gradients in float64, some rows at a time: all logits would take 4 GiB and more."""
         hidden, weight, target = inputs
-        wide = weight.detach().double()
-        per_chunk = max(1, REFERENCE_LOGITS // wide.shape[0])
-        total = wide.new_zeros(())
-        of_hidden, of_weight = [], torch.zeros_like(wide)
+        weight64 = weight.detach().double()
+        per_chunk = max(1, REFERENCE_LOGITS // weight64.shape[0])
+        total = weight64.new_zeros(())
+        hidden_gradients, weight_gradient = [], torch.zeros_like(weight64)
         for rows, goal in zip(hidden.detach().split(per_chunk), target.split(per_chunk), strict=True):
             x = rows.double()
-            logits = F.linear(x, wide).requires_grad_()
+            logits = F.linear(x, weight64).requires_grad_()
             goal = goal.double() if goal.is_floating_point() else goal
             with torch.enable_grad():
                 loss = getattr(F, self.loss)(logits, goal, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, logits)
             total += loss.detach()
-            of_hidden.append(gradient @ wide)
-            of_weight.addmm_(gradient.t(), x)
+            hidden_gradients.append(gradient @ weight64)
+            weight_gradient.addmm_(gradient.t(), x)
         divisor = target.numel()
-        return total / divisor, (torch.cat(of_hidden) / divisor, of_weight / divisor)
+        return total / divisor, (torch.cat(hidden_gradients) / divisor, weight_gradient / divisor)
 
 
 def _classes(shape: samples.Shape, generator: Generator) -> Tensor:
@@ -85,7 +86,7 @@ HEADS = {
             "small": [(32, 64, 128)],
         },
     ),
-    # Many labels; a dense target is as large as the logits.
+    # A choice among many labels, each by itself: the target is dense, and as large as the logits.
     "linear_loss": Head(
         "binary_cross_entropy_with_logits",
         _labels,
@@ -93,4 +94,4 @@ HEADS = {
         call={"loss": "binary_cross_entropy_with_logits"},
     ),
 }
-"""By the name of our function, which takes hidden states, weight and target."""
+"""By the name of this package's function, which takes hidden states, weight and target."""

@@ -1,4 +1,4 @@
-"""From what was found of a provider on a case to the row of the CSV file."""
+"""Makes a row of the CSV file from what was found about a provider on a case."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def row_of(
     """The row of one pass; without samples, that of a provider that was not timed, and why.
 
     Args:
-        case: what was measured.
-        provider: who.
-        pass_: of which pass.
-        verdict: what its results are worth.
-        samples: its times.
-        ratios: its speed beside others'.
-        bytes_moved: the least that the pass must move.
+        case: the case that was measured.
+        provider: the provider's name.
+        pass_: the pass.
+        verdict: what verification found about the provider's results.
+        samples: the provider's times.
+        ratios: its speed relative to eager and compiled torch, and to the floor.
+        bytes_moved: the fewest bytes that the pass must move.
         copy: the times of a copy of as many bytes.
-        floor: what no one can be faster than; the copy, or the matrix products.
-        peak: bytes beyond the inputs.
+        floor: the times of the copy, or for a loss behind a linear layer, of the layer's matrix products.
+        peak: the peak of a step beyond its inputs, in bytes.
     """
     seconds = (None, None, None) if samples is None else (samples.median, *samples.p10_p90)
     median_ms, p10_ms, p90_ms = (None if value is None else value * 1e3 for value in seconds)
@@ -44,7 +44,8 @@ def row_of(
     def gbps(timed: Samples | None) -> float | None:
         return None if timed is None or bytes_moved is None else bytes_moved / timed.median * 1e-9
 
-    mine, copys = gbps(samples), gbps(copy)
+    provider_gbps, copy_gbps = gbps(samples), gbps(copy)
+    percent = None if provider_gbps is None or copy_gbps is None else 100 * provider_gbps / copy_gbps
     return Row(
         loss=case.loss,
         size=case.size,
@@ -59,8 +60,8 @@ def row_of(
         p90_ms=p90_ms,
         vs_eager=ratios.vs_eager,
         vs_compile=ratios.vs_compile,
-        gbps=mine,
-        copy_gbps=copys,
+        gbps=provider_gbps,
+        copy_gbps=copy_gbps,
         floor_ms=None if floor is None else floor.median * 1e3,
         vs_floor=ratios.vs_floor,
         peak_mib=None if peak is None else peak / MIB,
@@ -69,5 +70,5 @@ def row_of(
         grad_max_ulp=verdict.grad_max_ulp,
         loss_rel_err=verdict.loss_rel_err,
         variant=case.variant,
-        percent_of_copy=None if mine is None or copys is None else 100 * mine / copys,
+        percent_of_copy=percent,
     )

@@ -1,4 +1,4 @@
-"""Peak extra memory of one training step, measured in a fresh process, and a limit to it (Linux only).
+"""Peak extra memory of one training step, measured in a fresh process, and a limit for a run (Linux only).
 
 ``python -m fused_losses.bench.memory '{"loss": …}'`` is that process; `peak_bytes` starts it.
 """
@@ -22,15 +22,16 @@ from fused_losses.bench.timing import fresh, prepare
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
-# Written to CLEAR_REFS, sets the peak of the resident size (VmHWM) to what is resident now.
+# Written to CLEAR_REFS, this sets the peak of the resident size (VmHWM) to what is resident now; see proc(5).
 RESET_PEAK = "5"
 
-# What a run may allocate: several times what any case needs in eager torch, and less than any machine
+# Bytes that a run may allocate: several times what any case needs in eager torch, and less than any machine
 # that is worth a benchmark has. Compiled multilabel_margin_loss asks for N x C x C numbers: it is refused
-# them, rather than end the run of everybody.
+# them, since a process that is killed for memory would end the run of all providers.
 RUN_BYTES = 8 << 30
 
-# The same behind a linear layer, for 4 GiB of logits in eager torch.
+# Bytes that a run may allocate for losses behind a linear layer: enough for a step of eager torch with 4 GiB
+# of logits.
 HEADS_BYTES = 18 << 30
 
 
@@ -40,7 +41,7 @@ def available() -> bool:
 
 
 def limit_run(bytes_: int) -> None:
-    """From now on, what this process allocates beyond so many bytes raises."""
+    """From now on, an allocation of this process beyond so many more bytes raises."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = _status("VmData") + bytes_
     if hard == resource.RLIM_INFINITY or wanted < hard:
@@ -69,10 +70,10 @@ def _status(field: str) -> int:
 
 
 def _release_free_memory() -> None:
-    """Leaves no warm block behind, neither in this package's cache nor in the C heap."""
+    """Gives freed memory back to the system, from this package's cache and from the C heap."""
     gc.collect()
     fused_losses.empty_cache()
-    # Only glibc keeps freed memory in this way, and only glibc has the function.
+    # Only glibc has the function, and only glibc's heap needs it.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -81,7 +82,7 @@ def _release_free_memory() -> None:
 def measure(case: Case, provider: str) -> int:
     """Peak extra memory of the second step of this process, in bytes.
 
-    The first step pays for what is allocated once: thread pools, compiled code, lazy imports.
+    The first step allocates what later ones find: thread pools, compiled code, lazy imports.
     """
     function = PROVIDERS[provider].make(case)
     inputs = case.inputs(seed=0)

@@ -19,16 +19,20 @@ from fused_losses.linear.products import BLOCK_BYTES, choose_logits_dtype
 
 @dataclass(frozen=True)
 class Layer:
-    """N = batch x sequence hidden states of D numbers, V classes."""
+    """A linear layer that makes logits (N, V) of hidden states (N, D)."""
 
     rows: int
+    """N, the number of hidden states: batch x sequence."""
     features: int
+    """D"""
     classes: int
+    """V"""
     dtype: str
+    """A name among those of `cases.DTYPES`."""
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes of an element."""
         return DTYPES[self.dtype].itemsize
 
     @property
@@ -47,15 +51,16 @@ class Term:
 
 
 Phases = dict[str, list[Term]]
+"""What is alive, by the name of a phase."""
 
 
 def _gradients(layer: Layer) -> list[Term]:
-    """What any step ends with."""
-    of_hidden = layer.rows * layer.features * layer.itemsize
-    of_weight = layer.classes * layer.features * layer.itemsize
+    """The gradients that any step ends with, and what a CPU needs to compute them."""
+    hidden_bytes = layer.rows * layer.features * layer.itemsize
+    weight_bytes = layer.classes * layer.features * layer.itemsize
     terms = [
-        Term("hidden states' gradient", of_hidden, "a result, N x D"),
-        Term("weight's gradient", of_weight, "a result, V x D"),
+        Term("hidden states' gradient", hidden_bytes, "a result, N x D"),
+        Term("weight's gradient", weight_bytes, "a result, V x D"),
     ]
     if layer.itemsize < 4:
         accumulator = layer.classes * layer.features * 4
@@ -65,8 +70,8 @@ def _gradients(layer: Layer) -> list[Term]:
     return terms
 
 
-def _of_layer(layer: Layer) -> list[Term]:
-    """The last phase of whoever has all logits: from their gradient to the layer's."""
+def _layer_backward(layer: Layer) -> list[Term]:
+    """The last phase of a provider that has all logits: from their gradient to the layer's."""
     return [Term("logits' gradient", layer.logits, "the layer's backward reads it"), *_gradients(layer)]
 
 
@@ -84,34 +89,34 @@ def _eager(layer: Layer) -> Phases:
             Term("their gradient", layer.logits, "nll_loss's backward: zeros, but for the targets"),
             Term("logits' gradient", layer.logits, "log_softmax's backward makes it from both"),
         ],
-        "the layer's backward": _of_layer(layer),
+        "the layer's backward": _layer_backward(layer),
     }
 
 
 def _one_pass(layer: Layer) -> Phases:
-    """Compiled, or in place: the gradient overwrites the logits."""
+    """Compiled torch and the strategy in place, which overwrite the logits with their gradient."""
     logits = Term("logits", layer.logits, "the layer's output; their gradient overwrites them")
-    return {"forward": [logits], "the layer's backward": _of_layer(layer)}
+    return {"forward": [logits], "the layer's backward": _layer_backward(layer)}
 
 
 def _fused(layer: Layer) -> Phases:
     logits = Term("logits", layer.logits, "kept, in case of a second backward; freed after the first")
     gradient = Term("logits' gradient", layer.logits, "made with the loss, from one pass over the logits")
-    return {"the loss": [logits, gradient], "the layer's backward": _of_layer(layer)}
+    return {"the loss": [logits, gradient], "the layer's backward": _layer_backward(layer)}
 
 
 def _linear(layer: Layer) -> Phases:
     cpu = torch.device("cpu")
     itemsize = choose_logits_dtype(DTYPES[layer.dtype], cpu).itemsize
-    at_once = min(layer.rows, rows_per_chunk(layer.classes, itemsize, None, cpu))
+    chunk_rows = min(layer.rows, rows_per_chunk(layer.classes, itemsize, None, cpu))
     sums = [
         Term("hidden states' gradient", layer.rows * layer.features * 4, "in float32 until it is scaled"),
         Term("weight's gradient", layer.classes * layer.features * 4, "the sum over chunks, in float32"),
     ]
     chunk = Term(
         "logits",
-        at_once * layer.classes * itemsize,
-        f"{at_once} rows at a time, overwritten by their gradient",
+        chunk_rows * layer.classes * itemsize,
+        f"{chunk_rows} rows at a time, overwritten by their gradient",
     )
     rounded = [] if layer.itemsize == 4 else _gradients(layer)[:2]
     converted = (
@@ -137,5 +142,5 @@ def peak(provider: str, layer: Layer) -> tuple[str, list[Term]]:
 
 
 def total(terms: list[Term]) -> int:
-    """Their bytes."""
+    """The bytes of all of them."""
     return sum(term.bytes for term in terms)

@@ -22,7 +22,7 @@ def among(known: Collection[str]) -> Callable[[list[str] | None], list[str] | No
 
 
 def shape(text: str) -> Shape:
-    """From 64x1024, as a table shows it."""
+    """The shape that a text such as 64x1024 names."""
     sizes = text.split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise typer.BadParameter(f"{text!r} is not a shape like 64x1024")
@@ -30,7 +30,7 @@ def shape(text: str) -> Shape:
 
 
 def part_of(text: str) -> tuple[int, int]:
-    """From 0/4, the first of four parts."""
+    """The index and the number of parts that a text such as 0/4, the first of four, names."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise typer.BadParameter(f"{text!r} is not a part like 0/4")
@@ -38,7 +38,11 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 def read(file: Path) -> tuple[rows.Machine, list[rows.Row]]:
-    """What a run wrote, or a message that it did not."""
+    """The machine and the rows of a file that a run wrote.
+
+    Raises:
+        typer.BadParameter: no run wrote it.
+    """
     try:
         return rows.read(file)
     except ValueError as error:

@@ -21,7 +21,7 @@ def _write(figure: Figure | None, path: Path) -> None:
     if figure is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # No date and no version of matplotlib: the same CSV is the same file.
+    # Without the date and matplotlib's version, the same CSV makes the same file.
     figure.savefig(path, metadata={"Software": None})
     console.print(f"Written to {path}")
 
@@ -46,22 +46,25 @@ def command(
     rows = steps([row for row in everything if row.size in (size, "")])
     if not rows:
         raise typer.BadParameter(f"{file} has no inputs of size {size}")
-    for family, of_family in _families(rows):
-        for dtype in dict.fromkeys(row.dtype for row in of_family):
+    for family, family_rows in _families(rows):
+        for dtype in dict.fromkeys(row.dtype for row in family_rows):
             name = f"{file.stem}{family}-{{}}-{dtype}.png"
-            _write(figures.speed(machine, of_family, dtype), out / name.format("speed"))
-            _write(figures.bandwidth(machine, of_family, dtype), out / name.format("bandwidth"))
+            _write(figures.speed(machine, family_rows, dtype), out / name.format("speed"))
+            _write(figures.bandwidth(machine, family_rows, dtype), out / name.format("bandwidth"))
     beside = file.with_name(f"{file.stem}-memory.csv")
     weighed = memory or (beside if beside.exists() else file)
     machine, measured = read(weighed)
-    for family, of_family in _families(measured):
-        for dtype in dict.fromkeys(row.dtype for row in of_family):
+    for family, family_rows in _families(measured):
+        for dtype in dict.fromkeys(row.dtype for row in family_rows):
             path = out / f"{file.stem}{family}-memory-{dtype}.png"
-            _write(figures.peak_memory(machine, steps(of_family), dtype), path)
+            _write(figures.peak_memory(machine, steps(family_rows), dtype), path)
 
 
 def _families(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Losses alone and losses behind a linear layer, whose times have nothing in common."""
+    """The rows of losses alone and those of losses behind a linear layer, each with a part of a file's name.
+
+    Their times have nothing in common.
+    """
     alone = [row for row in rows if row.loss not in HEADS]
     behind = [row for row in rows if row.loss in HEADS]
-    return [(suffix, of) for suffix, of in (("", alone), ("-linear", behind)) if of]
+    return [(suffix, found) for suffix, found in (("", alone), ("-linear", behind)) if found]

@@ -19,13 +19,15 @@ from fused_losses.bench.rows import MIB
 
 LOSS = "linear_cross_entropy"
 
-# batch, sequence, vocabulary, hidden: a step of an 8B model, of which memory is predicted; and one that any
-# machine has room for, to be measured.
+# Batch, sequence, vocabulary and hidden size of a step of Llama 3 with 8B parameters, whose memory is
+# predicted.
 REAL = (8, 8192, 128256, 4096)
+
+# The same of a step that any machine has room for, to be measured.
 MEASURABLE = (4, 512, 32768, 512)
 
-# What a measurement may be off by: pages of 2 MiB, a thread's scratch memory and what an allocator keeps are
-# not in the model. The larger of the two counts.
+# The larger of these two is what a measurement may be off by: pages of 2 MiB, a thread's scratch memory and
+# what an allocator keeps are not in the model.
 RELATIVE, ABSOLUTE = 0.1, 16 * MIB
 
 
@@ -93,7 +95,7 @@ def _terms_table(layer: Layer, providers: list[str]) -> Table:
 
 
 def _confirm(layer: Layer, providers: list[str]) -> bool:
-    """Prints predictions beside measurements; whether all of them agree."""
+    """Prints predictions beside measurements, and returns whether all of them agree."""
     table = Table(title=layer.dtype, box=box.SIMPLE, collapse_padding=True)
     table.add_column("provider")
     for heading in ("predicted MiB", "measured MiB", "ratio"):

@@ -1,4 +1,4 @@
-"""Who is measured: torch's own function, the same compiled, each strategy of this package, and its peers."""
+"""The providers of losses: torch, eager and compiled, the strategies of this package, and its peers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as torchs
 
-from fused_losses import backends, devices
-from fused_losses import functional as ours
+from fused_losses import backends, devices, functional
 from fused_losses.bench.cases import Case
 from fused_losses.bench.heads import HEADS
 from fused_losses.registry import LOSSES
@@ -25,9 +24,9 @@ EAGER = "eager"
 COMPILE = "compile"
 
 PRODUCTS = "three matrix products"
-"""No provider, but the floor of losses behind a linear layer; named here, as it has rows of its own."""
+"""The floor of losses behind a linear layer. It is no provider, but has rows of its own."""
 
-# What a provider's status begins with if it cannot run here at all.
+# How a provider's status begins if it cannot run here at all.
 UNAVAILABLE = "unavailable: "
 
 
@@ -37,31 +36,35 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Provider:
-    """From a case to a function of its inputs.
+    """Something that computes losses.
 
     Attributes:
-        make: returns the function, or raises `Unavailable`.
-        losses: those that it has.
-        is_ours: whether it must be accurate to be timed; what others get wrong is what their users have.
-        backend: which kernels of ours, as in `fused_losses.backend`; None: those that serve by themselves.
-        backward: of ours, which strategy; None: what is the usual one.
+        make: makes a function of a case's inputs, or raises `Unavailable`.
+        losses: the names of the losses that it has.
+        is_own: whether it is of this package, and must be accurate to be timed; what others get wrong is what
+            their users have.
+        backend: which kernels of this package run, as in `fused_losses.backend`; None for those that serve
+            the device.
+        backward: the strategy of this package that runs; None for the default.
     """
 
     make: Callable[[Case], LossFn]
     losses: frozenset[str]
-    is_ours: bool = False
+    is_own: bool = False
     backend: str | None = None
     backward: str | None = None
 
     @contextmanager
     def kernels(self, device: str) -> Iterator[str]:
-        """Within it, the provider's kernels serve a device; what they are called, or nothing if not ours.
+        """Lets the provider's kernels serve a device within the `with` block, and yields their name.
+
+        The name is empty for providers that are not of this package.
 
         Raises:
-            Unavailable: others serve it, or none.
+            Unavailable: other kernels serve the device, or none.
         """
         if self.backend is None:
-            yield (devices.kernels_for(device) or "torch") if self.is_ours else ""
+            yield (devices.kernels_for(device) or "torch") if self.is_own else ""
             return
         if self.backend == "triton" and not backends.has_triton():
             raise Unavailable("Triton is not installed")
@@ -75,14 +78,14 @@ class Provider:
 
 
 def eager(case: Case) -> LossFn:
-    """Torch's own function, of the inputs alone."""
+    """Torch's own function, as a function of the inputs alone."""
     if case.head is not None:
         return case.head.unfused
-    return _of_inputs(case, case.options.composed or getattr(torchs, case.loss))
+    return _with_keywords(case, case.options.composed or getattr(torchs, case.loss))
 
 
-def _of_inputs(case: Case, function: LossFn, **keywords: Any) -> LossFn:
-    """The function with all else that it is called with; the last of the inputs may be keywords, too."""
+def _with_keywords(case: Case, function: LossFn, **keywords: Any) -> LossFn:
+    """A function of the case's inputs alone; the last of these are keywords where classes have factors."""
     keywords = {**case.keywords, **keywords}
     names = case.options.per_class
     if not names:
@@ -100,7 +103,7 @@ def _compiled(case: Case) -> LossFn:
 
     A graph may break: gaussian_nll_loss looks at the values of its variances.
     """
-    # What was compiled for other cases counts against dynamo's limit of recompilations.
+    # Functions compiled for other cases count against dynamo's limit of recompilations.
     torch.compiler.reset()
     function = eager(case)
 
@@ -111,10 +114,10 @@ def _compiled(case: Case) -> LossFn:
 
 
 def _strategy(backward: str, case: Case) -> LossFn:
-    """Ours; behind a linear layer, the layer is torch's."""
+    """This package's loss; behind a linear layer, the layer is torch's."""
     if case.head is None:
-        return _of_inputs(case, getattr(ours, case.loss), backward=backward)
-    loss: LossFn = functools.partial(getattr(ours, case.head.loss), backward=backward)
+        return _with_keywords(case, getattr(functional, case.loss), backward=backward)
+    loss: LossFn = functools.partial(getattr(functional, case.head.loss), backward=backward)
 
     def call(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
         return loss(torchs.linear(hidden, weight), target)
@@ -123,15 +126,15 @@ def _strategy(backward: str, case: Case) -> LossFn:
 
 
 def _linear(case: Case) -> LossFn:
-    """Ours, layer and loss in one."""
-    function = getattr(ours, case.loss, None)
+    """This package's function of layer and loss in one."""
+    function = getattr(functional, case.loss, None)
     if function is None or function is getattr(torchs, case.loss, None):
         raise Unavailable("not in this version of fused_losses")
     return functools.partial(function, **case.keywords)
 
 
 def _torchs_linear(chunked: bool, case: Case) -> LossFn:
-    """Torch's function of layer and loss: its reference implementation, or the one in chunks of rows."""
+    """Torch's function of layer and loss in one: the reference implementation, or the one in chunks."""
     function = getattr(torchs, case.loss, None)
     if function is None:
         raise Unavailable(f"torch {torch.__version__} does not have it")
@@ -147,7 +150,7 @@ def _package(name: str) -> Any:
         own = missing == name.partition(".")[0]
         raise Unavailable("not installed" if own else f"needs the package {missing}") from error
     except Exception as error:
-        # Peers read the system when they are imported, and raise what they like.
+        # Peers look at the system when they are imported, and may raise anything.
         raise Unavailable(f"cannot be imported: {error}") from error
 
 
@@ -164,16 +167,16 @@ def _liger(case: Case) -> LossFn:
 
 
 def _cut(case: Case) -> LossFn:
-    """cut-cross-entropy: in Triton; without a GPU, what it has torch.compile make."""
+    """cut-cross-entropy: its kernels in Triton; without a GPU, its implementation by torch.compile."""
     package = _package("cut_cross_entropy")
     implementation = "torch_compile" if case.device == "cpu" else "cce"
-    # Each is compiled by itself; see `_compiled`.
+    # For the same reason as in `_compiled`.
     torch.compiler.reset()
     return _in_dtype_of_input(functools.partial(package.linear_cross_entropy, impl=implementation))
 
 
 def _in_dtype_of_input(function: LossFn) -> LossFn:
-    """Losses of peers are in float32; all are compared in the dtype that torch's have."""
+    """The function with its loss in the input's dtype, as torch's; peers return float32."""
 
     def call(*inputs: Tensor) -> Tensor:
         return function(*inputs).to(inputs[0].dtype)
@@ -185,21 +188,21 @@ _ALL = frozenset({*LOSSES, *HEADS})
 _HEADS = frozenset(HEADS)
 _CROSS_ENTROPY = frozenset({"linear_cross_entropy"})
 
-# What is put before a strategy to name the kernels: all three over CUDA C++, and all three over Triton.
+# Kernels for GPUs, by the word that a provider's name has before the strategy.
 BACKENDS = {"cuda": "compiled", "triton": "triton"}
 STRATEGIES = ("fused", "recompute", "inplace")
 
 
 def _over_backends() -> dict[str, Provider]:
-    """Every strategy, and layer and loss in one, over each set of kernels for GPUs."""
+    """Providers for every strategy, and for layer and loss in one, over each set of kernels for GPUs."""
     return {
         f"{name} {strategy}": Provider(
-            functools.partial(_strategy, strategy), _ALL, is_ours=True, backend=backend, backward=strategy
+            functools.partial(_strategy, strategy), _ALL, is_own=True, backend=backend, backward=strategy
         )
         for name, backend in BACKENDS.items()
         for strategy in STRATEGIES
     } | {
-        f"{name} linear": Provider(_linear, _HEADS, is_ours=True, backend=backend)
+        f"{name} linear": Provider(_linear, _HEADS, is_own=True, backend=backend)
         for name, backend in BACKENDS.items()
     }
 
@@ -208,10 +211,10 @@ PROVIDERS = {
     EAGER: Provider(eager, _ALL),
     COMPILE: Provider(_compiled, _ALL),
     **{
-        strategy: Provider(functools.partial(_strategy, strategy), _ALL, is_ours=True, backward=strategy)
+        strategy: Provider(functools.partial(_strategy, strategy), _ALL, is_own=True, backward=strategy)
         for strategy in STRATEGIES
     },
-    "linear": Provider(_linear, _HEADS, is_ours=True),
+    "linear": Provider(_linear, _HEADS, is_own=True),
     "torch reference": Provider(functools.partial(_torchs_linear, False), _CROSS_ENTROPY),
     "torch chunked": Provider(functools.partial(_torchs_linear, True), _CROSS_ENTROPY),
     "liger": Provider(_liger, _CROSS_ENTROPY | {"cross_entropy"}),
@@ -220,21 +223,24 @@ PROVIDERS = {
 }
 
 BY_DEVICE = [name for name, provider in PROVIDERS.items() if provider.backend is None]
-"""Those that run with whatever kernels serve a device; the others are of runs on a GPU."""
+"""Providers that run with whatever kernels serve a device; the others are for runs on a GPU."""
 
-OURS = [name for name, provider in PROVIDERS.items() if provider.is_ours]
-BASELINES = [name for name in PROVIDERS if name not in OURS]
+OWN = [name for name, provider in PROVIDERS.items() if provider.is_own]
+"""Providers of this package."""
 
-OF_LOSSES = [EAGER, COMPILE, "fused", "recompute", "inplace"]
-"""Those that a run of the registry's losses measures if not told otherwise."""
+LOSS_PROVIDERS = [EAGER, COMPILE, "fused", "recompute", "inplace"]
+"""Providers that a run measures on the registry's losses by default."""
 
-OF_HEADS = [name for name in BY_DEVICE if name not in ("fused", "recompute")]
-"""The same of losses behind a linear layer; of ours with torch's layer, the one with the least memory."""
+HEAD_PROVIDERS = [name for name in BY_DEVICE if name not in ("fused", "recompute")]
+"""Providers that a run measures on losses behind a linear layer by default.
+
+Of this package's strategies with torch's layer, only the one that needs the least memory is among them.
+"""
 
 PEERS = ["liger", "cut-cross-entropy"]
 """Other packages; most need a GPU."""
 
 
 def serving(case: Case, names: list[str]) -> list[str]:
-    """Of these providers, those that have the loss of a case."""
+    """The providers, among these, that have the loss of a case."""
     return [name for name in names if case.loss in PROVIDERS[name].losses]

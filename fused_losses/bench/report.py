@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fused_losses.bench.heads import HEADS
-from fused_losses.bench.providers import EAGER, OURS, PRODUCTS, PROVIDERS, UNAVAILABLE
+from fused_losses.bench.providers import EAGER, OWN, PRODUCTS, PROVIDERS, UNAVAILABLE
 from fused_losses.bench.rows import OK, Machine, Row
 from fused_losses.bench.summary import (
     HOW,
@@ -20,7 +20,7 @@ from fused_losses.bench.summary import (
     slower_than_eager,
 )
 
-# Columns of a table that is not written to a terminal: all of it, nothing folded.
+# Characters in a line of a table that is not written to a terminal: enough that nothing is folded.
 FILE_WIDTH = 160
 console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
 
@@ -55,11 +55,12 @@ def results_table(rows: Sequence[Row], machine: Machine) -> Table:
 
 
 def _cells(row: Row) -> list[str]:
+    """The row's numbers, or why there are none, for the columns after the provider's."""
     accuracy = [_number(row.grad_max_ulp, ".1f"), _number(row.loss_rel_err, ".0e")]
     if row.median_ms is None:
         if row.status.startswith(UNAVAILABLE):
             return ["-"] * 9
-        # The reason takes the place of the numbers, which a narrow column would cut.
+        # Only the first words: a narrow column would cut the others.
         return [f"[bold red]{row.status.partition(':')[0]}[/]", *[""] * 6, *accuracy]
     peak = "" if row.peak_mib is None else f"{row.peak_mib:.1f} of {row.logits_mib:.1f}"
     if row.peak_mib is not None and row.loss in HEADS:
@@ -81,16 +82,16 @@ def print_summary(rows: Sequence[Row], console: Console) -> None:
     reached = means(rows)
     if reached:
         console.print(_means_table(reached))
-    ours = [row for row in rows if row.provider in OURS]
+    own = [row for row in rows if row.provider in OWN]
     _print_rows(
         f"Slower than eager (medium and small: by more than {NOISE:.0%})",
-        slower_than_eager(ours),
+        slower_than_eager(own),
         lambda row: f"{row.size}, {row.vs_eager:.2f}x",
         console,
     )
     _print_rows(
         "Slower than compile (large)",
-        slower_than_compile(ours),
+        slower_than_compile(own),
         lambda row: f"{row.vs_compile:.2f}x",
         console,
     )
@@ -107,11 +108,13 @@ def _means_table(reached: Sequence[Mean]) -> Table:
     for mean in reached:
         if mean.provider in (EAGER, PRODUCTS):
             continue
-        # The targets are a CPU's.
-        has_targets = mean.is_of_losses and mean.provider in OURS and not PROVIDERS[mean.provider].backend
+        # There are targets for CPUs alone.
+        has_targets = (
+            not mean.is_behind_layer and mean.provider in OWN and not PROVIDERS[mean.provider].backend
+        )
         target = TARGETS.get(mean.dtype) if has_targets else None
-        of = "losses" if mean.is_of_losses else "linear and loss"
-        cells = [of, mean.dtype, mean.provider, str(mean.losses)]
+        what = "linear and loss" if mean.is_behind_layer else "losses"
+        cells = [what, mean.dtype, mean.provider, str(mean.losses)]
         for name, sign in (("vs_eager", 1), ("vs_compile", 1), ("vs_floor", -1)):
             ratio = getattr(mean.ratios, name)
             wanted = None if target is None else getattr(target, name)
@@ -122,6 +125,7 @@ def _means_table(reached: Sequence[Mean]) -> Table:
 
 
 def _verdict(reached: float | None, wanted: float | None, sign: int) -> str:
+    """Whether a ratio meets its target, which it should be at least (sign 1) or at most (-1)."""
     if reached is None or wanted is None:
         return ""
     met = sign * reached >= sign * wanted

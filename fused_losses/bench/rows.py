@@ -1,4 +1,4 @@
-"""What a run measured: the rows of its CSV file, and the file."""
+"""The rows of a run's CSV file, and how the file is written and read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 OK = "ok"
 MIB = 2**20
 
-# git and nvidia-smi answer within one; a driver that hangs must not hold up a run.
+# Seconds to wait for git and nvidia-smi, which answer within one: a driver that hangs must not hold up a run.
 PROGRAM_SECONDS = 10
 
 
@@ -27,8 +27,9 @@ PROGRAM_SECONDS = 10
 class Machine:
     """Where and when a run took place: the first columns of the CSV.
 
-    ``load`` is the load average of the last minute before the run, where the system knows it. ``driver`` and
-    ``triton`` are of runs on a GPU; ``commit`` is that of the package's sources, where they are in git.
+    ``isa`` is the CPU's instruction set or the GPU's architecture; ``load`` is the load average of the minute
+    before the run, where the system knows it. ``driver`` and ``triton`` are empty for runs on a CPU;
+    ``commit`` is that of the package's sources, where they are in git.
     """
 
     machine: str
@@ -45,7 +46,7 @@ class Machine:
 
     @classmethod
     def this(cls, device: str = "cpu") -> Machine:
-        """This machine, now; its GPU, if that is what computes."""
+        """This machine, now; its GPU where the device is one."""
         on_gpu = device != "cpu"
         return cls(
             machine=torch.cuda.get_device_name() if on_gpu else _cpu_model(),
@@ -63,12 +64,12 @@ class Machine:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether the times are a GPU's: of one, the architecture is no instruction set of a CPU."""
+        """Whether the times are a GPU's, whose `isa` is an architecture."""
         return self.isa.startswith(("sm_", "gfx"))
 
     @property
     def place(self) -> str:
-        """What computed, in words."""
+        """The device that computed, in words."""
         if self.is_gpu:
             return f"{self.machine} ({self.isa})"
         return f"{self.threads} threads of {self.machine} ({self.isa})"
@@ -78,15 +79,16 @@ class Machine:
 class Row:
     """One provider on one case: the other columns of the CSV. None is an empty field.
 
-    ``vs_eager`` and ``vs_compile`` say how many times faster this is; ``floor_ms`` is how long a copy
-    of the bytes that must move took in the same run (behind a linear layer: the layer's three matrix
-    products), ``vs_floor`` how many times longer this takes; ``gbps`` is in 1e9 bytes per second;
-    ``peak_mib`` is the peak of a step beyond its inputs, of which ``gradients_mib`` are its results;
-    ``status`` is "ok" or the reason why nothing was timed.
+    ``vs_eager`` and ``vs_compile`` say how many times faster this is. ``floor_ms`` is how long a copy of the
+    bytes that must move took in the same run (behind a linear layer: the layer's three matrix products), and
+    ``vs_floor`` how many times longer this takes. ``gbps`` is in 1e9 bytes per second. ``peak_mib`` is the
+    peak of a step beyond its inputs, and includes its results, ``gradients_mib``. ``status`` is "ok" or the
+    reason why nothing was timed.
 
     ``variant`` is how the call differs from the loss's usual one, ``kernels`` whose kernels served it. On a
-    GPU, the times are those of the kernels, and ``host_ms`` is how long the call took the host;
-    ``percent_of_copy`` is ``gbps`` of ``copy_gbps``; ``note`` is what to know of the numbers.
+    GPU, the times are those of the kernels, and ``host_ms`` is how long the call took the host.
+    ``percent_of_copy`` is ``gbps`` in per cent of ``copy_gbps``. ``note`` says what limits the numbers'
+    worth.
     """
 
     loss: str
@@ -124,7 +126,7 @@ class Row:
 
     @property
     def case(self) -> str:
-        """What was measured, in one line."""
+        """Loss, shape, dtype and variant."""
         return f"{self.loss} {self.shape} {self.dtype} {self.variant}".rstrip()
 
 
@@ -141,7 +143,7 @@ def _version(package: str) -> str:
 
 
 def _output(*command: str) -> str:
-    """Of a program, which may be missing or fail: then nothing."""
+    """What a program prints; nothing if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PROGRAM_SECONDS)
     except (OSError, subprocess.SubprocessError):
@@ -155,9 +157,9 @@ def _gpu_driver() -> str:
 
 
 def _commit() -> str:
-    """Of the package's sources; where they were copied without git, what FUSED_LOSSES_COMMIT says."""
+    """The commit of the package's sources, or FUSED_LOSSES_COMMIT where they were copied without git."""
     folder = str(Path(__file__).parent)
-    # An installed package may lie in the repository of something else.
+    # An installed package may lie in the repository of another project.
     if not _output("git", "-C", folder, "ls-files", "rows.py"):
         return os.environ.get("FUSED_LOSSES_COMMIT", "")
     return _output("git", "-C", folder, "describe", "--always", "--dirty", "--exclude=*")
@@ -178,7 +180,7 @@ def _cpu_model() -> str:
 
 
 def _columns(kind: type) -> list[str]:
-    # `pass` is a keyword of the language and a name for a column.
+    # The column `pass` is the field `pass_`, since `pass` is a keyword.
     return [field.name.rstrip("_") for field in fields(kind)]
 
 
@@ -186,10 +188,10 @@ def _columns(kind: type) -> list[str]:
 def writer(path: Path, machine: Machine, append: bool = False) -> Iterator[Callable[[Iterable[Row]], None]]:
     """A function that adds rows to a file at once, so that a run cut short leaves what it has.
 
-    The file is a new one, or with `append` one that is there.
+    The file is a new one, or with `append` an existing one.
 
     Raises:
-        ValueError: that has other columns.
+        ValueError: an existing file with other columns.
     """
     columns = [*_columns(Machine), *_columns(Row)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +207,7 @@ def writer(path: Path, machine: Machine, append: bool = False) -> Iterator[Calla
         def write(rows: Iterable[Row]) -> None:
             for row in rows:
                 values = [*asdict(machine).values(), *asdict(row).values()]
-                # Five digits: more than the machine repeats.
+                # Five digits are more than repeated runs agree in.
                 output.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in values])
             file.flush()
 
@@ -241,7 +243,7 @@ def _parse(kind: type[_Record], records: Sequence[dict[str, str]]) -> list[_Reco
 
 
 def _required(kind: type) -> list[str]:
-    """Columns that no file may lack: older ones have no sizes, and fewer numbers."""
+    """Columns that no file may lack; files of older benchmarks have no sizes, and fewer numbers."""
     types = get_type_hints(kind)
     return [
         field.name.rstrip("_")

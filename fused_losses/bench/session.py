@@ -34,11 +34,11 @@ from fused_losses.bench.timing import (
 COPY = "copy"
 
 
-# The least of which deciles mean something, and more than which add nothing.
+# The fewest rounds from which deciles can be told, and the most, since more of them hardly move a median.
 LEAST_ROUNDS, MOST_ROUNDS = 7, 30
 
-# Of losses behind a linear layer, a step of which lasts seconds: three matrix products are most of every
-# provider's time, so there is less to tell apart. Their verification has warmed them up.
+# The fewest rounds for losses behind a linear layer, a step of which lasts seconds: three matrix products are
+# most of every provider's time, so there is less to tell apart. Their verification has warmed them up.
 HEAD_ROUNDS = 3
 
 # Called with what is about to happen, before each of `Plan.stages_per_case` stages.
@@ -52,9 +52,11 @@ class Plan:
     providers: list[str]
     pass_: Pass
     rounds: int | None
+    """How many rounds; None for as many as fit into `seconds`."""
     seconds: float
     threads: int
     memory: bool
+    """Whether to measure peak memory."""
 
     @property
     def stages_per_case(self) -> int:
@@ -62,7 +64,7 @@ class Plan:
         return 3 if self.memory else 2
 
     def pace(self, case: Case) -> Pace:
-        """The rounds that were asked for, or those that are usual for a case."""
+        """The rounds that were asked for, or the usual number for a case."""
         warm_up = 0 if case.head is not None and case.size == "large" else WARM_UP_ROUNDS
         if self.rounds is not None:
             return Pace(self.rounds, self.rounds, self.seconds, warm_up)
@@ -73,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What is known of a case when all is done."""
+    """What was measured on a case: times and peaks in bytes by provider, and the fewest bytes to move."""
 
     samples: dict[str, Samples]
     bytes_moved: int | None
@@ -84,11 +86,11 @@ _NOTHING = _Findings({}, None, {})
 
 
 def measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
-    """A row per provider. Nothing that is raised ends the run: it is the status of a row."""
+    """A row for each provider. An exception does not end the run, but becomes the status of a row."""
     try:
         return _measure(case, plan, announce)
     except Exception as error:
-        # Nothing to judge anyone by.
+        # Without a reference, no provider can be judged.
         failed = Verdict(f"no reference: {one_line(error)}")
         return [_row(case, plan, name, failed, _NOTHING) for name in serving(case, plan.providers)]
 
@@ -106,13 +108,14 @@ def _measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
     announce(f"verify {case}")
     judge = Judge(case, plan.pass_, pool)
     verdicts |= {name: judge.verdict(function) for name, function in functions.items()}
-    # 64-bit copies of the inputs, which the timing does not need.
+    # The judge's copies of the inputs in float64 would only take memory from here on.
     del judge
-    # What torch gets wrong by the rule (compiled sums, by some ulp) is reported, but still what users have.
+    # Torch is timed even where the rule refuses its results (compiled sums are off by a few ulp), since they
+    # are what users have.
     timed = [
         name
         for name, verdict in verdicts.items()
-        if verdict.seconds is not None and not (PROVIDERS[name].is_ours and verdict.problem)
+        if verdict.seconds is not None and not (PROVIDERS[name].is_own and verdict.problem)
     ]
 
     announce(f"time {case}")
@@ -142,11 +145,11 @@ def _measure(case: Case, plan: Plan, announce: Announce) -> list[Row]:
 
 def _row(case: Case, plan: Plan, provider: str, verdict: Verdict, findings: _Findings) -> Row:
     samples = findings.samples
-    mine, copy = samples.get(provider), samples.get(COPY)
+    timed, copy = samples.get(provider), samples.get(COPY)
     floor = samples.get(PRODUCTS, copy)
 
     def speedup(other: Samples | None) -> float | None:
-        return None if mine is None or other is None else mine.speedup_over(other)
+        return None if timed is None or other is None else timed.speedup_over(other)
 
     over_floor = speedup(floor)
     return row_of(
@@ -154,7 +157,7 @@ def _row(case: Case, plan: Plan, provider: str, verdict: Verdict, findings: _Fin
         provider,
         plan.pass_,
         verdict,
-        mine,
+        timed,
         ratios=Ratios(
             speedup(samples.get(EAGER)),
             speedup(samples.get(COMPILE)),

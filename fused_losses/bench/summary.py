@@ -16,10 +16,10 @@ HOW = (
     "Floor: a copy of the bytes that must move, in the same run."
 )
 
-# What a loss may be slower than eager torch, in medium and small sizes, before it counts: noise.
+# The part by which a loss of medium or small size may be slower than eager torch before it counts: noise.
 NOISE = 0.1
 
-# The sizes of which it is asked that no loss be slower, and the ratios below which it is.
+# The ratios of speed below which a loss counts as slower, by size.
 LIMITS = {"large": 1.0, "medium": 1 - NOISE, "small": 1 - NOISE}
 
 
@@ -32,13 +32,13 @@ class Ratios:
     vs_floor: float | None
 
 
-# For large inputs.
+# What the project wants to reach on a CPU with large inputs, by dtype.
 TARGETS = {"float32": Ratios(10, 5, 2.5), "bfloat16": Ratios(7, 3.5, 2)}
 
 
 @dataclass(frozen=True)
 class Mean:
-    """What one provider reaches with large inputs of a dtype; `losses` of them were timed.
+    """The geometric means of one provider over losses with inputs of a dtype.
 
     Losses behind a linear layer have a mean of their own, and no targets: most of a step is the layer's.
     """
@@ -46,8 +46,9 @@ class Mean:
     dtype: str
     provider: str
     losses: int
+    """How many losses were timed."""
     ratios: Ratios
-    is_of_losses: bool = True
+    is_behind_layer: bool = False
 
 
 def means(rows: Sequence[Row], size: str = "large") -> list[Mean]:
@@ -55,25 +56,25 @@ def means(rows: Sequence[Row], size: str = "large") -> list[Mean]:
     groups: dict[tuple[str, str, bool], list[Row]] = defaultdict(list)
     for row in steps(rows):
         if row.size == size and row.median_ms is not None and row.variant == USUAL:
-            groups[row.dtype, row.provider, row.loss not in HEADS].append(row)
+            groups[row.dtype, row.provider, row.loss in HEADS].append(row)
     return [
         Mean(
             dtype,
             provider,
-            len({row.loss for row in mine}),
+            len({row.loss for row in group}),
             Ratios(
-                _over_losses(mine, lambda row: row.vs_eager),
-                _over_losses(mine, lambda row: row.vs_compile),
-                _over_losses(mine, lambda row: row.vs_floor),
+                _over_losses(group, lambda row: row.vs_eager),
+                _over_losses(group, lambda row: row.vs_compile),
+                _over_losses(group, lambda row: row.vs_floor),
             ),
-            is_of_losses,
+            is_behind_layer,
         )
-        for (dtype, provider, is_of_losses), mine in groups.items()
+        for (dtype, provider, is_behind_layer), group in groups.items()
     ]
 
 
 def _over_losses(rows: Iterable[Row], ratio: Callable[[Row], float | None]) -> float | None:
-    """Losses count alike, however many shapes they have."""
+    """The geometric mean of a ratio over losses, each of which counts once, however many shapes it has."""
     by_loss: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         value = ratio(row)
@@ -90,7 +91,7 @@ def slower_than_eager(rows: Iterable[Row]) -> list[Row]:
 
 
 def slower_than_compile(rows: Iterable[Row]) -> list[Row]:
-    """The same; asked of large inputs only, as a compiled call has more overhead than any other."""
+    """Rows of large inputs below their limit. With smaller ones, a compiled call's overhead decides."""
     return [
         row
         for row in rows

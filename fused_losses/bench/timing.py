@@ -23,14 +23,14 @@ from fused_losses.samples import Inputs
 SAMPLE_ELEMENTS = 2**20
 MAX_BATCH = 200
 
-# Fewer calls of those that take far longer than their elements let expect (compiled
-# multilabel_margin_loss compares all classes with all classes).
+# The most seconds of a sample: some calls take far longer than their number of elements suggests (compiled
+# multilabel_margin_loss compares all classes with all classes), and fewer of them are timed at a time.
 SAMPLE_SECONDS = 0.5
 
-# Distinct inputs that the calls rotate through, so that no branch or page is learnt by heart.
+# Distinct inputs that the calls take in turn, so that branch predictors and caches do not learn one of them.
 POOL = 3
 
-# What of an exception's text is kept; torch's name every backend that there is.
+# Characters of an exception's text that are kept: torch's texts may list every backend there is.
 STATUS_WIDTH = 150
 
 # Untimed rounds: allocators, caches and thread pools have settled after two. Compilation has
@@ -42,7 +42,7 @@ Work = Callable[[], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """One of those that are timed in turn: the work of a round, and how many calls it consists of."""
+    """Something that is timed: makes the work of a round, given its number; and how many calls that is."""
 
     prepare: Callable[[int], Work]
     batch: int
@@ -50,7 +50,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Pace:
-    """How many rounds: as many as begin within the seconds, but at least and at most so many."""
+    """How many rounds to time: as many as begin within `seconds`, but at least and at most so many."""
 
     at_least: int
     at_most: int
@@ -60,7 +60,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call, one sample per round; samples of one round belong together."""
+    """Seconds per call, one sample for each round. Samples with the same index are from the same round."""
 
     seconds: list[float]
 
@@ -78,26 +78,26 @@ class Samples:
     def speedup_over(self, other: "Samples") -> float:
         """How many times faster than ``other``: the median of the ratios of the rounds."""
         pairs = zip(self.seconds, other.seconds, strict=True)
-        return statistics.median(theirs / mine for mine, theirs in pairs)
+        return statistics.median(other_time / time_ for time_, other_time in pairs)
 
 
 def batch_size(numel: int, seconds: float | None = None) -> int:
-    """Calls per sample for inputs of ``numel`` elements, where a call lasts so many seconds."""
+    """Calls per sample for inputs of ``numel`` elements, given how long a call lasts if that is known."""
     fitting = MAX_BATCH if seconds is None else int(SAMPLE_SECONDS / seconds)
     return max(1, min(MAX_BATCH, SAMPLE_ELEMENTS // numel, fitting))
 
 
 def one_line(error: Exception) -> str:
-    """An exception as a table names it."""
+    """An exception's type and the first line of its text, as short as a table's cell."""
     text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return textwrap.shorten(text, STATUS_WIDTH)
 
 
 def fresh(inputs: Inputs) -> Inputs:
-    """The inputs with a non-leaf copy of the first, as logits that a layer has just computed.
+    """The inputs with a copy of the first, which is no leaf, as logits that a layer has just computed.
 
-    The in-place strategy overwrites it and may not do that to a leaf; everybody gets the same. A slice, which
-    `clone` would make dense, stays one, as a leaf.
+    The strategy in place overwrites it, and may not do that to a leaf; all providers get the same. A slice,
+    which `clone` would make dense, stays a slice, and is a leaf.
     """
     first = inputs[0]
     if first.is_contiguous():
@@ -112,10 +112,10 @@ def gradients(loss: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
 
 
 def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
-    """The work to time: every call of a batch, its results freed as soon as they are there.
+    """The work to time: every call of a batch, each result freed as soon as it is there.
 
     * forward: the loss alone, as in evaluation, under no_grad.
-    * training-forward: the same where a backward is to follow, of which it may do as much as it likes.
+    * training-forward: the loss where a backward is to follow, and whatever of the backward the forward does.
     * backward: the gradients alone; the forward has run before the clock starts.
     * step: both, as in training.
     """
@@ -149,7 +149,7 @@ def prepare(pass_: Pass, function: LossFn, batch: list[Inputs]) -> Work:
 
 
 def loss_contender(pass_: Pass, function: LossFn, pool: Sequence[Inputs], batch: int) -> Contender:
-    """A provider, so many calls at a time."""
+    """A provider's pass, `batch` calls at a time."""
 
     def contend(round_: int) -> Work:
         first = round_ * batch
@@ -160,12 +160,12 @@ def loss_contender(pass_: Pass, function: LossFn, pool: Sequence[Inputs], batch:
 
 
 def copy_contender(bytes_moved: int, batch: int, device: str) -> Contender:
-    """The yardstick: torch's copy of as many bytes, half read and half written, in warm memory."""
+    """Torch's copy of as many bytes as must move, half of them read and half written, in warm memory."""
     source = torch.zeros(bytes_moved // 2, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
 
     def contend(_: int) -> Work:
-        # The inputs of the losses have been written just before the clock starts: so is this.
+        # A loss's inputs have been written just before the clock starts, and so are the copy's.
         source.fill_(1)
         target.fill_(0)
 
@@ -179,9 +179,10 @@ def copy_contender(bytes_moved: int, batch: int, device: str) -> Contender:
 
 
 def products_contender(inputs: Inputs) -> Contender:
-    """The floor of a loss behind a linear layer: its three matrix products, into memory that is there.
+    """The floor of a loss behind a linear layer: the layer's three products, into memory that is there.
 
-    Of 16 bits, in float32 where a CPU has no instructions for them: torch emulates these, many times slower.
+    Where a CPU has no instructions for products of 16 bits, they are in float32, since torch emulates the
+    others many times slower.
     """
     hidden, weight = (tensor.detach() for tensor in inputs[:2])
     dtype = choose_logits_dtype(hidden.dtype, hidden.device)
@@ -190,16 +191,16 @@ def products_contender(inputs: Inputs) -> Contender:
     batch = batch_size(math.prod(logits_shape))
 
     def contend(_: int) -> Work:
-        # Filled, so that no page is missing; given back when the work is done.
+        # Results are filled in advance, so that no page is missing, and freed when the work is done.
         logits = hidden.new_empty(logits_shape).fill_(1)
-        of_hidden, of_weight = torch.ones_like(hidden), torch.ones_like(weight)
+        hidden_gradient, weight_gradient = torch.ones_like(hidden), torch.ones_like(weight)
 
         def work() -> None:
             for _ in range(batch):
                 torch.mm(hidden, weight.t(), out=logits)
                 # The logits stand for their gradient: a product takes as long whatever the numbers.
-                torch.mm(logits, weight, out=of_hidden)
-                torch.mm(logits.t(), hidden, out=of_weight)
+                torch.mm(logits, weight, out=hidden_gradient)
+                torch.mm(logits.t(), hidden, out=weight_gradient)
 
         return work
 
@@ -209,9 +210,9 @@ def products_contender(inputs: Inputs) -> Contender:
 def interleave(
     contenders: dict[str, Contender], pace: Pace
 ) -> tuple[dict[str, Samples], dict[str, Exception]]:
-    """Times every contender once per round, the order rotating, preparation not counted.
+    """Times every contender once in each round, in an order that rotates, without its preparation.
 
-    What disturbs the machine for longer than a round thus disturbs everybody alike.
+    So what disturbs the machine for longer than a round disturbs all of them alike.
 
     Returns:
         The samples of those that finished, and what the others raised.
@@ -241,7 +242,7 @@ def interleave(
 
 
 def seconds_per_call(contender: Contender, round_: int) -> float:
-    """By the host's clock, preparation not counted."""
+    """The seconds of a call by the host's clock, without the preparation of the round."""
     work = contender.prepare(round_)
     start = time.perf_counter_ns()
     work()

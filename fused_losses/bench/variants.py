@@ -1,4 +1,4 @@
-"""Other ways to call a loss than the usual one, which kernels treat apart: options, weights, layouts."""
+"""Ways to call a loss for which kernels have code of their own: options, weights, layouts."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ class Variant:
     """How a call differs from the one that `fused_losses.registry` has for the loss."""
 
     call: dict[str, Any] = field(default_factory=dict)
-    """More keywords."""
+    """Additional keyword arguments."""
     per_class: tuple[str, ...] = ()
     """Keywords whose values are tensors (C), factors of the classes; they are the last of a case's inputs."""
     change: Callable[[Inputs, Generator], Inputs] = _same
-    """From the usual inputs (float32) to others."""
+    """Makes other inputs of the usual ones, which are float32."""
     keeps_float32: bool = False
     """Whether the target stays in float32, as under autocast, where the dtype of the case is another."""
     layout: Callable[[Tensor], Tensor] = _as_it_is
-    """From the first input to the same numbers at other places in memory."""
+    """Makes a tensor with the elements of the first input at other places in memory."""
     composed: Callable[..., Tensor] | None = None
     """The loss in torch's functions, if torch has none with these keywords."""
 
 
 def _probabilities(inputs: Inputs, generator: Generator) -> Inputs:
-    """Of classes (dimension 1) instead of their indices."""
+    """The inputs with probabilities of classes (dimension 1) in the place of labels."""
     logits = inputs[0]
     return logits, torch.randn(logits.shape, generator=generator).softmax(1)
 
 
 def strided_copy(tensor: Tensor, stride: tuple[int, ...], offset: int, size: int) -> Tensor:
-    """The numbers of a tensor with other strides, from an offset on in memory for so many numbers."""
+    """A copy of a tensor with other strides, which begins at `offset` in memory of `size` elements."""
     memory = tensor.detach().new_empty(size)
     copy = memory.as_strided(tensor.shape, stride, offset).copy_(tensor.detach())
     return copy.requires_grad_(tensor.requires_grad)
 
 
 def _sliced(input: Tensor) -> Tensor:
-    """(N, C) as `whole[:, 1:]` of (N, C + 1): no row begins where a vector's load may."""
+    """A copy of (N, C) that is laid out as `whole[:, 1:]` of (N, C + 1), so that rows are not aligned."""
     rows, classes = input.shape
     return strided_copy(input, (classes + 1, 1), 1, rows * (classes + 1))
 
@@ -83,4 +83,4 @@ VARIANTS = {
     "float32 targets": Variant(keeps_float32=True),
     "slice": Variant(layout=_sliced),
 }
-"""By the name that a row has."""
+"""The variants, by the name that a row has for them."""

@@ -237,7 +237,7 @@ def test_accuracy_of_kinds_of_inputs(tmp_path):
     with path.open() as file:
         rows = list(csv.DictReader(file))
     kinds = {row["kind"] for row in rows if row["loss"] == "cross_entropy"}
-    assert kinds == {errors.SAMPLES, *errors.OF_LOGITS}
+    assert kinds == {errors.SAMPLES, *errors.LOGIT_KINDS}
     assert len(rows) == 3 * (len(kinds) + 1)
     for each in rows:
         assert each["status"] == "ok" and 0 <= float(each["rms_grad"]) <= float(each["max_grad"]), each

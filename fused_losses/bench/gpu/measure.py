@@ -97,7 +97,7 @@ class Bench:
         with provider.kernels(self._case.device) as kernels:
             function = provider.make(self._case)
             verdict = self._judge.verdict(function)
-            if verdict.seconds is None or (provider.is_ours and verdict.problem):
+            if verdict.seconds is None or (provider.is_own and verdict.problem):
                 yield replace(row_of(self._case, name, "step", verdict), kernels=kernels)
                 return
             peak = self._peak(function)
