@@ -1,4 +1,4 @@
-"""What is measured on a GPU, what matters most first: that is what a run has that is cut short."""
+"""The cases that a run on a GPU measures, those that matter most first, since a run may be cut short."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from fused_losses.bench.variants import USUAL
 from fused_losses.registry import LOSSES
 from fused_losses.samples import Shape
 
-# Of 16 bits, 64M elements are 128 MiB, for each operand and gradient: a cache of 50 MiB is small beside them.
+# Large beside an H100's cache of 50 MiB: 64M elements of 16 bits are 128 MiB for each operand and gradient. The
+# vectors have 64 MiB each, and the vocabulary's logits 512 MiB.
 _ELEMENTS: Shape = (65536, 1024)
 _VECTORS: Shape = (262144, 128)
 _VOCABULARY: Shape = (8192, 32768)
@@ -31,8 +32,8 @@ _SHAPES: dict[str, Shape] = {
     "classes": _VOCABULARY,
 }
 
-# A large vocabulary; GPT-2's, of odd rows; segmentation maps, the second of odd planes; ImageNet's classes, a
-# small vocabulary; and rows so short that several share a block of threads.
+# A large vocabulary; GPT-2's, whose rows have an odd length; segmentation maps, the second with planes of odd
+# size; ImageNet's classes; a small vocabulary; and rows so short that several share a block of threads.
 _OTHER_CLASSES: Sequence[Shape] = (
     (4096, 131072),
     (8192, 50257),
@@ -44,14 +45,14 @@ _OTHER_CLASSES: Sequence[Shape] = (
     (8388608, 10),
 )
 
-# Of these, the time of a call is the host's.
+# So small that the time of a call is the host's.
 _SMALL: Shape = (32, 10)
 _COMMON = ("cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "triplet_margin_loss")
 
-# Rows, features and classes; the third is Llama 3's.
+# Shapes (N, D, V) of heads; the third is Llama 3's.
 _HEADS: Sequence[Shape] = ((8192, 4096, 32768), (4096, 4096, 131072), (8192, 4096, 128256))
 
-_OF_CLASSES = (
+_CLASS_VARIANTS = (
     "class weights",
     "label smoothing",
     "weights and smoothing",
@@ -60,7 +61,7 @@ _OF_CLASSES = (
     "probabilities",
     "sum",
 )
-_OF_ELEMENTS = (
+_ELEMENT_VARIANTS = (
     ("binary_cross_entropy_with_logits", "pos_weight"),
     ("binary_cross_entropy_with_logits", "class weights"),
     ("binary_cross_entropy_with_logits", "float32 targets"),
@@ -68,14 +69,14 @@ _OF_ELEMENTS = (
     ("mse_loss", "slice"),
 )
 
-# What a rehearsal makes of a shape, at most: of every dimension.
+# The most that a rehearsal leaves of each dimension of a shape.
 _TINY: Shape = (8, 70, 9, 8)
 
 
 def cases(device: str, tiny: bool = False) -> list[Case]:
-    """All of them; in a rehearsal, as small as possible."""
+    """All cases of a run on a GPU; for a rehearsal (`tiny`), with shapes that are as small as possible."""
     found = [replace(case, device=device) for case in _cases()]
-    # Shapes that differ in size alone become the same.
+    # Cases that differ in size alone become the same.
     return list(dict.fromkeys(map(_shrunk, found))) if tiny else found
 
 
@@ -89,29 +90,30 @@ def _cases() -> Iterator[Case]:
         yield Case("cross_entropy", "large", _VOCABULARY, dtype)
     yield from _classes("bfloat16", _OTHER_CLASSES[:2])
     for loss in _COMMON[1:]:
-        yield _of(loss, "bfloat16")
+        yield _large(loss, "bfloat16")
     yield from _classes("bfloat16", _OTHER_CLASSES[2:])
     for loss in _COMMON:
         yield Case(loss, "small", _SMALL, "float32")
     for shape in _HEADS:
         yield Case("linear_cross_entropy", "large", shape, "bfloat16")
-    for variant in _OF_CLASSES:
+    for variant in _CLASS_VARIANTS:
         yield Case("cross_entropy", "large", _VOCABULARY, "bfloat16", variant=variant)
-    # Where rows are many and short, the mean's divisor shows: beside it, a sum.
+    # Where rows are many and short, the time for the mean's divisor shows beside a sum.
     yield Case("cross_entropy", "large", (65536, 1000), "bfloat16", variant="sum")
     others = [loss for loss in LOSSES if loss not in _COMMON]
     for loss in others:
-        yield _of(loss, "bfloat16")
+        yield _large(loss, "bfloat16")
     yield Case("multi_margin_loss", "large", (8388608, 10), "bfloat16")
-    for loss, variant in _OF_ELEMENTS:
-        yield replace(_of(loss, "bfloat16"), variant=variant)
+    for loss, variant in _ELEMENT_VARIANTS:
+        yield replace(_large(loss, "bfloat16"), variant=variant)
     for loss in (*_COMMON[1:], *others):
-        yield _of(loss, "float32")
+        yield _large(loss, "float32")
     yield from _classes("float32", _OTHER_CLASSES)
     yield Case("linear_cross_entropy", "large", _HEADS[0], "float32")
 
 
-def _of(loss: str, dtype: str) -> Case:
+def _large(loss: str, dtype: str) -> Case:
+    """A loss at the shape that is usual for its kind of input."""
     return Case(loss, "large", _SHAPES[LOSSES[loss].shapes], dtype)
 
 
@@ -121,7 +123,7 @@ def _classes(dtype: str, shapes: Sequence[Shape]) -> Iterator[Case]:
 
 
 def providers_of(case: Case) -> list[str]:
-    """Who is measured on a case: what others are compared with comes first."""
+    """The providers that are measured on a case, those that others are compared with first."""
     if case.head is not None:
         strategies: Sequence[str] = ("linear", "inplace")
         others = [PRODUCTS, EAGER, COMPILE]
@@ -129,7 +131,7 @@ def providers_of(case: Case) -> list[str]:
     elif case.variant == USUAL:
         strategies, others, peers = STRATEGIES, [EAGER, COMPILE], PEERS
     else:
-        # Peers differ in what they call an option, and a slice cannot be overwritten.
+        # Peers have other names for options, and a slice cannot be overwritten.
         strategies, others, peers = STRATEGIES[:2], [EAGER, COMPILE], []
-    ours = [f"{backend} {strategy}" for backend in BACKENDS for strategy in strategies]
-    return [name for name in (*others, *ours, *peers) if name == PRODUCTS or name in serving(case, [name])]
+    own = [f"{backend} {strategy}" for backend in BACKENDS for strategy in strategies]
+    return [name for name in (*others, *own, *peers) if name == PRODUCTS or name in serving(case, [name])]

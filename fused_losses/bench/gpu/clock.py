@@ -1,4 +1,4 @@
-"""Times of kernels, by events on a GPU; where there is none, the host's, so that a run can be rehearsed."""
+"""Clocks: of a GPU's kernels, by events; and of the host, by which a run is rehearsed without a GPU."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ import torch
 
 from fused_losses.bench.timing import Contender, Samples, seconds_per_call
 
-# The least of which deciles mean something, and more than which add nothing.
+# The fewest rounds from which deciles can be told, and the most, since more of them hardly move a median.
 LEAST_ROUNDS, MOST_ROUNDS = 7, 40
 
 # Untimed rounds, after which torch's allocator has all memory that the work needs.
 WARM_UP_ROUNDS = 2
 
-# Read between rounds, times the last-level cache: no policy of replacement keeps inputs through so much.
+# How many times the size of the last-level cache is read between rounds: no policy of replacement keeps
+# inputs in the cache through so much.
 SWEEPS = 4
 
-# Cycles for which the GPU pauses to tell how long one lasts: some 5 ms.
+# Cycles of a pause of the GPU by which the length of a cycle is measured: some 5 ms.
 CALIBRATION_CYCLES = 10_000_000
 
-# The pause before a round is so many times what launching the work took last, and at least as long as a few
-# launches take. It grows where the host was late, up to what no launches last that do not wait for the GPU.
+# The pause before a round lasts PAUSE_FACTOR times as long as launching the work took last, and at least
+# LEAST_PAUSE seconds, which a few launches take. It grows where the host was late, up to MOST_PAUSE seconds:
+# launches that take longer wait for the GPU.
 PAUSE_FACTOR, LEAST_PAUSE, MOST_PAUSE = 2.0, 50e-6, 0.1
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call: of the kernels, and of the host, which launches them.
+    """Seconds per call: those of the kernels, and those of the host, which launches them.
 
-    ``late`` is the number of rounds in which the host had not launched everything before the GPU came to it:
-    where it is not 0, the kernels' times have gaps in them.
+    ``late`` is the number of rounds in which the GPU had to wait for the host to launch something: where it
+    is not 0, the kernels' times have gaps in them.
     """
 
     kernels: Samples
@@ -43,24 +45,28 @@ class Timing:
 
 
 class Clock(Protocol):
-    """Of a device."""
+    """Measures time and memory on a device."""
 
     def time(self, contender: Contender, seconds: float) -> Timing:
-        """As many rounds as begin within the seconds, but at least 7."""
+        """Times as many rounds as begin within the seconds, from LEAST_ROUNDS to MOST_ROUNDS."""
 
     def check(self) -> None:
-        """Raises what the device has not said yet of the work that it was given."""
+        """Raises the errors of work that the device has been given and has not reported yet."""
 
     @contextmanager
     def weigh(self) -> Iterator[list[int]]:
-        """Within it, memory is counted: the list then has the peak beyond what was there, in bytes."""
+        """Measures the peak of memory within the `with` block, beyond what was in use before.
+
+        Yields a list to which the peak in bytes is appended at the end; it stays empty if nothing is
+        measured.
+        """
 
 
 class HostClock:
-    """Work is done when the call returns."""
+    """A clock for devices whose work is done when a call returns."""
 
     def time(self, contender: Contender, seconds: float) -> Timing:
-        """The host's time is all there is."""
+        """The host's time stands for the kernels', too."""
         seconds_per_call(contender, 0)
         deadline = time.perf_counter() + seconds
         found: list[float] = []
@@ -69,25 +75,26 @@ class HostClock:
         return Timing(Samples(found), Samples(found))
 
     def check(self) -> None:
-        """Nothing is left to say."""
+        """Does nothing: errors have been raised by the calls."""
 
     @contextmanager
     def weigh(self) -> Iterator[list[int]]:
-        """Not measured."""
+        """Measures nothing."""
         yield []
 
 
 class GpuClock:
-    """Kernels run between two events behind a pause, in which the host launches all of them.
+    """Times kernels between two events behind a pause, in which the host launches all of them.
 
-    What is timed is thus the GPU alone, however long Python takes. Between rounds, more memory is read than
-    the last-level cache holds. It is not written: what is would go to memory later, at the work's expense.
+    So the time is the GPU's alone, however long Python takes. Between rounds, more memory is read than the
+    last-level cache holds. It is not written, since writes would go on to memory later, at the work's
+    expense.
     """
 
     def __init__(self) -> None:
         numbers = SWEEPS * torch.cuda.get_device_properties().L2_cache_size // 4
         self._swept = torch.zeros(numbers, dtype=torch.float32, device="cuda")
-        for _ in range(2):  # the first has to load the kernel
+        for _ in range(2):  # the first pause includes loading the kernel
             start, end = _events()
             start.record()
             torch.cuda._sleep(CALIBRATION_CYCLES)
@@ -96,7 +103,7 @@ class GpuClock:
         self._frequency = CALIBRATION_CYCLES / (start.elapsed_time(end) * 1e-3)
 
     def time(self, contender: Contender, seconds: float) -> Timing:
-        """Of rounds in which the host was ahead, if there were enough of them."""
+        """The times of the rounds in which the host was ahead, if there were enough of them, else of all."""
         pause = LEAST_PAUSE
         for round_ in range(WARM_UP_ROUNDS):
             _, host, _ = self._round(contender, round_, pause)
@@ -118,7 +125,7 @@ class GpuClock:
         return Timing(Samples(per_call[0]), Samples(per_call[1]), 0 if enough else len(late))
 
     def _round(self, contender: Contender, round_: int, pause: float) -> tuple[float, float, bool]:
-        """Seconds of the kernels, of the host, and whether the host was done before they began."""
+        """Seconds of the kernels, seconds of the host, and whether the host was done before kernels began."""
         work = contender.prepare(round_)
         start, end = _events()
         self._swept.sum()
@@ -128,18 +135,18 @@ class GpuClock:
         work()
         host = time.perf_counter() - began
         end.record()
-        # The pause ends before the first event: if that has not happened yet, all else has been launched.
+        # If the event after the pause has not happened yet, all kernels were launched during the pause.
         was_ahead = not start.query()
         end.synchronize()
         return start.elapsed_time(end) * 1e-3, host, was_ahead
 
     def check(self) -> None:
-        """A device's assertion comes to light where the host waits for it."""
+        """Waits for the device, which raises its failed assertions then."""
         torch.cuda.synchronize()
 
     @contextmanager
     def weigh(self) -> Iterator[list[int]]:
-        """As torch's allocator counts it."""
+        """Measures the peak by torch's allocator."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -154,5 +161,5 @@ def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
 
 
 def clock_of(device: str) -> Clock:
-    """The clock of a type of device."""
+    """The clock for a type of device."""
     return GpuClock() if device == "cuda" else HostClock()

@@ -37,29 +37,30 @@ from fused_losses.bench.timing import (
 )
 from fused_losses.samples import Inputs
 
-# Of rounds, for each provider and pass: the most rounds for whatever takes less than a few milliseconds.
+# Seconds for the rounds of each provider and pass: enough for all rounds of work of a few milliseconds.
 SECONDS = 0.15
 
-# Calls behind one pause. A queue has room for about 1000 launches, and eager torch makes up to 40 in a step:
-# the host must never wait for room.
+# The most calls behind one pause. A queue has room for about 1000 launches, and eager torch makes up to 40 in
+# a step: the host must never wait for room.
 MOST_CALLS = 20
 
-# Operands that the derivative of a loss does not depend on, by position: a backward need not read them.
+# Positions of the operands on which a loss's derivative does not depend, so that a backward need not read
+# them.
 _UNREAD: dict[str, tuple[int, ...]] = {"kl_div": (0,), "nll_loss": (0,)}
 
 
 def passes_of(case: Case, provider: Provider) -> list[Pass]:
-    """What is timed: a step of everybody, and the pass of ours in which a strategy does its work.
+    """The passes that are timed: a step, and for this package's strategies, the pass that does the work.
 
-    A fused forward writes the gradient, and its backward has nothing left to do; where everything is computed
-    again, the backward reads and writes as much.
+    The forward of "fused" writes the gradient, and its backward has nothing left to do; the backward of
+    "recompute" reads and writes as much.
     """
     by_strategy: dict[str | None, list[Pass]] = {"fused": ["training-forward"], "recompute": ["backward"]}
     return ["step", *(by_strategy.get(provider.backward, []) if case.head is None else [])]
 
 
 def least_bytes(case: Case, pass_: Pass, inputs: Inputs) -> int | None:
-    """What a pass of `passes_of` must move at the least: inputs read once, gradients written once."""
+    """The fewest bytes that a pass of `passes_of` must move: inputs read once, gradients written once."""
     moved = case.bytes_moved("step", inputs)
     if moved is None or pass_ != "backward":
         return moved
@@ -69,7 +70,7 @@ def least_bytes(case: Case, pass_: Pass, inputs: Inputs) -> int | None:
 
 
 class Bench:
-    """A case on a device: its inputs, what is right of it, and how long copies of its bytes take."""
+    """A case on a device: its inputs, its results in float64, and how long copies of its bytes take."""
 
     def __init__(self, case: Case, clock: Clock) -> None:
         self._case = case
@@ -124,7 +125,7 @@ class Bench:
         return replace(row, host_ms=timing.host.median * 1e3, note=self._note(timing))
 
     def _floor(self, moved: int | None) -> Timing:
-        """A copy of so many bytes; without such a number, the matrix products of the layer."""
+        """The times of a copy that moves so many bytes; without a number, of the layer's matrix products."""
         if moved not in self._floors:
             batch = min(MOST_CALLS, batch_size(self._case.numel))
             contender = (
@@ -136,7 +137,7 @@ class Bench:
         return self._floors[moved]
 
     def _peak(self, function: LossFn) -> float | None:
-        """Of a step beyond its inputs, in MiB."""
+        """The peak of a step beyond its inputs, in MiB; None if the clock does not measure it."""
         step = prepare("step", function, [fresh(self._pool[0])])
         gc.collect()
         with self._clock.weigh() as found:
@@ -144,7 +145,7 @@ class Bench:
         return found[0] / MIB if found else None
 
     def _note(self, timing: Timing) -> str:
-        """What to know of the numbers of a row."""
+        """What limits the worth of a row's numbers."""
         notes = []
         if timing.late:
             notes.append(f"host late in {timing.late} of {len(timing.kernels.seconds)} rounds")
@@ -155,7 +156,7 @@ class Bench:
 
 
 def warm(case: Case, name: str) -> Iterator[Row]:
-    """A step, for what is compiled to be in the caches on disk; a row if it failed."""
+    """Runs a step, so that what it compiles is in the caches on disk; yields a row only if it fails."""
     provider = PROVIDERS[name]
     try:
         with provider.kernels(case.device):
@@ -169,12 +170,12 @@ def warm(case: Case, name: str) -> Iterator[Row]:
 
 
 def compiles(name: str) -> bool:
-    """Whether a provider compiles anything when it is called, which a cache keeps."""
+    """Whether a provider compiles when it is called, into a cache."""
     return name in (COMPILE, *PEERS) or (name in PROVIDERS and PROVIDERS[name].backend == "triton")
 
 
 def release(device: str) -> None:
-    """Gives back the memory of what is no longer needed."""
+    """Gives memory that is no longer needed back to the device."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Runs on a GPU: which tasks there are, what their rows are compared with, and what is said of them."""
+"""A run on a GPU: its tasks, and how their rows are compared, written and printed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from fused_losses.bench.gpu.worker import Task
 from fused_losses.bench.providers import COMPILE, EAGER, UNAVAILABLE
 from fused_losses.bench.rows import OK, Machine, Row
 
-# Of a reason why nothing was timed, in a line that has other providers, too.
+# Characters of the reason why a provider was not timed, in a line that has other providers, too.
 REASON_WIDTH = 60
 
 
 def tasks_of(
     cases: Iterable[Case], providers: Collection[str] | None, is_warming: bool = False
 ) -> list[Task]:
-    """Each provider on each case, as long as it is among the chosen ones."""
+    """A task for each case and each of its providers, of those that are chosen; None chooses all.
+
+    With `is_warming`, tasks only compile, and there are none for providers that do not.
+    """
     return [
         Task(case, name, is_warming)
         for case in cases
@@ -35,12 +38,12 @@ def tasks_of(
 
 
 def run(supervisor: Supervisor, path: Path, machine: Machine, append: bool, console: Console) -> list[Row]:
-    """Writes each row as it comes, and prints a line for each case; then what there was no time for."""
+    """Writes each row as it comes, prints a line for each case, and at the end what there was no time for."""
     measured: list[Row] = []
     with bench_rows.writer(path, machine, append) as write:
-        for _, of_case in groupby(_compared(supervisor.rows()), key=lambda row: row.case):
+        for _, case_rows in groupby(_compared(supervisor.rows()), key=lambda row: row.case):
             found = []
-            for row in of_case:
+            for row in case_rows:
                 write([row])
                 found.append(row)
             console.print(line(found), markup=False, highlight=False, soft_wrap=True)
@@ -54,14 +57,14 @@ def run(supervisor: Supervisor, path: Path, machine: Machine, append: bool, cons
 
 
 def print_unavailable(rows: Sequence[Row], console: Console) -> None:
-    """A line for each provider that could not run, however many cases it has."""
+    """Prints a line for each provider that could not run, however many cases it has."""
     for provider, status in dict.fromkeys((row.provider, row.status) for row in rows):
         if status.startswith(UNAVAILABLE):
             console.print(f"{provider}: {status}", markup=False, highlight=False)
 
 
 def _compared(rows: Iterator[Row]) -> Iterator[Row]:
-    """With the speed beside that of eager and compiled torch, which come first."""
+    """The rows with how many times faster they are than eager and compiled torch, whose rows come first."""
     baselines: dict[tuple[str, str, str], float] = {}
     for row in rows:
         if row.median_ms is not None:
@@ -76,7 +79,7 @@ def _compared(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def line(rows: Sequence[Row]) -> str:
-    """A case in one line: milliseconds, and in brackets the per cent of the speed of a copy."""
+    """A case in one line: each provider's milliseconds, and in brackets its speed in per cent of a copy's."""
     floor = next((row.floor_ms for row in rows if row.floor_ms is not None), None)
     parts = [] if floor is None else [f"floor {floor:.3g}"]
     for row in rows:
@@ -94,7 +97,7 @@ def line(rows: Sequence[Row]) -> str:
 
 
 def warm(supervisor: Supervisor, console: Console) -> int:
-    """Compiles what the run will need; the number of those that failed."""
+    """Has the tasks compile what a run will need, and returns how many failed."""
     failed = []
     for row in supervisor.rows():
         failed.append(row)

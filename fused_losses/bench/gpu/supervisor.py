@@ -1,4 +1,4 @@
-"""Has a process do tasks, and another those behind one that killed it or that it hung in."""
+"""Has a process do tasks; if one kills it or hangs it, another process goes on with the next."""
 
 from __future__ import annotations
 
@@ -19,52 +19,56 @@ from fused_losses.bench.rows import OK, Row
 
 WORKER = (sys.executable, "-m", "fused_losses.bench.gpu.worker")
 
-# Without a word from the worker, it hangs: torch.compile takes up to half a minute for a loss.
+# Seconds without a message after which a worker counts as hung: torch.compile takes up to 30 for a loss.
 PATIENCE = 60.0
 
-# Torch, Triton and the kernels' library, from a cold disk.
+# Seconds for a worker to start: it loads torch, Triton and the kernels' library, perhaps from a cold disk.
 START_PATIENCE = 120.0
 
-# From its last word to its end, which takes the memory of a GPU apart.
+# Seconds for a worker to end, which includes that the driver frees its memory on the GPU.
 EXIT_PATIENCE = 10.0
 
-# A task that is at work when the time is up may go on for so long; most are done by then.
+# Seconds for which a task may go on when the run's time is up; most are done by then.
 GRACE = 10.0
 
-# Of workers one after the other: more of them, and what fails is the machine, not the tasks.
+# After so many workers have died, the machine fails rather than the tasks.
 MOST_DEATHS = 25
 
-# Of what a worker has written before it died: its last words are what a device's assertion says.
+# Characters that are kept of what a worker last wrote before it died, such as a device's failed assertion.
 LAST_WORDS = 300
 
 
 class _Died(Exception):
-    """A worker is no more, or of no use; the message says why."""
+    """A worker has died or hangs; the message says which."""
 
 
 class _Worker:
-    """A process, and what it says."""
+    """The supervisor's end of a worker process: sends tasks, and receives rows."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
-        mine, its = Pipe()
-        self._connection: Connection = mine
-        # Strict: torch's function must not be timed under our name. One process compiles a kernel or two at a
-        # time; a pool of them for each core would take longer to start.
-        usual = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
-        environment = {**usual, **os.environ, "FUSED_LOSSES_STRICT": "1"}
+        here, there = Pipe()
+        self._connection: Connection = here
+        # In strict mode, torch's function is not timed under this package's name. A task compiles a kernel or
+        # two, for which a pool of processes would take longer to start.
+        defaults = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        environment = {**defaults, **os.environ, "FUSED_LOSSES_STRICT": "1"}
         self._process = subprocess.Popen(
-            [*command, str(its.fileno())],
-            pass_fds=[its.fileno()],
+            [*command, str(there.fileno())],
+            pass_fds=[there.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env=environment,
         )
-        its.close()
+        there.close()
 
     def rows(self, patience: float, task: Task | None = None) -> Iterator[Row]:
-        """What it answers to a task; without one, nothing, when it is ready."""
+        """Sends a task, and yields the rows of it; without a task, waits until the worker is ready.
+
+        Raises:
+            _Died: the worker has died, or sent nothing for `patience` seconds.
+        """
         try:
             if task is not None:
                 self._connection.send(task)
@@ -91,10 +95,10 @@ class _Worker:
         return " | ".join(line.strip() for line in lines[-3:] if line.strip())[-LAST_WORDS:]
 
     def stop(self) -> None:
-        """At once: it may hang."""
+        """Kills the process, which may hang."""
         self._connection.close()
         self._process.kill()
-        # A driver may not let it go while a kernel runs.
+        # The driver may keep the process while a kernel runs.
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(EXIT_PATIENCE)
         self._output.close()
@@ -145,7 +149,8 @@ class Supervisor:
                         self.left_out = self._tasks[position:]
                         return
                     deaths += 1
-                    # The last row may have said what the GPU did not get over.
+                    # If a row has a problem, that may be what the worker died of, and no other row need say
+                    # so.
                     if not problems:
                         yield row_of(task.case, task.provider, "step", Verdict(str(death)))
                     if deaths == MOST_DEATHS:

@@ -1,7 +1,7 @@
 """The process that does a run's tasks in turn: ``python -m fused_losses.bench.gpu.worker SOCKET``.
 
-It is told a task, answers with rows and, when the task is done, with None. A task that kills it, or after
-which the GPU is of no use any more, is thus its last.
+It receives a task, sends its rows and, when the task is done, None. A task that kills it, or leaves the GPU
+in a state of error, is thus its last.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from fused_losses.bench.timing import one_line
 
 @dataclass(frozen=True)
 class Task:
-    """A provider on a case: to be measured, or to be called once, for what it compiles to be in caches."""
+    """A provider on a case, to be measured."""
 
     case: Case
     provider: str
     is_warming: bool = False
+    """Whether it is to be called once instead, to fill the caches of what it compiles."""
 
 
 class _Worker:
-    """Keeps what the tasks of a case have in common, or why there is nothing to judge its results by."""
+    """Does tasks, and keeps what those of one case share: a `Bench`, or the reason why there is none."""
 
     def __init__(self) -> None:
         self._clock: Clock | None = None
@@ -60,7 +61,7 @@ class _Worker:
 
 
 def main(connection: Connection) -> None:
-    """Until no more tasks come."""
+    """Does tasks until no more come."""
     warnings.simplefilter("ignore")
     worker = _Worker()
     connection.send(None)
