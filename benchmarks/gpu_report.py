@@ -1,4 +1,4 @@
-"""The machine code of every loss on GPUs that need not be there: registers, spills, widths, instructions.
+"""The machine code of every loss in Triton, for GPUs that need not be there: registers, spills, accesses.
 
 python benchmarks/gpu_report.py --check
 """
@@ -35,7 +35,7 @@ TARGETS = {
     "hip:gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
-# As in training, all of them aligned: what is not, or is small, takes other variants.
+# Shapes as in training, whose rows are all aligned. Others, and small ones, run other variants of the kernels.
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "elements": [(8192, 1024)],
     "classes": [(256, 32768), (256, 131072), (32, 21, 64, 64)],
@@ -49,8 +49,10 @@ TILE = ("BLOCK", "ROWS", "CHUNK", "COLUMNS")
 """Constants of kernels whose product is the number of elements of a tile."""
 
 PROCESSES = 2
+"""How many compile at a time: the project's machines have two cores."""
 
 WORST = 10
+"""How many kernels the summary lists for each measure."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ class Row:
 
 
 def rows_of(job: tuple[str, str]) -> list[Row]:
-    """All kernels of a loss on a target."""
+    """The rows of all kernels of a loss on a target."""
     name, target = job
     return [row for shape in SHAPES[LOSSES[name].shapes] for row in _rows(name, target, shape)]
 
@@ -90,13 +92,14 @@ def _rows(name: str, target: str, shape: tuple[int, ...]) -> Iterator[Row]:
             for launch in launches:
                 constants = {each: launch.constants[each] for each in TILE if each in launch.constants}
                 report = report_of(launch.compiled, math.prod(constants.values()))
-                of = (name, "x".join(map(str, shape)), str(dtype).removeprefix("torch."), direction, target)
-                yield _row(of, launch, constants, report)
+                sizes = "x".join(map(str, shape))
+                case = (name, sizes, str(dtype).removeprefix("torch."), direction, target)
+                yield _row(case, launch, constants, report)
 
 
-def _row(of: tuple[str, ...], launch: Launch, constants: dict[str, Any], report: Report) -> Row:
+def _row(case: tuple[str, ...], launch: Launch, constants: dict[str, Any], report: Report) -> Row:
     return Row(
-        *of,
+        *case,
         kernel=launch.kernel,
         tile="x".join(str(size) for size in constants.values()),
         warps=launch.compiled.metadata.num_warps,
@@ -116,7 +119,7 @@ def _row(of: tuple[str, ...], launch: Launch, constants: dict[str, Any], report:
 def _launches(
     name: str, target: GPUTarget, shape: tuple[int, ...], dtype: torch.dtype
 ) -> dict[str, list[Launch]]:
-    """Of a training step: the forward makes the gradients, and the backward makes them again."""
+    """The launches of a training step whose backward makes the gradients again, by direction."""
     loss = LOSSES[name]
     few = loss.inputs((1, *shape[1:]), torch.Generator().manual_seed(0))
     inputs = [
@@ -137,6 +140,7 @@ def _launches(
 
 
 def write(rows: list[Row]) -> None:
+    """Writes the rows to benchmarks/results/gpu-report.csv."""
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
@@ -151,11 +155,11 @@ def table_of(rows: list[Row]) -> Table:
 
 
 def summary(rows: list[Row]) -> str:
-    """The worst of them, in words."""
+    """How many kernels have problems, and the kernels with the most registers and instructions, in words."""
     if not rows:
         return "Nothing was compiled."
     faulty = [row for row in rows if row.problems]
-    lines = [f"{len(rows)} kernels, of which {len(faulty)} have problems."]
+    lines = [f"{len(rows)} kernels; {len(faulty)} have problems."]
     lines += [f"  {_name(row)}: {row.problems}" for row in faulty]
     for what in ("registers", "instructions"):
         lines.append(f"Most {what}{' per element' if what == 'instructions' else ''}:")
@@ -177,7 +181,7 @@ def main(
     names = [name for name in LOSSES if LOSSES[name].family in triton_kernels.ENGINES]
     jobs = [(name, each) for each in target or TARGETS for name in loss or names]
     with ProcessPoolExecutor(PROCESSES) as pool:
-        rows = [row for of_job in pool.map(rows_of, jobs) for row in of_job]
+        rows = [row for found in pool.map(rows_of, jobs) for row in found]
     console = Console(width=None if sys.stdout.isatty() else 240)
     console.print(table_of(rows))
     console.print(summary(rows), highlight=False)

@@ -1,4 +1,4 @@
-"""What runs of the benchmark on GPUs found: Markdown tables, an overview for each GPU and everything."""
+"""Markdown tables of the benchmark's runs on GPUs: for each, an overview and all results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fused_losses.bench.variants import USUAL
 
 NOT_YET = "GPU: not yet timed."
 
-# By what they are called in the tables.
+# Providers of the overview, and their names in tables.
 PROVIDERS = {
     EAGER: "eager",
     COMPILE: f"`torch.{COMPILE}`",
@@ -19,7 +19,7 @@ PROVIDERS = {
     "liger": "Liger-Kernel",
 }
 
-# In the overview: the first cases of a run, as it begins with what matters most.
+# How many cases the overview has: the first ones, since a run begins with those that matter most.
 OVERVIEW = 8
 
 NOTHING = "-"
@@ -30,7 +30,7 @@ Cases = dict[str, dict[str, Row]]
 
 
 def overview(runs: Sequence[Run]) -> str:
-    """A table for each GPU, or that there is none."""
+    """A table for each GPU, or a sentence that no GPU has been timed."""
     return "\n\n".join(_overview(*run) for run in runs) or NOT_YET
 
 
@@ -41,7 +41,7 @@ def _overview(machine: Machine, measured: Sequence[Row]) -> str:
 
 
 def everything(machine: Machine, measured: Sequence[Row]) -> str:
-    """Steps of all providers, then the passes of ours apart, then what was not timed."""
+    """Steps of all providers, then single passes of this package, then what was not timed."""
     names = {row.provider: PROVIDERS.get(row.provider, row.provider) for row in measured}
     names.pop(PRODUCTS, None)
     apart = [
@@ -59,7 +59,7 @@ def everything(machine: Machine, measured: Sequence[Row]) -> str:
             f"## {machine.machine}",
             _preface(machine),
             _table(list(_cases(measured).items()), names),
-            "Of a step, the forward that writes the gradient, and the backward that computes all again:",
+            "The forward that writes the gradient, and the backward that computes it from the inputs:",
             "\n".join(["| case | provider | pass | ms | of a copy |", f"|{' --- |' * 5}", *apart]),
             "Not timed, or beyond the tolerance:",
             "\n".join(refused) or "None.",

@@ -9,8 +9,7 @@ import torch.nn.functional as torchs
 from torch import Generator
 
 import fused_losses
-import fused_losses.functional as ours
-from fused_losses import modules
+from fused_losses import functional, modules
 from fused_losses.registry import EXTRA_GRADIENT, INPUT_GRADIENT, LINEAR, LOSSES, TARGET_GRADIENT, Loss
 
 HEADINGS = ("function", "module", "engine", "options", "gradients", "beyond torch, besides `backward`")
@@ -24,7 +23,7 @@ HEAD = {"input", "linear_weight", "target", "linear_bias"}
 # Bits of `Loss.differentiable`, in the order of the operands.
 GRADIENTS = (INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT)
 
-# Those that torch may lack, and an input on which it shows.
+# Dtypes that torch may have no kernels for, and the shape of an input on which that shows.
 HALVES = (torch.bfloat16, torch.float16)
 TINY = (2, 3)
 
@@ -42,7 +41,7 @@ def _code(names: list[str]) -> str:
 
 
 def _fused(loss: Loss) -> tuple[str, ...]:
-    parameters = inspect.signature(getattr(ours, loss.name)).parameters.values()
+    parameters = inspect.signature(getattr(functional, loss.name)).parameters.values()
     operands = [p.name for p in parameters if p.default is inspect.Parameter.empty]
     others = COMMON.union(operands, loss.extensions)
     options = [p.name for p in parameters if p.name not in others]
@@ -71,11 +70,11 @@ def _torch_takes(loss: Loss, dtype: torch.dtype) -> bool:
 
 
 def _over_heads() -> list[tuple[str, ...]]:
-    """Losses over a linear head; any of the others, too."""
-    parameters = inspect.signature(ours.linear_cross_entropy).parameters
-    theirs = inspect.signature(torchs.linear_cross_entropy).parameters
-    options = [name for name in theirs if name not in COMMON and name not in HEAD]
-    beyond = [name for name in parameters if name not in theirs and name not in COMMON]
+    """Lines for losses over a linear head: the one that torch has, and any of the others."""
+    parameters = inspect.signature(functional.linear_cross_entropy).parameters
+    torchs_parameters = inspect.signature(torchs.linear_cross_entropy).parameters
+    options = [name for name in torchs_parameters if name not in COMMON and name not in HEAD]
+    beyond = [name for name in parameters if name not in torchs_parameters and name not in COMMON]
     gradients = _code(["input", "linear_weight", "linear_bias"])
     lines = [
         (_code([function]), _code([module]), "any, by chunks", _code(options), gradients, _code(beyond))
@@ -88,8 +87,8 @@ def _torchs_own() -> list[tuple[str, ...]]:
     """Losses that are in this package so that an import can be replaced, and run as in torch."""
     functions = {
         name.replace("_", "").removesuffix("loss"): name
-        for name in ours.__all__
-        if getattr(ours, name) is getattr(torchs, name, None)
+        for name in functional.__all__
+        if getattr(functional, name) is getattr(torchs, name, None)
     }
     served = {loss.module for loss in LOSSES.values()} | set(LINEAR)
     lines: list[tuple[str, ...]] = []
@@ -103,8 +102,8 @@ def _torchs_own() -> list[tuple[str, ...]]:
 
 
 def _helpers() -> str:
-    """What is no loss, and not torch's either."""
-    distances = [name for name in ours.__all__ if name.endswith("_distance")]
+    """A sentence about the functions that are no losses and that torch does not have."""
+    distances = [name for name in functional.__all__ if name.endswith("_distance")]
     return (
         f"`triplet_margin_with_distance_loss` is fused with {_code(distances)} of "
         "`fused_losses.functional`, and with torch's pairwise distance."

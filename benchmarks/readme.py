@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "cpu.csv"
 HEADS = RESULTS.with_name("cpu-linear.csv")
-# Machine code, not times.
+# Facts about machine code, not times, although its name begins as those of results from GPUs.
 GPU_REPORT = RESULTS.with_name("gpu-report.csv")
 ALL_RESULTS = RESULTS.parent / "README.md"
 
@@ -38,17 +38,17 @@ def between_markers(text: str, name: str, content: str) -> str:
 
 
 def generated() -> dict[Path, str]:
-    """Every file that this writes, with what should be in it."""
-    of_gpus = [rows.read(path) for path in sorted(RESULTS.parent.glob("gpu-*.csv")) if path != GPU_REPORT]
+    """The content of every file that this script writes."""
+    gpu_runs = [rows.read(path) for path in sorted(RESULTS.parent.glob("gpu-*.csv")) if path != GPU_REPORT]
     readme = between_markers(README.read_text(), "losses", losses_table.table())
-    readme = between_markers(readme, "gpu", gpu_tables.overview(of_gpus))
+    readme = between_markers(readme, "gpu", gpu_tables.overview(gpu_runs))
     if not RESULTS.exists():
         return {README: readme}
     machine, measured = rows.read(RESULTS)
     readme = between_markers(readme, "results", results_tables.overview(machine, measured))
     readme = between_markers(readme, "linear", results_tables.heads(*rows.read(HEADS)))
     results = [results_tables.everything(machine, measured)]
-    results += [gpu_tables.everything(*run) + "\n" for run in of_gpus]
+    results += [gpu_tables.everything(*run) + "\n" for run in gpu_runs]
     return {README: readme, ALL_RESULTS: "\n".join(results)}
 
 

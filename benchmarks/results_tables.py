@@ -1,4 +1,4 @@
-"""What a run of the benchmark found: Markdown tables, an overview and everything."""
+"""Markdown tables of a run of the benchmark on a CPU: an overview, and all results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from fused_losses.bench.providers import COMPILE, EAGER, PRODUCTS
 from fused_losses.bench.rows import OK, Machine, Row
 from fused_losses.bench.summary import HOW, Ratios, means
 
-OURS = {"fused": "fused", "inplace": "in place"}
+STRATEGIES = {"fused": "fused", "inplace": "in place"}
+"""Providers of this package that the tables have, and their names there."""
 
 Cases = dict[tuple[str, str], dict[str, Row]]
 """Rows by loss and shape, then by provider."""
@@ -17,7 +18,7 @@ NOTHING = "-"
 
 
 def overview(machine: Machine, measured: Sequence[Row]) -> str:
-    """The means of large inputs: a line per dtype and strategy."""
+    """The means over large inputs, with a line for each dtype and strategy."""
     titles = [
         "large inputs",
         f"times faster than {EAGER} torch",
@@ -27,7 +28,7 @@ def overview(machine: Machine, measured: Sequence[Row]) -> str:
     ]
     lines = [titles, ["---"] * len(titles)]
     for mean in means(measured):
-        if mean.provider in OURS:
+        if mean.provider in STRATEGIES:
             ratios = mean.ratios
             name = f'{mean.dtype}, `backward="{mean.provider}"`'
             shown = map(_times, (ratios.vs_eager, ratios.vs_compile, ratios.vs_floor))
@@ -40,7 +41,7 @@ def overview(machine: Machine, measured: Sequence[Row]) -> str:
 
 
 def everything(machine: Machine, measured: Sequence[Row]) -> str:
-    """A table per size and dtype of every case, then what was not timed."""
+    """A table of all cases for each size and dtype, then what was not timed."""
     parts = ["# Results", "`make docs` writes this file from `cpu.csv`.", _preface(machine)]
     for size in dict.fromkeys(row.size for row in measured):
         parts.append(f"## {size.capitalize()}")
@@ -65,7 +66,7 @@ def everything(machine: Machine, measured: Sequence[Row]) -> str:
 def heads(machine: Machine, measured: Sequence[Row]) -> str:
     """Losses behind a linear layer: seconds of a step, and its memory beyond inputs and gradients.
 
-    Of a provider that has run twice, the later.
+    If a provider has run twice, the table has the later run.
     """
     names = [
         name
@@ -120,7 +121,7 @@ def _cases(measured: Iterable[Row]) -> Cases:
 
 
 def _table(dtype: str, lines: Iterable[list[str]]) -> str:
-    headings = [dtype, "shape", "floor", EAGER, COMPILE, *OURS.values()]
+    headings = [dtype, "shape", "floor", EAGER, COMPILE, *STRATEGIES.values()]
     cells = [headings, ["---"] * len(headings), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
@@ -131,7 +132,7 @@ def _line(case: tuple[str, str], by_provider: dict[str, Row]) -> list[str]:
     cells = [f"`{loss}`", shape, _ms(floor)]
     for name in (EAGER, COMPILE):
         cells.append(_ms(by_provider[name].median_ms) if name in by_provider else NOTHING)
-    for name in OURS:
+    for name in STRATEGIES:
         row = by_provider.get(name)
         if row is None or row.median_ms is None:
             cells.append(NOTHING)
@@ -144,7 +145,7 @@ def _mean_line(measured: Sequence[Row], dtype: str) -> list[str]:
     """The means of large inputs, in the columns of `_line`."""
     ratios = {mean.provider: mean.ratios for mean in means(measured) if mean.dtype == dtype}
     cells = ["geometric mean", "", "", "", ""]
-    return cells + [_mean(ratios[name]) if name in ratios else NOTHING for name in OURS]
+    return cells + [_mean(ratios[name]) if name in ratios else NOTHING for name in STRATEGIES]
 
 
 def _mean(ratios: Ratios) -> str:

@@ -20,8 +20,8 @@ from fused_losses.bench.variants import USUAL
 from fused_losses.registry import LOSSES
 from fused_losses.samples import Shape
 
-# Large beside an H100's cache of 50 MiB: 64M elements of 16 bits are 128 MiB for each operand and gradient. The
-# vectors have 64 MiB each, and the vocabulary's logits 512 MiB.
+# Large beside an H100's cache of 50 MiB: 64M elements of 16 bits are 128 MiB for each operand and gradient.
+# Vectors have 64 MiB each, and the vocabulary's logits 512 MiB.
 _ELEMENTS: Shape = (65536, 1024)
 _VECTORS: Shape = (262144, 128)
 _VOCABULARY: Shape = (8192, 32768)
