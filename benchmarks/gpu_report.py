@@ -35,7 +35,7 @@ TARGETS = {
     "hip:gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
-# Shapes as in training, whose rows are all aligned. Others, and small ones, run other variants of the kernels.
+# Shapes as in training, all aligned. Those that are not, or are small, run other variants of the kernels.
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "elements": [(8192, 1024)],
     "classes": [(256, 32768), (256, 131072), (32, 21, 64, 64)],

@@ -1,8 +1,8 @@
-"""A Lightning module whose loss is one of ours; without lightning, a plain loop trains the same module.
+"""A Lightning module with a loss of fused_losses; without lightning, a plain loop trains the same module.
 
     python examples/lightning_module.py [--plain]
 
-The loss is an attribute like any other, so checkpoints and `isinstance` are as with torch's.
+The loss is an attribute like any other, so checkpoints and `isinstance` work as with torch's.
 """
 
 from typing import Annotated

@@ -20,7 +20,7 @@ IGNORE_INDEX = -100
 def cross_entropy_loss(pred: Tensor, labels: Tensor) -> Tensor:
     """Sum over tokens, in float32; predictions (batch, length, vocabulary) are read as they are."""
     with torch.autocast(pred.device.type, dtype=torch.bfloat16, enabled=pred.dtype is torch.bfloat16):
-        # "recompute": what is divided afterwards has no gradient that the forward could know.
+        # "recompute", since the forward cannot know what the sum will be divided by.
         return F.cross_entropy(
             pred.flatten(0, 1),
             labels.flatten(0, 1),
@@ -31,7 +31,7 @@ def cross_entropy_loss(pred: Tensor, labels: Tensor) -> Tensor:
 
 
 def linear_cross_entropy_loss(hidden: Tensor, labels: Tensor, output: nn.Linear) -> Tensor:
-    """The same of hidden states (batch, length, features) and the output layer, some tokens at a time."""
+    """Sum over tokens of hidden states (batch, length, features) and their output layer, chunk by chunk."""
     with torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=hidden.dtype is torch.bfloat16):
         return F.linear_cross_entropy(
             hidden.flatten(0, 1),

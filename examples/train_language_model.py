@@ -40,7 +40,7 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help="Sequences in a batch.")] = 8,
     context: Annotated[int, typer.Option(min=2, help="Tokens in a sequence.")] = 64,
     vocab: Annotated[int, typer.Option(min=2, help="Most words in the vocabulary.")] = 16384,
-    seed: Annotated[int, typer.Option(help="Of the weights and of the batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("build/demo/demo.png"),
     tiny: Annotated[bool, typer.Option("--tiny", help="A few small steps, for tests.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Train a causal language model of transformers for a few steps: as it is, with our loss, and without logits.
+"""Train a causal language model of transformers: as it is, with a loss of fused_losses, and without logits.
 
     python examples/transformers_causal_lm.py
 
@@ -21,7 +21,7 @@ from fused_losses.integrations.transformers import patch_transformers
 
 
 def loss_of(name: str, model: LlamaForCausalLM) -> AbstractContextManager[Any]:
-    """What differs between the runs."""
+    """The context in which a run trains, which is all that differs between runs."""
     if name == "fused_losses":
         return patch_transformers()
     return use_linear_head(model) if name == "without logits" else nullcontext()
