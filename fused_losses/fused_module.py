@@ -1,4 +1,4 @@
-"""What the loss modules share: how a function of this package becomes a module's forward."""
+"""The base class of the loss modules, which makes a module's forward of a function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class FusedModule(nn.Module):
     The subclass derives from the loss of torch.nn, too, if there is one, whose operands' names it keeps.
     """
 
-    # On the class, as are extensions: modules that torch.nn pickled do not have them.
+    # A default on the class, as are those of extensions: modules that torch.nn has pickled have no such
+    # attribute.
     backward: Backward = "fused"
 
     def __init_subclass__(cls, function: Callable[..., Any] | None = None, **keywords: Any) -> None:
@@ -37,7 +38,7 @@ class FusedModule(nn.Module):
 
         @functools.wraps(named_by)
         def forward(self: nn.Module, *operands: Tensor, **named: Any) -> Any:
-            # By position, since some functions have other names for their operands.
+            # Operands go by position, since some functions have other names for them than modules.
             operands += tuple(named.pop(name) for name in names[len(operands) :] if name in named)
             return function(*operands, **named, **{option: getattr(self, option) for option in options})
 

@@ -1,4 +1,4 @@
-"""Ours in the place of torch's: in torch.nn for everyone (`patch`), or within one model (`replace`)."""
+"""This package's losses in the place of torch's: in torch.nn (`patch`), or within one model (`replace`)."""
 
 from __future__ import annotations
 
@@ -18,39 +18,45 @@ from fused_losses.swaps import Patch, Swap, logger
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# As it is now, before any patch: torch's classes, and the swaps of each loss by the name of its function.
-_OURS: dict[type[nn.Module], type[nn.Module]] = {
+# These tables are made at import, before any patch.
+_REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, name): getattr(modules, name)
     for name in modules.__all__
     if getattr(nn, name, getattr(modules, name)) is not getattr(modules, name)
 }
-_TORCHS = {ours.__name__: torchs for torchs, ours in _OURS.items()}
+"""This package's classes by torch's."""
+
+_TORCHS = {replacement.__name__: torchs for torchs, replacement in _REPLACEMENTS.items()}
+"""Torch's classes by name."""
 
 
 def _function_swaps(name: str) -> list[Swap]:
-    if not hasattr(unpatched, name):  # in torch 2.11, of linear_cross_entropy
+    """The swap of a function in torch.nn.functional; none if torch lacks it."""
+    if not hasattr(unpatched, name):  # torch 2.11 has no linear_cross_entropy
         return []
     return [Swap(vars(nn.functional), name, getattr(functional, name), f"torch.nn.functional.{name}")]
 
 
 def _module_swaps(name: str) -> list[Swap]:
+    """The swaps of a class in the modules that have it; none if this package only passes it on."""
     torchs = _TORCHS.get(name)
     if torchs is None:
         return []
     homes = (nn, nn.modules, sys.modules[torchs.__module__])
     names = (f"torch.nn.{name}", None, None)
-    swaps = [Swap(vars(home), name, _OURS[torchs], label) for home, label in zip(homes, names, strict=True)]
-    # Pickle finds a class by its name, which is no longer this class's.
+    replacement = _REPLACEMENTS[torchs]
+    swaps = [Swap(vars(home), name, replacement, label) for home, label in zip(homes, names, strict=True)]
+    # Pickle would look torch's class up by its name, under which there is another class now.
     return [*swaps, Swap(copyreg.dispatch_table, torchs, _reduce)]
 
 
 def _reduce(module: nn.Module) -> tuple[Any, ...]:
-    """As `__reduce_ex__`, but without the class's name."""
+    """What pickle stores of a module of torch: as `__reduce_ex__`, but the class is made by `_blank`."""
     return _blank, (type(module).__name__,), *module.__reduce_ex__(2)[2:]
 
 
 def _blank(name: str) -> nn.Module:
-    """One of torch's own modules, before its state is set."""
+    """A module of torch's own class, before its state is set."""
     return _TORCHS[name].__new__(_TORCHS[name])
 
 
@@ -80,9 +86,10 @@ def patch(losses: Iterable[str] | None = None) -> Patch:
     What holds torch's functions already is not reached: a name that was imported beforehand by
     `from torch.nn.functional import cross_entropy`, and TorchScript.
 
-    A module that torch.nn made before the patch is no instance of what `torch.nn.CrossEntropyLoss` names
-    meanwhile; see :func:`replace`. The reverse holds: ours are instances of torch's class. Modules made under
-    the patch remain ours, and are pickled as ours. A `__torch_function__` is handed our function.
+    A module that torch.nn made before the patch is no instance of the class that `torch.nn.CrossEntropyLoss`
+    names meanwhile; see :func:`replace`. The reverse holds: this package's modules are instances of torch's
+    class. Modules made under the patch remain this package's, and are pickled as such. A
+    `__torch_function__` is handed this package's function.
 
     All threads see the change at once. Patch and undo where no other thread is computing a loss.
 
@@ -94,24 +101,24 @@ def patch(losses: Iterable[str] | None = None) -> Patch:
         back. The logger `fused_losses` tells both at level INFO.
 
     Raises:
-        ValueError: a name that is none of the losses that this package has of its own.
+        ValueError: a name that is no loss of this package.
         RuntimeError: something else has been put in the place of what an earlier patch put there.
     """
     names = tuple(_SWAPS) if losses is None else (losses,) if isinstance(losses, str) else tuple(losses)
     if unknown := [name for name in names if name not in _SWAPS]:
         raise ValueError(f"no such loss: {', '.join(map(repr, unknown))}; there are {', '.join(_SWAPS)}")
-    # It lists torch's functions by looking them up at import, and would take ours for them. Every optimizer
-    # imports it.
+    # Dynamo looks torch's functions up when it is imported, which every optimizer does. Later, it would find
+    # this package's in their place.
     importlib.import_module("torch._dynamo")
     return Patch(swap for name in dict.fromkeys(names) for swap in _SWAPS[name])
 
 
 def replace(model: Model, *, backward: Backward | None = None) -> Model:
-    """Turns the loss modules within a model, or a loss itself, from torch's into ours.
+    """Turns the loss modules within a model, or a loss itself, from torch's into this package's.
 
-    A module stays the object that it is, with its buffers, hooks and attributes; its class becomes our
-    subclass of the one that it had. Only exact classes of torch.nn are replaced: a subclass may compute
-    anything.
+    A module stays the object that it is, with its buffers, hooks and attributes; its class becomes this
+    package's subclass of the one that it had. Only exact classes of torch.nn are replaced: a subclass may
+    compute anything.
 
     Args:
         model: changed in place.
@@ -126,11 +133,11 @@ def replace(model: Model, *, backward: Backward | None = None) -> Model:
     if backward is not None:
         check_backward(backward)
     for name, module in model.named_modules():
-        ours: Any = _OURS.get(type(module))
-        if ours is None:
+        replacement: Any = _REPLACEMENTS.get(type(module))
+        if replacement is None:
             continue
-        module.__class__ = ours
+        module.__class__ = replacement
         if backward is not None:
             module.backward = backward
-        logger.info("replaced %s (%s)", name or "the model itself", ours.__name__)
+        logger.info("replaced %s (%s)", name or "the model itself", replacement.__name__)
     return model
