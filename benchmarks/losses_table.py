@@ -10,6 +10,7 @@ from torch import Generator
 
 import fused_losses
 from fused_losses import functional, modules
+from fused_losses.losses.twins import twin_of
 from fused_losses.registry import EXTRA_GRADIENT, INPUT_GRADIENT, LINEAR, LOSSES, TARGET_GRADIENT, Loss
 
 HEADINGS = ("function", "module", "engine", "options", "gradients", "beyond torch, besides `backward`")
@@ -63,7 +64,7 @@ def _torch_takes(loss: Loss, dtype: torch.dtype) -> bool:
     inputs = loss.inputs(TINY, Generator().manual_seed(0))
     try:
         cast = [t.to(dtype) if t.is_floating_point() else t for t in inputs]
-        getattr(torchs, loss.name)(*cast, reduction="sum")
+        twin_of(loss.name)(*cast, reduction="sum")
     except NotImplementedError:
         return False
     return True

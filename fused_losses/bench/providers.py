@@ -16,6 +16,7 @@ from torch.nn import functional as torchs
 from fused_losses import backends, devices, functional
 from fused_losses.bench.cases import Case
 from fused_losses.bench.heads import HEADS
+from fused_losses.losses.twins import twin_of
 from fused_losses.registry import LOSSES
 
 LossFn = Callable[..., Tensor]
@@ -81,7 +82,7 @@ def eager(case: Case) -> LossFn:
     """Torch's own function, as a function of the inputs alone."""
     if case.head is not None:
         return case.head.unfused
-    return _with_keywords(case, case.options.composed or getattr(torchs, case.loss))
+    return _with_keywords(case, case.options.composed or twin_of(case.loss))
 
 
 def _with_keywords(case: Case, function: LossFn, **keywords: Any) -> LossFn:

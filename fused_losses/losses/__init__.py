@@ -3,6 +3,7 @@
 plans.py            what every loss's plan is, by name
 checks.py           which shapes and dtypes kernels take
 softmax_outputs.py  what cross_entropy returns besides the loss
+twins.py            what a loss is compared with
 """
 
 from fused_losses.losses.binary import (

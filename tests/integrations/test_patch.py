@@ -17,16 +17,16 @@ from torch import nn
 
 import fused_losses
 import fused_losses.functional as L
-from fused_losses.registry import LOSSES
+from fused_losses.registry import TWINS
 
-TORCHS_FUNCTIONS = {name: getattr(F, name) for name in LOSSES}
-TORCHS_MODULES = {loss.module: getattr(nn, loss.module) for loss in LOSSES.values()}
+TORCHS_FUNCTIONS = {name: getattr(F, name) for name in TWINS}
+TORCHS_MODULES = {loss.module: getattr(nn, loss.module) for loss in TWINS.values()}
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays_patched():
     yield
-    assert {name: getattr(F, name) for name in LOSSES} == TORCHS_FUNCTIONS
+    assert {name: getattr(F, name) for name in TWINS} == TORCHS_FUNCTIONS
     for place in (nn, nn.modules, nn.modules.loss):
         assert {name: getattr(place, name) for name in TORCHS_MODULES} == TORCHS_MODULES
 
@@ -49,7 +49,7 @@ def is_fused(loss: torch.Tensor) -> bool:
     return type(loss.grad_fn).__name__ == "LossFunctionBackward"
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("loss", TWINS.values(), ids=TWINS)
 def test_every_loss_is_replaced_and_put_back(loss):
     with fused_losses.patch() as patched:
         assert getattr(F, loss.name) is getattr(L, loss.name)
@@ -59,7 +59,7 @@ def test_every_loss_is_replaced_and_put_back(loss):
         assert f"torch.nn.{loss.module}" in patched.replaced
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("loss", TWINS.values(), ids=TWINS)
 def test_torchs_functions_are_reached_by_ours_alone(loss):
     """Of a subclass of Tensor, ours calls torch's, which must not call ours again without end."""
     operands = [x.as_subclass(Subclass) for x in inputs(loss)]
@@ -67,7 +67,7 @@ def test_torchs_functions_are_reached_by_ours_alone(loss):
         assert "torch's own function" in fused_losses.explain(getattr(F, loss.name), *operands)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("loss", TWINS.values(), ids=TWINS)
 def test_modules_made_before_are_served(loss):
     before = getattr(nn, loss.module)()
     operands = [x.double() if x.is_floating_point() else x for x in inputs(loss)]
@@ -286,7 +286,7 @@ def test_replace_in_a_model(caplog):
     torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("loss", TWINS.values(), ids=TWINS)
 def test_replace_a_loss(loss):
     module = getattr(nn, loss.module)(reduction="sum")
     operands = inputs(loss)

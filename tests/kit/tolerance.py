@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fused_losses.bench.tolerance import allowance, ulp
+from fused_losses.losses.twins import twin_of
 from fused_losses.registry import LOSSES
 from kit import composed, older_torch
 from kit.exact import results_in_extended_precision
@@ -121,7 +121,7 @@ def eager_of(name, function=None):
     computed otherwise.
     """
     function = older_torch.LOSSES.get(name, function) or (
-        composed.cross_entropy if name == "cross_entropy" else getattr(F, name)
+        composed.cross_entropy if name == "cross_entropy" else twin_of(name)
     )
     if name not in IN_FLOAT32:
         return function

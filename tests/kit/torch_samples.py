@@ -10,7 +10,7 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 
-from fused_losses.registry import LOSSES
+from fused_losses.registry import TWINS
 from kit.cases import DTYPES
 from kit.tolerance import operands_of
 
@@ -19,10 +19,10 @@ from kit.tolerance import operands_of
 DRAWS, FEWER_DRAWS, MANY = 4, 2, 30
 LAYOUTS = ("contiguous", "noncontiguous")
 STRATEGIES = ("fused", "recompute")
-OPS = {name: op for name in LOSSES for op in op_db if op.name == f"nn.functional.{name}"}
-MODULES = {name: info for name in LOSSES for info in module_db if info.name == f"nn.{LOSSES[name].module}"}
+OPS = {name: op for name in TWINS for op in op_db if op.name == f"nn.functional.{name}"}
+MODULES = {name: x for name, loss in TWINS.items() for x in module_db if x.name == f"nn.{loss.module}"}
 
-by_loss = pytest.mark.parametrize("name", LOSSES)
+by_loss = pytest.mark.parametrize("name", TWINS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 by_backward = pytest.mark.parametrize("backward", STRATEGIES)
 

@@ -13,7 +13,8 @@ from torch.nn.modules import loss as torch_losses
 import fused_losses
 from fused_losses import _C, backends, ops
 from fused_losses import functional as ours
-from fused_losses.registry import LINEAR, LOSSES, STATISTICS, by_family
+from fused_losses.losses.plans import PLANS
+from fused_losses.registry import LINEAR, LOSSES, STATISTICS, TWINS, by_family
 
 KINDS = ("forward", "forward_inplace", "backward", "backward_into")
 SUFFIXES = ("", "_", "_backward", "_backward_")
@@ -40,10 +41,11 @@ def test_parts_are_there(name):
     """Formula, registry, operators and their kernels, function, module."""
     loss = LOSSES[name]
     assert name in _C.losses[loss.family]
-    assert loss.name == name and hasattr(F, name) and hasattr(torch.nn, loss.module)
+    assert loss.name == name and name in PLANS
+    assert loss.has_twin == hasattr(F, name) == hasattr(torch.nn, loss.module)
     assert name in ours.__all__ and callable(getattr(ours, name))
     assert loss.module in fused_losses.__all__
-    assert issubclass(getattr(fused_losses, loss.module), getattr(torch.nn, loss.module))
+    assert issubclass(getattr(fused_losses, loss.module), getattr(torch.nn, loss.module, torch.nn.Module))
     if backends.has_triton():
         assert name in formulas_in_triton()
     operators = ops.OPERATORS[name]
@@ -90,6 +92,17 @@ def assert_signature_extends(function, torchs, extras):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_plans_take_what_functions_take(name):
+    """In the same order and with the same defaults, but for deprecated arguments and what runs a call."""
+    functions = (getattr(ours, name), PLANS[name])
+    taken, planned = ([*inspect.signature(function).parameters.values()] for function in functions)
+    more = {"size_average", "reduce", "backward"}
+    more |= {parameter.name for parameter in taken if parameter.name.startswith("return_")}
+    expected = [(p.name, p.default) for p in taken if p.name not in more]
+    assert [(p.name, p.default) for p in planned] == expected
+
+
+@pytest.mark.parametrize("name", TWINS)
 def test_signatures(name):
     loss = LOSSES[name]
     extras = ("backward", *loss.extensions)
@@ -185,29 +198,13 @@ OPERANDS = {
     "class_margin": class_margin_operands,
 }
 
-# Of the operators, between tensors and reduction; those of others are in the order of `reference`.
-PARAMETERS = {
-    "smooth_l1_loss": (0.5,),
-    "huber_loss": (0.5,),
-    "poisson_nll_loss": (1.0, 1.0, 1e-8),
-    "gaussian_nll_loss": (1.0, 1e-6),
-    "kl_div": (0.0,),
-    "margin_ranking_loss": (0.5,),
-    "hinge_embedding_loss": (0.5,),
-    "multilabel_soft_margin_loss": (0.2,),
-    "multi_margin_loss": (2.0, 0.5),
-    "triplet_margin_loss": (1.0, 2.0, 1e-6, 1.0),
-    "triplet_margin_with_distance_loss": (1.0, 2.0, 1e-6, 1.0, 1.0),
-    "cosine_embedding_loss": (0.1,),
-}
-
 
 def options_of(name, target):
     if LOSSES[name].family == "softmax":
         # Probabilities take no ignored class.
         smoothing = 0.1 if name == "cross_entropy" else 0.0
         return (-100 if target.is_floating_point() else 1), smoothing, [], None, None
-    parameters = PARAMETERS.get(name, ())
+    parameters = tuple(map(float, LOSSES[name].parameters.values()))
     return (parameters, None) if LOSSES[name].family == "pointwise" else (parameters,)
 
 

@@ -43,7 +43,7 @@ def check_losses(isa: str) -> None:
     assert Path(fused_losses.__file__).is_relative_to(sys.prefix), f"not installed: {fused_losses.__file__}"
     assert backends.cpu_library is not None and backends.cpu_library.name == f"_cpu_{isa}.so"
     assert devices.kernels_for("cpu") == f"C++ ({isa})"
-    for loss in registry.LOSSES.values():
+    for loss in registry.TWINS.values():
         made = loss.inputs(SHAPES[loss.shapes], torch.Generator().manual_seed(0))
         results = []
         for namespace, module in ((functional, fused_losses), (torch.nn.functional, torch.nn)):
@@ -57,7 +57,7 @@ def check_losses(isa: str) -> None:
     features, head, target = torch.randn(64, 48), torch.randn(100, 48), torch.arange(64)
     over_head = functional.linear_cross_entropy(features, head, target)
     torch.testing.assert_close(over_head, torch.nn.functional.cross_entropy(features @ head.T, target))
-    print(f"torch {torch.__version__}, {isa}: {len(registry.LOSSES)} losses agree with torch's")
+    print(f"torch {torch.__version__}, {isa}: {len(registry.TWINS)} losses agree with torch's")
 
 
 def usable_instruction_sets() -> tuple[str, ...]:
