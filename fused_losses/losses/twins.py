@@ -7,26 +7,21 @@ from typing import Any
 
 from torch import Tensor
 
-from fused_losses import unpatched
+from fused_losses import losses, unpatched
 from fused_losses.dispatch import run_by_torch
 from fused_losses.losses.plans import PLANS
 from fused_losses.registry import LOSSES
 
 
 def twin_of(name: str) -> Callable[..., Tensor]:
-    """The function of torch.nn.functional; where torch has none, one of the same calls that kernels take.
-
-    Raises:
-        NotImplementedError: by the latter, for a call that kernels do not take.
-    """
+    """The function of torch.nn.functional, or one that takes the same arguments but runs no kernel."""
     if LOSSES[name].has_twin:
         function: Callable[..., Tensor] = getattr(unpatched, name)
         return function
 
     def composed(*arguments: Any, **options: Any) -> Tensor:
         call = PLANS[name](*arguments, **options)
-        if call is None:
-            raise NotImplementedError(f"torch has no {name}, and kernels do not take this call")
-        return run_by_torch(call)
+        # Without a call, the loss itself runs by torch's operators.
+        return getattr(losses, name)(*arguments, **options) if call is None else run_by_torch(call)
 
     return composed

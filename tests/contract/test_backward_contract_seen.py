@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fused_losses.functional as L
 from fused_losses.losses.twins import twin_of
+from fused_losses.registry import TWINS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -106,6 +107,7 @@ def test_autocast_returns_torch_s_dtype_and_reads_the_input_as_it_is(name, dtype
     exact = call(case.cast(torch.float64), case.torchs, case.operands[0].double())
     rtol = 4 * torch.finfo(loss.dtype).eps
     torch.testing.assert_close(loss.double(), exact, rtol=rtol, atol=0)
-    torch.testing.assert_close(loss, theirs, rtol=rtol, atol=0)
+    if name in TWINS:  # a composition rounds between its operators
+        torch.testing.assert_close(loss, theirs, rtol=rtol, atol=0)
     loss.backward()
     assert input.grad.dtype == dtype
