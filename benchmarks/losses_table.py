@@ -15,7 +15,7 @@ from fused_losses.registry import EXTRA_GRADIENT, INPUT_GRADIENT, LINEAR, LOSSES
 
 HEADINGS = ("function", "module", "engine", "options", "gradients", "beyond torch, besides `backward`")
 
-# What every loss has; size_average and reduce are torch's older names of reduction.
+# Parameters that every loss has; size_average and reduce are torch's older names of reduction.
 COMMON = {"size_average", "reduce", "reduction", "backward"}
 
 # The operands of a loss over a linear head.

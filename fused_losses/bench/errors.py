@@ -42,7 +42,7 @@ SAMPLES = "samples"
 CERTAIN = 50.0
 # How far the logits of a model that is sure of itself are above the others: a factor of 160,000.
 CONFIDENT = 12.0
-# The largest absolute value: float16 has every whole number up to 2048. A row spans twice as much.
+# The largest absolute value of a logit: float16 has every whole number up to 2048. A row spans twice as much.
 HUGE = 2000.0
 
 

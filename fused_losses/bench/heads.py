@@ -94,4 +94,4 @@ HEADS = {
         call={"loss": "binary_cross_entropy_with_logits"},
     ),
 }
-"""By the name of this package's function, which takes hidden states, weight and target."""
+"""The heads that are measured, by this package's functions, which take hidden states, weight and target."""

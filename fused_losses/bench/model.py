@@ -132,7 +132,7 @@ MODELS: dict[str, Callable[[Layer], Phases]] = {
     "inplace": _one_pass,
     "linear": _linear,
 }
-"""By provider of `fused_losses.bench.providers`."""
+"""The phases of a step, by the provider's name in `fused_losses.bench.providers`."""
 
 
 def peak(provider: str, layer: Layer) -> tuple[str, list[Term]]:
