@@ -6,47 +6,56 @@
 
 namespace fused_losses {
 
+// A loss without parameters is the one that takes lists of targets.
+template <int parameter_count>
 class ClassMarginCall {
  public:
   static constexpr bool kHasStatistics = false;
+  static constexpr int64_t kMostReduction = kSum;
 
-  // A loss without parameters is the one that takes lists of targets.
   ClassMarginCall(const Operands& operands, const std::vector<double>& parameters, int64_t reduction,
                   const OptionalTensor& upstream)
-      : input_(operands.input), target_(operands.target) {
-    if (target_.dtype != ScalarType::Long || input_.dims < 1 || input_.dims > 2 || operands.extra) {
-      throw std::runtime_error("fused_losses: expected scores of one or two dimensions and int64 targets");
+      : input_(operands.input, "input"), target_(operands.target, "target") {
+    check_floating(input_);
+    if (input_.dims < 1 || input_.dims > 2 || input_.sizes[input_.dims - 1] == 0) {
+      refuse(input_, "have shape (N, C) or (C,), of one class or more");
     }
+    if (target_.dtype != ScalarType::Long) refuse(target_, "be int64 class indices");
+    check_absent(operands.extra, "extra");
+    check_parameters(parameters, parameter_count);
     arguments_.rows = input_.dims == 1 ? 1 : input_.sizes[0];
     arguments_.classes = input_.sizes[input_.dims - 1];
-    arguments_.several_targets = parameters.empty();
+    arguments_.several_targets = kSeveralTargets;
     arguments_.input = describe(input_);
-    if (arguments_.several_targets) {
+    if constexpr (kSeveralTargets) {
+      check_absent(operands.weight, "weight");
       check_sizes(target_, input_.dims, input_.sizes);
       arguments_.labels = describe(target_);
     } else {
-      arguments_.p = static_cast<int>(parameters.at(0));
-      arguments_.margin = parameters.at(1);
+      if (parameters[0] != 1 && parameters[0] != 2) {
+        refuse("parameters", "begin with p, 1 or 2", "it is " + std::to_string(parameters[0]));
+      }
+      arguments_.p = static_cast<int>(parameters[0]);
+      arguments_.margin = parameters[1];
       arguments_.labels = {target_.data, target_.dtype, only_stride(target_, arguments_.rows), 0};
     }
     if (operands.weight) {
-      const View view(*operands.weight);
+      const View view(*operands.weight, "weight");
+      check_floating(view);
       arguments_.weight = {view.data, view.dtype, 0, only_stride(view, arguments_.classes)};
     }
     if (upstream) {
-      const View view(*upstream);
+      const View view(*upstream, "upstream");
       arguments_.upstream = {view.data, view.dtype, only_stride(view, arguments_.rows), 0};
     }
     // Of no rows, the mean is 0.
     if (reduction == kMean) divisor_ = static_cast<double>(std::max<int64_t>(arguments_.rows, 1));
   }
 
+  int64_t derivatives() const { return kInput; }
   const View& operand(int k) const { return k == 0 ? input_ : target_; }
   Layout gradient_layout(int) const { return Layout(input_, input_.dims, input_.sizes); }
-  void write_gradient(int k, const View& gradient) {
-    if (k > 0) throw std::runtime_error("fused_losses: there is no such derivative");
-    arguments_.gradient = describe(gradient);
-  }
+  void write_gradient(int, const View& gradient) { arguments_.gradient = describe(gradient); }
   Layout loss_layout() const { return Layout(input_.dims - 1, input_.sizes); }
   void write_losses(const View& losses) { arguments_.losses = {losses.data, losses.dtype}; }
 
@@ -60,9 +69,11 @@ class ClassMarginCall {
   double divisor_ = 1;
 
  private:
+  static constexpr bool kSeveralTargets = parameter_count == 0;
+
   // Of a tensor of n elements, in one dimension or, where n is 1, in none.
   static int64_t only_stride(const View& view, int64_t n) {
-    if (view.count != n || view.dims > 1) throw std::runtime_error("fused_losses: expected as many as rows or classes");
+    if (view.count != n || view.dims > 1) refuse(view, "have shape (" + std::to_string(n) + ",)");
     return view.dims ? view.strides[0] : 0;
   }
 

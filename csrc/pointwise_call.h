@@ -10,14 +10,17 @@ template <class Formula>
 class PointwiseCall {
  public:
   static constexpr bool kHasStatistics = false;
+  static constexpr int64_t kMostReduction = kBatchMean;
 
   PointwiseCall(const Operands& operands, const std::vector<double>& parameters, std::optional<double> ignore_index,
                 const OptionalTensor& upstream)
-      : operands_{View(operands.input), View(operands.target), view(operands.extra)},
-        factors_{view(operands.weight), view(upstream)},
-        order_(*operands_[0],
-               {&*operands_[0], &*operands_[1], pointer(operands_[2]), pointer(factors_[0]), pointer(factors_[1])}) {
-    if (Formula::kOperands == 3 && !Formula::kOptionalThird) operand(2);
+      : operands_{view(operands.input, "input"), view(operands.target, "target"), third(operands.extra)},
+        factors_{view(operands.weight, "weight"), view(upstream, "upstream")},
+        order_(*operands_[0], {&*operands_[0], &*operands_[1], pointer(operands_[2])},
+               {pointer(factors_[0]), pointer(factors_[1])}) {
+    check_parameters(parameters, Formula::kParameters);
+    if (ignore_index && !Formula::kIgnores) refuse("ignore_index", "be None", "it is " + std::to_string(*ignore_index));
+    if (factors_[1]) check_sizes(*factors_[1], order_.layout().dims, order_.layout().sizes);
     arguments_.iteration = order_.iteration();
     for (int k = 0; k < 3; ++k) {
       if (operands_[k]) arguments_.operands[k] = order_.operand(*operands_[k]);
@@ -30,12 +33,10 @@ class PointwiseCall {
     arguments_.parameters = parameters.data();
   }
 
-  const View& operand(int k) const { return operands_[k].value(); }
+  const View& operand(int k) const { return *operands_[k]; }
+  int64_t derivatives() const { return (int64_t{1} << Formula::kDerivatives) - 1; }
   Layout gradient_layout(int) const { return order_.layout(); }
-  void write_gradient(int k, const View& gradient) {
-    if (k >= Formula::kDerivatives) throw std::runtime_error("fused_losses: there is no such derivative");
-    arguments_.derivatives[k] = {gradient.data, gradient.dtype};
-  }
+  void write_gradient(int k, const View& gradient) { arguments_.derivatives[k] = {gradient.data, gradient.dtype}; }
   Layout loss_layout() const { return order_.layout(); }
   void write_losses(const View& losses) { arguments_.values = {losses.data, losses.dtype}; }
 
@@ -60,8 +61,16 @@ class PointwiseCall {
   PointwiseArguments arguments_;
 
  private:
-  static std::optional<View> view(const OptionalTensor& tensor) {
-    return tensor ? std::optional<View>(*tensor) : std::nullopt;
+  static std::optional<View> view(const OptionalTensor& tensor, const char* name) {
+    if (!tensor) return std::nullopt;
+    const View view(*tensor, name);
+    check_floating(view);
+    return view;
+  }
+  static std::optional<View> third(const OptionalTensor& extra) {
+    if (Formula::kOperands < 3) check_absent(extra, "extra");
+    if (Formula::kOperands == 3 && !Formula::kOptionalThird && !extra) refuse("extra", "be a tensor", "it is None");
+    return view(extra, "extra");
   }
   static const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
 

@@ -15,66 +15,70 @@ template <bool kSoftmax>
 class SoftmaxCall {
  public:
   static constexpr bool kHasStatistics = kSoftmax;
+  static constexpr int64_t kMostReduction = kSum;
 
   // `extra` is what write_statistics() was given going forward.
   SoftmaxCall(const Operands& operands, int64_t ignore_index, double label_smoothing, const std::vector<double>& terms,
               const OptionalTensor& normalizer, const OptionalTensor& lse_gradient, int64_t reduction,
               const OptionalTensor& upstream)
-      : input_(operands.input), target_(operands.target), reduction_(reduction) {
-    if (input_.dims == 0) throw std::runtime_error("fused_losses: expected classes in a dimension");
+      : input_(operands.input, "input"), target_(operands.target, "target"), reduction_(reduction) {
+    check_floating(input_);
+    if (input_.dims == 0 || input_.sizes[input_.dims == 1 ? 0 : 1] == 0) {
+      refuse(input_, "have shape (N, C, ...) or (C,), of one class or more");
+    }
+    if (input_.dims - 1 > kLoopDims) refuse(input_, "have at most 8 dimensions besides the classes");
+    check_smoothing(label_smoothing);
     arguments_.ignore_index = ignore_index;
     arguments_.label_smoothing = label_smoothing;
     if (!terms.empty()) arguments_.terms = read_terms(terms);
     arguments_.classes = input_.sizes[input_.dims == 1 ? 0 : 1];
-    check_loop_dims(input_.dims - 1);
     for (int d = 0; d < input_.dims - 1; ++d) {
       sizes_[dims_++] = input_.sizes[own_dimension(d, true, input_.dims)];
     }
     has_labels_ = target_.dtype == ScalarType::Long || target_.dtype == ScalarType::Byte;
-    if (has_labels_) {
-      check_sizes(target_, dims_, sizes_);
-    } else {
-      check_sizes(target_, input_.dims, input_.sizes);
-    }
+    check_target();
     describe(arguments_.input, input_, true);
     describe(has_labels_ ? arguments_.labels : arguments_.probabilities, target_, !has_labels_);
     if (operands.weight) {
-      const View view(*operands.weight);
+      const View view(*operands.weight, "weight");
+      check_floating(view);
       check_sizes(view, 1, &arguments_.classes);
       arguments_.weight.data = view.data;
       arguments_.weight.dtype = view.dtype;
       arguments_.weight.strides.classes = view.strides[0];
     }
+    if (!kSoftmax) check_absent(operands.extra, "extra");
     if (operands.extra) {
-      const View view(*operands.extra);
+      const View view(*operands.extra, "extra");
       if (!has_layout(view, statistics_layout(), statistics_dtype())) {
-        throw std::runtime_error("fused_losses: these are not the statistics of this input");
+        refuse(view, "be the statistics of this input, " + text_of(statistics_dtype()) + " of shape " +
+                         text_of(2, statistics_layout().sizes) + " and contiguous");
       }
       write_statistics(view);
     }
     if (upstream) {
-      const View view(*upstream);
+      const View view(*upstream, "upstream");
       check_sizes(view, dims_, sizes_);
       describe(arguments_.upstream, view, false);
     }
     if (normalizer) {
-      const View view(*normalizer);
-      if (view.dims != 0 || view.dtype != ScalarType::Double) {
-        throw std::runtime_error("fused_losses: expected a normalizer of float64, without dimensions");
-      }
+      const View view(*normalizer, "normalizer");
+      if (view.dims != 0 || view.dtype != ScalarType::Double) refuse(view, "be float64 without dimensions");
       arguments_.normalizer = static_cast<const double*>(view.data);
     }
+    if (!kSoftmax) check_absent(lse_gradient, "lse_gradient");
     if (lse_gradient) {
-      const View view(*lse_gradient);
+      const View view(*lse_gradient, "lse_gradient");
+      check_floating(view);
       check_sizes(view, dims_, sizes_);
       describe(arguments_.lse_gradient, view, false);
     }
   }
 
+  int64_t derivatives() const { return has_labels_ ? kInput : kInput | kTarget; }
   const View& operand(int k) const { return k == 0 ? input_ : target_; }
   Layout gradient_layout(int k) const { return Layout(operand(k), input_.dims, input_.sizes); }
   void write_gradient(int k, const View& gradient) {
-    if (k > (has_labels_ ? 0 : 1)) throw std::runtime_error("fused_losses: no such derivative");
     describe(k == 0 ? arguments_.input_gradient : arguments_.probabilities_gradient, gradient, true);
   }
 
@@ -133,8 +137,36 @@ class SoftmaxCall {
 
  private:
   static SoftmaxTerms read_terms(const std::vector<double>& terms) {
-    if (!kSoftmax || terms.size() != 4) throw std::runtime_error("fused_losses: expected four terms of a softmax");
+    if (!kSoftmax || terms.size() != 4) {
+      refuse("terms", kSoftmax ? "hold no or four numbers" : "hold no numbers",
+             "they are " + std::to_string(terms.size()));
+    }
     return {terms[0], terms[1], terms[2], terms[3]};
+  }
+
+  static void check_smoothing(double label_smoothing) {
+    // NaN is not between them.
+    if (label_smoothing >= 0 && label_smoothing <= (kSoftmax ? 1 : 0)) return;
+    refuse("label_smoothing", kSoftmax ? "be between 0 and 1" : "be 0", "it is " + std::to_string(label_smoothing));
+  }
+
+  void check_target() const {
+    const bool is_double = input_.dtype == ScalarType::Double;
+    const bool are_probabilities = kSoftmax && is_floating(target_.dtype);
+    const int dims = are_probabilities ? input_.dims : dims_;
+    const int64_t* const sizes = are_probabilities ? input_.sizes : sizes_;
+    const bool has_dtype = are_probabilities ? (target_.dtype == ScalarType::Double) == is_double : has_labels_;
+    if (has_dtype && target_.dims == dims && std::equal(sizes, sizes + dims, target_.sizes)) {
+      if (has_labels_ || arguments_.ignore_index < 0) return;
+      refuse("ignore_index", "be negative, since the target holds probabilities",
+             "it is " + std::to_string(arguments_.ignore_index));
+    }
+    std::string expected = "be int64 or uint8 class indices of shape " + text_of(dims_, sizes_);
+    if (kSoftmax) {
+      expected += std::string(", or ") + (is_double ? "float64" : "float32, bfloat16 or float16") +
+                  " probabilities of shape " + text_of(input_.dims, input_.sizes);
+    }
+    refuse(target_, expected);
   }
 
   void describe(ClassTensor& tensor, const View& view, bool has_classes) const {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 
 #include "dtypes.h"
 
@@ -15,10 +14,6 @@ inline constexpr int kMaxDims = 64;
 // divided twice, and one more. Not more, since each launch sends a GPU sizes and strides for so many of each operand.
 // Calls with more fall to torch (`MOST_DIMS` in Python).
 inline constexpr int kLoopDims = 8;
-
-inline void check_loop_dims(int dims) {
-  if (dims > kLoopDims) throw std::runtime_error("fused_losses: kernels walk at most 8 dimensions");
-}
 
 // What becomes of the losses. kBatchMean: their sum over the size of the input's first dimension.
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 };

@@ -1,4 +1,4 @@
-"""What the operators return for fake tensors: shapes, dtypes and strides, and nothing computed."""
+"""What the operators return: shapes, dtypes and strides, for fake tensors and for the kernels in Triton."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fused_losses.operator_checks import (
+    Arguments,
+    Checks,
+    check_backward,
+    check_forward,
+    check_scale,
+    describe,
+)
 from fused_losses.registry import (
     ARGMAX,
     EXTRA_GRADIENT,
@@ -44,8 +52,8 @@ def _gradients(family: Family, operands: tuple[Tensor | None, ...], gradients: i
     ]
 
 
-def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
-    """The fakes of a loss's four operators, in their order."""
+def results_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
+    """What makes the results of NAME, NAME_ and NAME_backward, for arguments that have been checked."""
 
     def forward(*arguments: Any) -> list[Tensor]:
         operands, (*_, reduction, dtype, gradients) = arguments[:4], arguments[4:]
@@ -75,8 +83,66 @@ def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
             operands = (*operands[:3], None)
         return _gradients(loss.family, operands, arguments[-1])
 
-    return forward, forward_inplace, backward, nothing
+    return forward, forward_inplace, backward
 
 
-def nothing(*arguments: Any) -> None:
-    """For operators that only change what is there."""
+def fakes_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
+    """The fakes of a loss's four operators, which refuse what kernels refuse but for memory."""
+    make_results, make_results_inplace, make_gradients = results_of(loss)
+
+    def forward(*arguments: Any) -> list[Tensor]:
+        check_forward(loss, *arguments)
+        results: list[Tensor] = make_results(*arguments)
+        return results
+
+    def forward_inplace(*arguments: Any) -> list[Tensor]:
+        call = check_forward(loss, *arguments)
+        check_layout(Checks(loss.name), "input", call.input, gradient_layouts(call, INPUT_GRADIENT)[0])
+        results: list[Tensor] = make_results_inplace(*arguments)
+        return results
+
+    def backward(upstream: Tensor, *arguments: Any) -> list[Tensor]:
+        check_backward(loss, upstream, *arguments)
+        gradients: list[Tensor] = make_gradients(upstream, *arguments)
+        return gradients
+
+    def backward_into(into: list[Tensor], ready: bool, upstream: Tensor, *arguments: Any) -> None:
+        check_into(check_backward(loss, upstream, *arguments), into)
+
+    return forward, forward_inplace, backward, backward_into
+
+
+def fake_scale(gradient: Tensor, factor: Tensor) -> None:
+    """The fake of scale_, which only changes what is there."""
+    check_scale(gradient, factor)
+
+
+def gradient_layouts(call: Arguments, gradients: int) -> list[Tensor]:
+    """Meta tensors that lie as the gradients do, in the order of operands."""
+    operands = (call.input, call.target, None, None if call.loss.family == "softmax" else call.extra)
+    meta = tuple(None if x is None else x.to("meta") for x in operands)
+    return _gradients(call.loss.family, meta, gradients)
+
+
+def check_into(call: Arguments, into: list[Tensor]) -> None:
+    """Checks that there is a tensor for each gradient, and lies as it does."""
+    checks = Checks(call.loss.name)
+    layouts = gradient_layouts(call, call.gradients)
+    if len(into) != len(layouts):
+        checks.refuse("into", f"hold a tensor for each bit of gradients, {len(layouts)}", len(into))
+    checks.devices({"input": call.input, **{f"into[{k}]": x for k, x in enumerate(into)}})
+    for tensor, layout in zip(into, layouts, strict=True):
+        check_layout(checks, "into", tensor, layout)
+
+
+def check_layout(checks: Checks, name: str, tensor: Tensor, layout: Tensor) -> None:
+    """Checks that a tensor to write to lies as the gradient does."""
+    same = tensor.shape == layout.shape and tensor.dtype is layout.dtype
+    # Where there are no elements, or no second one in a dimension, strides say nothing.
+    steps = zip(tensor.shape, tensor.stride(), layout.stride(), strict=False)
+    if not same or (tensor.numel() and any(size != 1 and step != right for size, step, right in steps)):
+        checks.refuse(
+            name,
+            f"lie as the gradient that is written to it, {describe(layout)} and strides {layout.stride()}",
+            f"{describe(tensor)} and strides {tensor.stride()}",
+        )

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from fused_losses.fakes import fakes_of, nothing
+from fused_losses.fakes import fake_scale, fakes_of
 from fused_losses.registry import LOSSES, Family, Loss
 
 __all__ = ["OPERATORS", "Operators", "scale_"]
@@ -73,7 +73,7 @@ def _define(loss: Loss) -> Operators:
 OPERATORS: dict[str, Operators] = {name: _define(loss) for name, loss in LOSSES.items()}
 
 _library.define("scale_(Tensor(a!) gradient, Tensor factor) -> ()")
-torch.library.register_fake("fused_losses::scale_", nothing, lib=_library)
+torch.library.register_fake("fused_losses::scale_", fake_scale, lib=_library)
 scale_: OpOverload[Any, Any] = torch.ops.fused_losses.scale_.default
 
 _library.define("cached_bytes() -> int")

@@ -40,6 +40,8 @@ class Loss:
     """The operands that have derivatives, as torch has them."""
     mean_over_weights: bool = False
     """Whether the mean divides by the sum of the weights, if there are any, rather than by their number."""
+    optional_extra: bool = False
+    """Whether there may be a third operand, which has no derivative; those that have one must be there."""
     trained: tuple[int, ...] = (0,)
     """Which of `inputs` require grad in training."""
     call: dict[str, Any] = field(default_factory=dict)
@@ -109,6 +111,7 @@ LOSSES: dict[str, Loss] = {
             "BCEWithLogitsLoss",
             "pointwise",
             samples.logits_and_labels,
+            optional_extra=True,  # pos_weight
             extensions=("ignore_index",),
             composed=reference.binary_cross_entropy_with_logits,
         ),

@@ -1,4 +1,4 @@
-"""What tests share: a single thread each, and the count of the samples that conformance tests compared."""
+"""What tests share: a single thread each, and the counts that are printed at the end of a run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from kit.strictness import by_kernels_only
 
 __all__ = ["by_kernels_only"]  # a fixture
 
-_SAMPLES: pytest.StashKey[Counter[str]] = pytest.StashKey()
-_COUNTS = "torch's own samples"  # as workers send them
+_SAMPLES = "torch's own samples"
+_CALLS = "calls of the operators with other arguments"
+
+_COUNTS: pytest.StashKey[dict[str, Counter[str]]] = pytest.StashKey()
 
 
 def pytest_addoption(parser):
@@ -46,7 +48,7 @@ def cpu_products(request, monkeypatch):
 def pytest_configure(config):
     if bits := config.option.cpu_products:
         multiply_16_bits(pytest.MonkeyPatch(), bits == "16")
-    config.stash[_SAMPLES] = Counter()
+    config.stash[_COUNTS] = {title: Counter() for title in (_SAMPLES, _CALLS)}
     device.device = config.option.device
     # Tests run side by side, one process per core; those that are about threads ask for more.
     torch.set_num_threads(1)
@@ -91,23 +93,32 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def sample_counts(request):
-    """Counts of samples by what was done with them; a test adds to it."""
-    return request.config.stash[_SAMPLES]
+    """Samples by what was done with them; a test adds to it."""
+    return request.config.stash[_COUNTS][_SAMPLES]
+
+
+@pytest.fixture(scope="session")
+def call_counts(request):
+    """Calls by what came of them; a test adds to it."""
+    return request.config.stash[_COUNTS][_CALLS]
 
 
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput[_COUNTS] = dict(session.config.stash[_SAMPLES])
+        session.config.workeroutput["counts"] = {
+            title: dict(counts) for title, counts in session.config.stash[_COUNTS].items()
+        }
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
     """In the process that waits for the workers: adds the counts of one that is done."""
-    node.config.stash[_SAMPLES].update(getattr(node, "workeroutput", {}).get(_COUNTS, {}))
+    for title, counts in getattr(node, "workeroutput", {}).get("counts", {}).items():
+        node.config.stash[_COUNTS][title].update(counts)
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    counts = config.stash[_SAMPLES]
-    if counts:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        terminalreporter.write_line(f"{_COUNTS}: {sum(counts.values())} ({kinds})")
+    for title, counts in config.stash[_COUNTS].items():
+        if counts:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+            terminalreporter.write_line(f"{title}: {sum(counts.values())} ({kinds})")

@@ -7,22 +7,24 @@
 namespace fused_losses {
 namespace {
 
-class Call : public ClassMarginCall, public OnCpu<Call> {
+template <int parameter_count>
+class Call : public ClassMarginCall<parameter_count>, public OnCpu<Call<parameter_count>> {
  public:
-  using ClassMarginCall::ClassMarginCall;
+  using ClassMarginCall<parameter_count>::ClassMarginCall;
 
-  double divisor() const { return divisor_; }
+  double divisor() const { return this->divisor_; }
 
   double run(double scale, bool) {
-    arguments_.scale = scale;
-    return class_margin(arguments_);
+    this->arguments_.scale = scale;
+    return class_margin(this->arguments_);
   }
 };
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FUSED_LOSSES_IMPLEMENT(name) LossOperators<Call, const std::vector<double>&>::implement(m, #name);
+#define FUSED_LOSSES_IMPLEMENT(name, parameter_count) \
+  LossOperators<#name, Call<parameter_count>, const std::vector<double>&>::implement(m);
   FUSED_LOSSES_CLASS_MARGIN(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

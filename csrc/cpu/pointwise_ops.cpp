@@ -30,22 +30,30 @@ class Call : public PointwiseCall<Formula>, public OnCpu<Call<Formula>> {
   double divisor() const { return divisor_; }
 
   double run(double scale, bool forward) {
-    this->arguments_.scale = scale;
-    this->arguments_.wants_sum = forward && !this->arguments_.values.data;
-    return pointwise<Formula>(this->arguments_);
+    PointwiseArguments& arguments = this->arguments_;
+    arguments.scale = scale;
+    arguments.wants_sum = forward && !arguments.values.data;
+    const bool wants_derivatives = std::any_of(arguments.derivatives, arguments.derivatives + 3,
+                                               [](const Result& derivative) { return derivative.data; });
+    if (arguments.values.data && wants_derivatives) {
+      // No loop is compiled that stores both the losses and derivatives, which autograd never wants together.
+      PointwiseArguments losses = arguments;
+      for (Result& derivative : losses.derivatives) derivative = {};
+      pointwise<Formula>(losses);
+      arguments.values = {};
+    }
+    return pointwise<Formula>(arguments);
   }
 
  private:
   double divisor_;
 };
 
-template <class Formula>
-using PointwiseOperators = LossOperators<Call<Formula>, const std::vector<double>&, std::optional<double>>;
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FUSED_LOSSES_IMPLEMENT(name, Formula) PointwiseOperators<Formula>::implement(m, #name);
+#define FUSED_LOSSES_IMPLEMENT(name, Formula) \
+  LossOperators<#name, Call<Formula>, const std::vector<double>&, std::optional<double>>::implement(m);
   FUSED_LOSSES_POINTWISE(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

@@ -1,4 +1,5 @@
 // The operator scale_, which multiplies a gradient in place: one that overwrote its input cannot be computed again.
+#include "../scale_call.h"
 #include "parallel.h"
 #include "tensors.h"
 
@@ -7,11 +8,10 @@ namespace {
 
 // `factor` has one element. If it is 1, the usual upstream gradient, the memory is not touched.
 void scale_inplace(const Tensor& gradient, const Tensor& factor) {
-  check_devices(gradient, factor);
-  const double by = number(View(factor));
+  const ScaleCall call = named("scale_", [&] { return ScaleCall(gradient, factor); });
+  const double by = number(call.factor);
   if (by == 1) return;
-  const View view(gradient);
-  if (!is_dense(view)) throw std::runtime_error("fused_losses: scale_ needs a dense tensor");
+  const View& view = call.gradient;
   with_storage(view.dtype, [&](auto storage) {
     using S = decltype(storage);
     using T = Compute<S>;

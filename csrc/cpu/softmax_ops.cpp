@@ -32,9 +32,9 @@ class Call : public SoftmaxCall<engine == cross_entropy>, public OnCpu<Call<engi
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FUSED_LOSSES_IMPLEMENT(name, engine)                                                                      \
-  LossOperators<Call<engine>, int64_t, double, std::vector<double>, OptionalTensor, OptionalTensor>::implement(m, \
-                                                                                                               #name);
+#define FUSED_LOSSES_IMPLEMENT(name, engine)                                                                           \
+  LossOperators<#name, Call<engine>, int64_t, double, std::vector<double>, OptionalTensor, OptionalTensor>::implement( \
+      m);
   FUSED_LOSSES_SOFTMAX(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

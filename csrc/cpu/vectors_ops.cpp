@@ -7,24 +7,24 @@
 namespace fused_losses {
 namespace {
 
-template <double (*engine)(const VectorsArguments&)>
-class Call : public VectorsCall, public OnCpu<Call<engine>> {
+template <double (*engine)(const VectorsArguments&), int several, int parameter_count>
+class Call : public VectorsCall<several, parameter_count>, public OnCpu<Call<engine, several, parameter_count>> {
  public:
-  using VectorsCall::VectorsCall;
+  using VectorsCall<several, parameter_count>::VectorsCall;
 
-  double divisor() const { return divisor_; }
+  double divisor() const { return this->divisor_; }
 
   double run(double scale, bool) {
-    arguments_.scale = scale;
-    return engine(arguments_);
+    this->arguments_.scale = scale;
+    return engine(this->arguments_);
   }
 };
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
-#define FUSED_LOSSES_IMPLEMENT(name, engine) \
-  LossOperators<Call<engine>, const std::vector<double>&>::implement(m, #name);
+#define FUSED_LOSSES_IMPLEMENT(name, engine, several, parameter_count) \
+  LossOperators<#name, Call<engine, several, parameter_count>, const std::vector<double>&>::implement(m);
   FUSED_LOSSES_VECTORS(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

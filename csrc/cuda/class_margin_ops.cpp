@@ -9,25 +9,26 @@
 namespace fused_losses {
 namespace {
 
-class Call : public ClassMarginCall, public OnGpu<Call> {
+template <int parameter_count>
+class Call : public ClassMarginCall<parameter_count>, public OnGpu<Call<parameter_count>> {
  public:
   Call(const Operands& operands, const std::vector<double>& parameters, int64_t reduction,
        const OptionalTensor& upstream)
-      : ClassMarginCall(operands, parameters, reduction, upstream),
-        OnGpu<Call>(operands.input),
+      : ClassMarginCall<parameter_count>(operands, parameters, reduction, upstream),
+        OnGpu<Call<parameter_count>>(operands.input),
         input_(operands.input) {
-    scaling_.divisor = divisor_;
+    this->scaling_.divisor = this->divisor_;
   }
 
   void run(const Scaling& scaling, const Reduced& reduced, bool) {
-    if (!arguments_.several_targets) return multi_margin(arguments_, scaling, reduced, queue());
+    if (!this->arguments_.several_targets) return multi_margin(this->arguments_, scaling, reduced, this->queue());
     // Scores are read several times over: if they do not fit on the chip, the gradient must not overwrite them.
-    if (arguments_.gradient.data == arguments_.input.data && !fits_on_chip(arguments_)) {
+    if (this->arguments_.gradient.data == this->arguments_.input.data && !fits_on_chip(this->arguments_)) {
       scores_ = torch::stable::clone(input_);
-      const View view(*scores_);
-      arguments_.input = describe(view);
+      const View view(*scores_, "input");
+      this->arguments_.input = this->describe(view);
     }
-    multilabel_margin(arguments_, scaling, reduced, queue());
+    multilabel_margin(this->arguments_, scaling, reduced, this->queue());
   }
 
  private:
@@ -38,7 +39,8 @@ class Call : public ClassMarginCall, public OnGpu<Call> {
 }  // namespace
 
 FUSED_LOSSES_GPU_OPERATORS(m) {
-#define FUSED_LOSSES_IMPLEMENT(name) LossOperators<Call, const std::vector<double>&>::implement(m, #name);
+#define FUSED_LOSSES_IMPLEMENT(name, parameter_count) \
+  LossOperators<#name, Call<parameter_count>, const std::vector<double>&>::implement(m);
   FUSED_LOSSES_CLASS_MARGIN(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

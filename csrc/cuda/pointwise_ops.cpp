@@ -31,13 +31,11 @@ class Call : public PointwiseCall<Formula>, public OnGpu<Call<Formula>> {
   OptionalTensor divisor_;
 };
 
-template <class Formula>
-using PointwiseOperators = LossOperators<Call<Formula>, const std::vector<double>&, std::optional<double>>;
-
 }  // namespace
 
 FUSED_LOSSES_GPU_OPERATORS(m) {
-#define FUSED_LOSSES_IMPLEMENT(name, Formula) PointwiseOperators<Formula>::implement(m, #name);
+#define FUSED_LOSSES_IMPLEMENT(name, Formula) \
+  LossOperators<#name, Call<Formula>, const std::vector<double>&, std::optional<double>>::implement(m);
   FUSED_LOSSES_POINTWISE(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

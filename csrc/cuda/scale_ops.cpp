@@ -1,16 +1,17 @@
 // The operator scale_ on a GPU, from tensors to the engine. Its schema is in fused_losses/ops.py.
 #include "scale.h"
+
+#include "../scale_call.h"
 #include "tensors.h"
 
 namespace fused_losses {
 namespace {
 
 void scale_inplace(const Tensor& gradient, const Tensor& factor) {
-  check_devices(gradient, factor);
-  const View view(gradient), by(factor);
-  if (!is_dense(view)) throw std::runtime_error("fused_losses: scale_ needs a dense tensor");
+  const ScaleCall call = named("scale_", [&] { return ScaleCall(gradient, factor); });
   const OnDevice device(gradient);
-  scale({view.data, view.dtype}, view.count, {by.data, by.dtype}, device.queue());
+  scale({call.gradient.data, call.gradient.dtype}, call.gradient.count, {call.factor.data, call.factor.dtype},
+        device.queue());
 }
 
 }  // namespace

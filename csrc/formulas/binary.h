@@ -77,6 +77,7 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
 // Binary cross-entropy with logits, times `share`. The loss of a row is a mean over its C classes: share is 1 / C where
 // the reduction does not divide by them already, as the mean over all elements does.
 struct MultiLabelSoftMargin : PointwiseFormula {
+  static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit MultiLabelSoftMargin(const double* parameters)
       : PointwiseFormula(parameters), share_(parameters[0]) {}
 

@@ -31,9 +31,9 @@ struct ClassMargin {
   }
 };
 
-// The losses of this file: the operators' names.
+// The losses of this file: the operators' names, and how many parameters they take.
 #define FUSED_LOSSES_CLASS_MARGIN(X) \
-  X(multi_margin_loss)               \
-  X(multilabel_margin_loss)
+  X(multi_margin_loss, 2)            \
+  X(multilabel_margin_loss, 0)
 
 }  // namespace fused_losses

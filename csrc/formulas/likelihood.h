@@ -8,6 +8,7 @@ namespace fused_losses {
 // e^x - t x for the logarithm x of the rate, or x - t log(x + eps) for the rate itself. `full` adds Stirling's
 // approximation of log t!, t log t - t + log(2 pi t) / 2, for t > 1.
 struct PoissonNLL : PointwiseFormula {
+  static constexpr int kParameters = 3;
   FUSED_LOSSES_HOST_DEVICE explicit PoissonNLL(const double* parameters)
       : PointwiseFormula(parameters), log_input_(parameters[0] != 0), full_(parameters[1] != 0), eps_(parameters[2]) {}
 
@@ -41,6 +42,7 @@ struct PoissonNLL : PointwiseFormula {
 // (log v + (x - t)^2 / v) / 2 for v = max(var, eps); `full` adds log(2 pi) / 2. As in torch, the derivative with
 // respect to var is that with respect to v, also where var is below eps.
 struct GaussianNLL : PointwiseFormula {
+  static constexpr int kParameters = 2;
   static constexpr int kOperands = 3;
   static constexpr int kDerivatives = 3;
   static constexpr bool kNeedsDomain = true;
@@ -74,6 +76,7 @@ struct GaussianNLL : PointwiseFormula {
 
 // t (log t - x), or e^t (t - x) where the target is a logarithm.
 struct KLDiv : PointwiseFormula {
+  static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit KLDiv(const double* parameters)
       : PointwiseFormula(parameters), log_target_(parameters[0] != 0) {}
 

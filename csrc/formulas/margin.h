@@ -10,6 +10,7 @@ FUSED_LOSSES_WORD T positive_part(T z) { return select(z <= splat<T>(0), splat<T
 
 // x where the target is 1, max(0, margin - x) where it is -1, and both for any other.
 struct HingeEmbedding : PointwiseFormula {
+  static constexpr int kParameters = 1;
   static constexpr int kDerivatives = 1;
 
   FUSED_LOSSES_HOST_DEVICE explicit HingeEmbedding(const double* parameters)
@@ -30,6 +31,7 @@ struct HingeEmbedding : PointwiseFormula {
 
 // max(0, margin - y (x1 - x2)) for y = 1 where x1 is to be ranked higher, -1 where x2 is.
 struct MarginRanking : PointwiseFormula {
+  static constexpr int kParameters = 1;
   static constexpr int kOperands = 3;
   static constexpr int kDerivatives = 3;
 

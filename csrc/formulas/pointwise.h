@@ -8,6 +8,7 @@
 //   kNeedsDomain     whether in_domain(operands...) must hold for every element; where it does not, the CPU's engine
 //                    throws a DomainError with the text kOutside, and CUDA's ends with an assertion of that text
 //   kIgnores         whether elements can be ignored by the value of their target
+//   kParameters      how many parameters it takes
 //   kMeanOverWeight  whether reduction="mean" divides by the sum of the weights instead of the number of elements
 //   a constructor from the loss's parameters, in the order of the registry
 //   terms(operands...)  value and derivatives
@@ -34,6 +35,7 @@ struct PointwiseFormula {
   static constexpr bool kNeedsDomain = false;
   static constexpr bool kIgnores = false;
   static constexpr bool kMeanOverWeight = false;
+  static constexpr int kParameters = 0;
   FUSED_LOSSES_HOST_DEVICE explicit PointwiseFormula(const double*) {}
 };
 

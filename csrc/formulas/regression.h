@@ -34,6 +34,7 @@ struct MSE : PointwiseFormula {
 
 // With d = x - t: d^2 / 2 beta below |d| = beta, |d| - beta / 2 from there on.
 struct SmoothL1 : PointwiseFormula {
+  static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit SmoothL1(const double* parameters)
       : PointwiseFormula(parameters), beta_(parameters[0]) {}
 
@@ -54,6 +55,7 @@ struct SmoothL1 : PointwiseFormula {
 
 // With d = x - t: d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) above.
 struct Huber : PointwiseFormula {
+  static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit Huber(const double* parameters)
       : PointwiseFormula(parameters), delta_(parameters[0]) {}
 

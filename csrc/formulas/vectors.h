@@ -123,10 +123,11 @@ struct CosineEmbedding {
   }
 };
 
-// The operator's name and the engine's function: what registration walks.
-#define FUSED_LOSSES_VECTORS(X)                        \
-  X(triplet_margin_loss, triplet_margin)               \
-  X(triplet_margin_with_distance_loss, triplet_margin) \
-  X(cosine_embedding_loss, cosine_embedding)
+// What registration walks: the operator's name, the engine's function, how many operands are vectors, which have
+// derivatives, and how many parameters there are.
+#define FUSED_LOSSES_VECTORS(X)                              \
+  X(triplet_margin_loss, triplet_margin, 3, 4)               \
+  X(triplet_margin_with_distance_loss, triplet_margin, 3, 5) \
+  X(cosine_embedding_loss, cosine_embedding, 2, 1)
 
 }  // namespace fused_losses

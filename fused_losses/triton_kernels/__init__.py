@@ -18,6 +18,7 @@ from triton import knobs
 
 from fused_losses.registry import LOSSES, Family
 from fused_losses.triton_kernels import class_margin, pointwise, scale, softmax, vectors
+from fused_losses.triton_kernels.memory_checks import checked, checked_scale
 from fused_losses.triton_kernels.operators import Engine, on_their_device, operators_for
 
 ENGINES: dict[Family, Engine] = {
@@ -47,10 +48,11 @@ def register(choose: Callable[[str, str, Callable[..., Any]], Callable[..., Any]
 
 
 def _implementations() -> dict[str, Callable[..., Any]]:
-    functions: dict[str, Callable[..., Any]] = {"scale_": scale.run}
+    functions: dict[str, Callable[..., Any]] = {"scale_": checked_scale(on_their_device(scale.run))}
     for name, loss in LOSSES.items():
         if loss.family not in ENGINES:
             continue
         names = (name, f"{name}_", f"{name}_backward", f"{name}_backward_")
-        functions.update(zip(names, operators_for(loss, ENGINES[loss.family]), strict=True))
-    return {name: on_their_device(function) for name, function in functions.items()}
+        operators = map(on_their_device, operators_for(loss, ENGINES[loss.family]))
+        functions.update(zip(names, checked(loss, *operators), strict=True))
+    return functions

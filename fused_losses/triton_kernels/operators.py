@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_losses.fakes import fakes_of
+from fused_losses.fakes import results_of
 from fused_losses.registry import (
     ARGMAX,
     EXTRA_GRADIENT,
@@ -117,7 +117,7 @@ def on_their_device(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 def operators_for(loss: Loss, engine: Engine) -> tuple[Callable[..., Any], ...]:
     """The loss's operators, in the order of `fused_losses.ops.Operators`."""
-    make_results, make_results_inplace, make_gradients, _ = fakes_of(loss)
+    make_results, make_results_inplace, make_gradients = results_of(loss)
 
     def forward(*arguments: Any) -> list[Tensor]:
         results: list[Tensor] = make_results(*arguments)

@@ -35,7 +35,7 @@ def test_class_out_of_range(name, label, shape, reduction):
 def test_operators_refuse_statistics_of_something_else():
     operators = torch.ops.fused_losses
     one, labels = torch.ones(()), torch.tensor([0, 1, 2, 0])
-    with pytest.raises(RuntimeError, match="not the statistics"):
+    with pytest.raises(RuntimeError, match="extra must be the statistics of this input"):
         operators.cross_entropy_backward(
             one, LOGITS, labels, None, torch.ones(2, 3), -100, 0.0, [], None, None, 1, 1
         )

@@ -144,7 +144,7 @@ def test_wrong_operands_of_the_operators():
         return operators.forward(logits, labels, None, None, -100, 0.0, terms, normalizer, None, 1, None, 0)
 
     for terms in ((0.1,), (0.1,) * 5):
-        with pytest.raises(RuntimeError, match="four terms"):
+        with pytest.raises(RuntimeError, match="terms must hold no or four numbers"):
             forward(terms)
     for normalizer in (torch.tensor(2.0), torch.ones(1, dtype=torch.float64)):
         with pytest.raises(RuntimeError, match="normalizer"):
