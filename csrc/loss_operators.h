@@ -16,6 +16,8 @@
 #pragma once
 
 #include <bit>
+#include <type_traits>
+#include <vector>
 
 #include "tensor.h"
 

@@ -1,8 +1,8 @@
 // What operators say of a call that they do not take: which argument, what it must be, and what it is.
 //
 // The dispatcher calls kernels with whatever it is given, so each argument is checked once, between the tensors and the
-// engines: in tensor.h what concerns a tensor's memory, in loss_operators.h what all losses share, in *_call.h what a
-// family demands. Engines check nothing.
+// engines: in checked_view.h what concerns a tensor's memory, in loss_operators.h what all losses share, in *_call.h
+// what a family demands. Engines check nothing.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>

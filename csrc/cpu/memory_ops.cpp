@@ -1,7 +1,7 @@
 // The operators that show and control the pool of large buffers. Their schemas are in fused_losses/ops.py.
 #include "memory.h"
 
-#include "../tensor.h"
+#include "../checked_view.h"
 
 namespace fused_losses {
 
