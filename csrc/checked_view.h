@@ -39,14 +39,19 @@ struct View {
   int64_t bytes = 0;    // from the first element's begin to the last one's end
   int hidden_dims = 0;  // after the others, and not counted by `dims`
 
-  View(const Tensor& tensor, const char* name_)
-      : name(name_),
+  // A tensor that an operator has made itself.
+  explicit View(const Tensor& tensor)
+      : name("a result"),
         data(tensor.data_ptr()),
         dtype(tensor.scalar_type()),
         dims(static_cast<int>(tensor.dim())),
         count(tensor.numel()),
         sizes(tensor.sizes().data()),
-        strides(tensor.strides().data()) {
+        strides(tensor.strides().data()) {}
+
+  // An argument of an operator.
+  View(const Tensor& tensor, const char* name_) : View(tensor) {
+    name = name_;
     if (dims > kMaxDims) refuse(name, "have at most " + std::to_string(kMaxDims) + " dimensions", "it is " + text());
     if (count > 0) check_storage(tensor);
   }
@@ -55,12 +60,23 @@ struct View {
   std::string text() const { return text_of(dtype) + " of shape " + text_of(dims + hidden_dims, sizes); }
 
  private:
+  // The bytes of an element. Those of the usual dtypes are known without a call.
+  int64_t width() const {
+    switch (dtype) {
+      case ScalarType::Double:
+      case ScalarType::Long: return 8;
+      case ScalarType::Float: return 4;
+      case ScalarType::BFloat16:
+      case ScalarType::Half: return 2;
+      default: return static_cast<int64_t>(aoti_torch_dtype_element_size(static_cast<int32_t>(dtype)));
+    }
+  }
+
   // Whoever resizes a storage does not ask the tensors that lie in it.
   void check_storage(const Tensor& tensor) {
     int64_t offset = 0, available = 0;
     FUSED_LOSSES_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
     FUSED_LOSSES_CHECK(aoti_torch_get_storage_size(tensor.get(), &available));
-    const auto width = static_cast<int64_t>(aoti_torch_dtype_element_size(static_cast<int32_t>(dtype)));
     int64_t elements = 1, end = 0;
     bool overflows = false;
     for (int d = 0; d < dims; ++d) {
@@ -68,8 +84,8 @@ struct View {
       overflows |= __builtin_mul_overflow(sizes[d] - 1, strides[d], &reach);
       overflows |= __builtin_add_overflow(elements, reach, &elements);
     }
-    overflows |= __builtin_mul_overflow(elements, width, &bytes);
-    overflows |= __builtin_add_overflow(bytes, offset * width, &end);
+    overflows |= __builtin_mul_overflow(elements, width(), &bytes);
+    overflows |= __builtin_add_overflow(bytes, offset * width(), &end);
     if (overflows || end > available) {
       refuse(name, "lie within its storage",
              "it is " + text() + " in a storage of " + std::to_string(available) + " bytes");

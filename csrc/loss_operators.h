@@ -170,16 +170,16 @@ class LossOperators {
     check_bits(gradients, call.derivatives() | (Call::kHasStatistics ? kStatistics | kArgmax : 0));
     const ScalarType dtype = wanted_dtype.value_or(call.operand(0).dtype);
     Tensors results{Call::empty(reduction == kNone ? call.loss_layout() : Layout(0, nullptr), dtype, like)};
-    const View loss(results[0], "loss");
+    const View loss(results[0]);
     if (reduction == kNone) call.write_losses(loss);
     if constexpr (Call::kHasStatistics) {
       if (gradients & kStatistics) {
         results.push_back(Call::empty(call.statistics_layout(), call.statistics_dtype(), like));
-        call.write_statistics(View(results.back(), "statistics"));
+        call.write_statistics(View(results.back()));
       }
       if (gradients & kArgmax) {
         results.push_back(Call::empty(call.loss_layout(), ScalarType::Long, like));
-        call.write_argmax(View(results.back(), "argmax"));
+        call.write_argmax(View(results.back()));
       }
     }
     make_gradients(call, like, gradients, results);
@@ -211,7 +211,7 @@ class LossOperators {
     for (int k = 0; k < 3; ++k) {
       if (!(gradients >> k & 1)) continue;
       results.push_back(Call::empty(call.gradient_layout(k), call.operand(k).dtype, like));
-      call.write_gradient(k, View(results.back(), "gradient"));
+      call.write_gradient(k, View(results.back()));
     }
   }
 

@@ -25,7 +25,7 @@ class Call : public ClassMarginCall<parameter_count>, public OnGpu<Call<paramete
     // Scores are read several times over: if they do not fit on the chip, the gradient must not overwrite them.
     if (this->arguments_.gradient.data == this->arguments_.input.data && !fits_on_chip(this->arguments_)) {
       scores_ = torch::stable::clone(input_);
-      const View view(*scores_, "input");
+      const View view(*scores_);
       this->arguments_.input = this->describe(view);
     }
     multilabel_margin(this->arguments_, scaling, reduced, this->queue());
