@@ -7,7 +7,6 @@ Both take value and derivative of a gap between two classes from `formulas/class
 
 from typing import Any
 
-import torch
 import triton.language as tl
 
 from fused_losses.call import Reduction
@@ -16,32 +15,19 @@ from fused_losses.triton_kernels.class_margin_one_target import multi_margin
 from fused_losses.triton_kernels.class_margin_several_targets import multilabel_margin
 from fused_losses.triton_kernels.iteration import compute_dtype, position_arguments
 from fused_losses.triton_kernels.launch import launch
-from fused_losses.triton_kernels.operators import EngineCall, check_shape
+from fused_losses.triton_kernels.operators import EngineCall
 from fused_losses.triton_kernels.reduce import reduction_arguments
 
 
 def run(call: EngineCall) -> None:
     """Writes what is asked for of a class margin."""
     input, target = call.input, call.target
-    if target.dtype is not torch.int64 or not 1 <= input.dim() <= 2 or call.extra is not None:
-        raise RuntimeError("fused_losses: expected scores of one or two dimensions and int64 targets")
     axis = input.dim() - 1
     positions, classes = input.shape[:-1], input.shape[-1]
     count = positions.numel()
     (parameters,) = call.options
     several = not parameters
-    if several:
-        check_shape(input.shape, target)
-    for tensor, numbers in (
-        (None if several else target, count),
-        (call.weight, classes),
-        (call.losses_upstream, count),
-    ):
-        if tensor is not None and (tensor.numel() != numbers or tensor.dim() > 1):
-            raise RuntimeError("fused_losses: expected as many numbers as there are rows or classes")
     gradient = call.gradients[0]
-    check_shape(input.shape, gradient)
-    check_shape(positions, call.losses)
 
     dtype = compute_dtype(input)
     if several:

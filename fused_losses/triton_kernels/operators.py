@@ -94,22 +94,12 @@ Engine = Callable[[EngineCall], None]
 
 
 def on_their_device(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """The operator, for tensors of one device, which is the current one while it runs.
-
-    Raises:
-        RuntimeError: by what is returned, for tensors of several devices: the dispatcher looks at one alone.
-    """
+    """The operator, for tensors of one device, which is the current one while it runs."""
 
     @functools.wraps(operator)
     def run(*arguments: Any) -> Any:
         flat = chain.from_iterable(x if isinstance(x, list) else (x,) for x in arguments)
-        tensors = [x for x in flat if isinstance(x, Tensor)]
-        if any(x.device != tensors[0].device for x in tensors):
-            raise RuntimeError(
-                "Expected all tensors to be on the same device, but found at least two devices, "
-                f"{' and '.join(sorted({str(x.device) for x in tensors}))}!"
-            )
-        with torch.cuda.device_of(tensors[0]):
+        with torch.cuda.device_of(next(x for x in flat if isinstance(x, Tensor))):
             return operator(*arguments)
 
     return run
@@ -178,12 +168,3 @@ def _by_operand(wanted: int, gradients: list[Tensor]) -> Gradients:
         next(remaining) if wanted & bit else None for bit in (INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT)
     )
     return input, target, extra
-
-
-def check_shape(shape: torch.Size | tuple[int, ...], *tensors: Tensor | None) -> None:
-    """Raises a RuntimeError unless all tensors have the shape; those that are None are passed over."""
-    for tensor in tensors:
-        if tensor is not None and tensor.shape != shape:
-            raise RuntimeError(
-                f"fused_losses: expected shape {tuple(shape)}, but a tensor has {tuple(tensor.shape)}"
-            )

@@ -22,7 +22,7 @@ from fused_losses.triton_kernels.formulas.pointwise import MOST_NUMBERS, Formula
 from fused_losses.triton_kernels.iteration import compute_dtype, element_arguments, index_type, turns
 from fused_losses.triton_kernels.launch import launch
 from fused_losses.triton_kernels.memory import load_numbers, store_numbers
-from fused_losses.triton_kernels.operators import EngineCall, check_shape
+from fused_losses.triton_kernels.operators import EngineCall
 from fused_losses.triton_kernels.reduce import (
     finish,
     known_divisor,
@@ -129,8 +129,7 @@ def run(call: EngineCall) -> None:
         raise RuntimeError(f"fused_losses: a pointwise loss has at most {MOST_NUMBERS} float parameters")
     operands = (call.input, call.target, call.extra)
     factors = (call.weight, call.losses_upstream)
-    shape = broadcast(*operands, *factors)
-    check_shape(shape, call.losses, *call.gradients)
+    shape = broadcast(*operands)
     sizes, arguments = element_arguments(
         shape, call.input, (*operands, *factors, call.losses, *call.gradients)
     )
@@ -173,8 +172,6 @@ def run(call: EngineCall) -> None:
 def _by_kind(loss: Loss, parameters: Sequence[float]) -> tuple[tuple[bool, ...], list[float]]:
     """A loss's parameters: those that are flags, and the numbers."""
     defaults = loss.parameters.values()
-    if len(parameters) != len(defaults):
-        raise RuntimeError(f"fused_losses: {loss.name} has {len(defaults)} parameters, not {len(parameters)}")
     pairs = list(zip(parameters, defaults, strict=True))
     flags = tuple(bool(value) for value, default in pairs if isinstance(default, bool))
     return flags, [value for value, default in pairs if not isinstance(default, bool)]

@@ -1,6 +1,5 @@
 """The operator scale_: a gradient that overwrote its logits cannot be computed again, only multiplied."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -29,8 +28,6 @@ def scale(gradient_ptr, factor_ptr, count: "i64", DTYPE: tl.constexpr, BLOCK: tl
 
 def run(gradient: Tensor, factor: Tensor) -> None:
     """The operator: a dense gradient of any shape and floating dtype, in place, times a factor, ()."""
-    if not torch.ops.aten.is_non_overlapping_and_dense(gradient):
-        raise RuntimeError("fused_losses: scale_ needs a dense tensor")
     tile = tiling.for_pointwise(gradient.element_size())
     launch(
         scale,

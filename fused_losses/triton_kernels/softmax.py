@@ -1,6 +1,6 @@
 """The engine of the softmax family, cross_entropy and nll_loss: from tensors to the launch of a kernel.
 
-`run` checks the tensors (`_check`), makes what kernels take of them, chooses a tile, finds what a mean is
+`run` makes what kernels take of the tensors, chooses a tile, finds what a mean is
 divided by (`_divisor`), and launches `softmax_kernel.softmax` or `nll_kernel.nll`.
 """
 
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fused_losses.call import Reduction
 from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.iteration import compute_dtype, index_type, position_arguments
 from fused_losses.triton_kernels.labels import launch_label_divisor
 from fused_losses.triton_kernels.launch import launch
 from fused_losses.triton_kernels.nll_kernel import nll
-from fused_losses.triton_kernels.operators import EngineCall, check_shape
+from fused_losses.triton_kernels.operators import EngineCall
 from fused_losses.triton_kernels.reduce import reduction_arguments
 from fused_losses.triton_kernels.softmax_kernel import softmax
 
@@ -28,8 +25,6 @@ NO_TERMS = (0.0, 0.0, 1.0, 0.0)
 def run(call: EngineCall) -> None:
     """Writes what is asked for of a loss of the softmax family."""
     input, target = call.input, call.target
-    if input.dim() == 0:
-        raise RuntimeError("fused_losses: expected classes in a dimension")
     axis = 0 if input.dim() == 1 else 1
     classes = input.shape[axis]
     positions = input.shape[:axis] + input.shape[axis + 1 :]
@@ -41,7 +36,6 @@ def run(call: EngineCall) -> None:
     is_backward = call.upstream is not None
     statistics = call.extra if is_backward and call.loss.has_statistics else call.statistics
     given = is_backward and statistics is not None
-    _check(call, positions, classes, statistics if given else None)
     z_loss, entropy, logit_scale, softcap = terms or NO_TERMS
 
     sizes, with_classes, numbers = position_arguments(
@@ -136,23 +130,3 @@ def run(call: EngineCall) -> None:
         RESIDENT=resident,
         **constants,
     )
-
-
-def _check(call: EngineCall, positions: torch.Size, classes: int, given: Tensor | None) -> None:
-    """Raises a RuntimeError if shapes or dtypes do not fit the input; `given` are statistics to be read."""
-    input = call.input
-    _, _, terms, normalizer, lse_gradient = call.options
-    check_shape(input.shape if call.target.is_floating_point() else positions, call.target)
-    check_shape((classes,), call.weight)
-    check_shape(input.shape, *call.gradients[:2])
-    check_shape(positions, call.losses, call.losses_upstream, lse_gradient, call.argmax)
-    if terms and (call.loss.name == "nll_loss" or len(terms) != len(NO_TERMS)):
-        raise RuntimeError("fused_losses: expected four terms of a softmax")
-    if normalizer is not None and (normalizer.dim() or normalizer.dtype is not torch.float64):
-        raise RuntimeError("fused_losses: expected a normalizer of float64, without dimensions")
-    if given is not None:
-        has_entropy = bool(terms and terms[1])
-        dtype = torch.float64 if input.dtype is torch.float64 else torch.float32
-        shape = (3 if has_entropy else 2, positions.numel())
-        if given.shape != shape or given.dtype is not dtype or not given.is_contiguous():
-            raise RuntimeError("fused_losses: these are not the statistics of this input")

@@ -25,7 +25,7 @@ from fused_losses.triton_kernels.iteration import (
 )
 from fused_losses.triton_kernels.launch import launch
 from fused_losses.triton_kernels.memory import elements_of, load_numbers, row_starts, store, store_numbers
-from fused_losses.triton_kernels.operators import EngineCall, check_shape
+from fused_losses.triton_kernels.operators import EngineCall
 from fused_losses.triton_kernels.reduce import finish, reduction_arguments, upstream_of_reduced
 
 
@@ -157,15 +157,10 @@ def vectors(
 def run(call: EngineCall) -> None:
     """Writes what is asked for of a loss of vectors."""
     formula = FORMULAS[call.loss.name]
-    operands = [x for x in (call.input, call.target, call.extra) if x is not None]
-    if call.weight is not None:
-        raise RuntimeError("fused_losses: losses of vectors take no weight")
-    if len(operands) < 3 or any(x.dim() == 0 for x in operands):
-        raise RuntimeError("fused_losses: expected three operands with vectors in their last dimension")
+    assert call.extra is not None
+    operands = [call.input, call.target, call.extra]
     shape = broadcast(*operands)
     positions, length, axis = shape[:-1], shape[-1], len(shape) - 1
-    check_shape(shape, *call.gradients)
-    check_shape(positions, call.losses, call.losses_upstream)
 
     with_axis = [x.expand(shape) for x in operands[: formula.vectors]]
     # The third operand of a pair is a number for each position, in a last dimension of size 1.
