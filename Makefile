@@ -25,12 +25,12 @@ KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_extensions.py test
 
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
-CUDA_TESTS = $(KERNEL_TESTS) tests/losses/test_sizes.py
+CUDA_TESTS = $(KERNEL_TESTS) tests/losses/test_sizes.py tests/losses/test_border.py
 CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/backends/cuda_on_cpu/*.*)
 
 # Triton's kernels, on the CPU.
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
-TRITON_TESTS = $(KERNEL_TESTS) tests/backends/test_triton.py tests/backends/test_triton_formulas.py
+TRITON_TESTS = $(KERNEL_TESTS) tests/backends/test_triton.py tests/losses/test_border.py tests/backends/test_triton_formulas.py
 
 # The oldest torch has an environment and a copy of the package of its own, since libraries are not named after torch.
 OLDEST := build/oldest
