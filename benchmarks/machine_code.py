@@ -181,14 +181,16 @@ class Resources:
 
 @dataclass
 class Report:
-    """What there is to say of a kernel."""
+    """A compiled kernel, and what follows from its machine code."""
 
     resources: Resources
     code: Code
     elements: int
-    """Of a tile."""
+    """Elements of a tile."""
     threads: int
+    """Threads of a program."""
     hot: list[frozenset[int]] = field(init=False)
+    """The instructions of each hot loop, or all instructions if there is no loop."""
 
     def __post_init__(self) -> None:
         self.hot = self.code.hot_loops or [frozenset(range(len(self.code.instructions)))]
@@ -197,25 +199,29 @@ class Report:
         """Instructions of the hot loops, executed by all threads, for each element of the tile.
 
         Every instruction of a loop counts once, also those of rare cases; a loop inside that loads and stores
-        nothing counts as one turn. Of a loop that the compiler has unrolled, too many count. Without any,
-        all of the kernel's count.
+        nothing counts as one turn. Too many instructions count where the compiler has unrolled a loop.
+        Without any loop, all instructions of the kernel count.
         """
         count = sum(counted(self.code.instructions[i]) for loop in self.hot for i in loop)
         return count * self.threads / self.elements
 
     def widths(self, kind: str) -> str:
-        """Of the hot loops' accesses: "4x128 1x64"."""
-        found = Counter(bits for loop in self.hot for of, bits in self.code.accesses(loop) if of == kind)
+        """How many accesses of the hot loops have so many bits, such as "4x128 1x64".
+
+        Args:
+            kind: "load" or "store".
+        """
+        found = Counter(bits for loop in self.hot for each, bits in self.code.accesses(loop) if each == kind)
         return " ".join(f"{count}x{bits}" for bits, count in sorted(found.items(), reverse=True))
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with it."""
+        """What is wrong with the kernel, in words; empty if nothing is."""
         found = ["spills"] if self.resources.spilled else []
         widths = set()
         for loop in self.code.hot_loops:
             for kind in ("load", "store"):
-                bits = [bits for of, bits in self.code.accesses(loop) if of == kind]
+                bits = [bits for each, bits in self.code.accesses(loop) if each == kind]
                 if len(bits) > FEW_ACCESSES and max(bits) < WIDE:
                     widths.add((kind, max(bits)))
         found += [f"{kind}s of {bits} bits at the most" for kind, bits in sorted(widths)]
@@ -227,7 +233,7 @@ class Report:
 
 
 def report_of(compiled: Any, elements: int) -> Report:
-    """A `CompiledKernel` of Triton, whose tiles have so many elements."""
+    """The report of a `CompiledKernel` of Triton, whose tiles have so many elements."""
     metadata = compiled.metadata
     threads = metadata.num_warps * metadata.target.warp_size
     if metadata.target.backend == "cuda":
@@ -248,7 +254,7 @@ def _read_cubin(cubin: bytes) -> tuple[Resources, Code]:
     resources = Resources(numbers["REG"], numbers["STACK"] + numbers["LOCAL"], 0)
     code = Code([], {})
     source = ""
-    # Of a barrier register, where its threads meet again.
+    # The label at which the threads of a barrier register meet again.
     meeting: dict[str, str] = {}
     for line in text.splitlines():
         if found := re.match(r'\s*//## File "([^"]*)"', line):

@@ -13,10 +13,10 @@ from fused_losses.bench.timing import fresh, gradients, one_line
 from fused_losses.bench.tolerance import allowance, ulp
 from fused_losses.samples import Inputs
 
-# How torch words, in several types of exceptions, that it has no kernel of a dtype.
+# What torch says, in several types of exceptions, where it has no kernel for a dtype.
 NO_KERNEL = "not implemented for"
 
-# Longer calls are not made twice: what a second one would tell, the tests tell.
+# Seconds beyond which a call over a head is not made a second time: what that would tell, the tests tell.
 SLOW_SECONDS = 5.0
 
 
@@ -51,21 +51,22 @@ def run(function: LossFn, inputs: Inputs, pass_: Pass) -> Result:
     if pass_ == "forward":
         with torch.no_grad():
             return Result(function(*inputs), ())
-    mine = fresh(inputs)
-    loss = function(*mine)
-    return Result(loss.detach(), gradients(loss, mine))
+    copies = fresh(inputs)
+    loss = function(*copies)
+    return Result(loss.detach(), gradients(loss, copies))
 
 
 def _as(dtype: torch.dtype, tensors: Sequence[Tensor]) -> Inputs:
+    """The tensors, of which floating ones are cast to a dtype."""
     return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
 
 
 def _kind_mismatch(result: Result, expected: Sequence[tuple[torch.dtype, torch.Size]]) -> str:
     """What is wrong with dtype or shape, compared with those of eager's result; empty if nothing is."""
     names = ["loss", *(f"gradient {index}" for index in range(len(expected) - 1))]
-    for name, mine, (dtype, shape) in zip(names, (result.loss, *result.grads), expected, strict=True):
-        if (mine.dtype, mine.shape) != (dtype, shape):
-            return f"WRONG {name}: {mine.dtype} {tuple(mine.shape)}, eager has {dtype}"
+    for name, found, (dtype, shape) in zip(names, (result.loss, *result.grads), expected, strict=True):
+        if (found.dtype, found.shape) != (dtype, shape):
+            return f"WRONG {name}: {found.dtype} {tuple(found.shape)}, eager has {dtype}"
     return ""
 
 
@@ -78,21 +79,22 @@ def exact(case: Case, inputs: Inputs, pass_: Pass) -> Result:
 
 
 def in_kernels_dtype(function: LossFn, inputs: Inputs, pass_: Pass) -> Result:
-    """Torch's result; if torch has no kernel of this dtype, what it has in float32, rounded."""
+    """Torch's result; if torch has no kernel for the inputs' dtype, its result in float32, rounded."""
     try:
         return run(function, inputs, pass_)
     except RuntimeError as error:  # NotImplementedError is one
         if NO_KERNEL not in str(error):
             raise
     dtype = inputs[0].dtype
-    wide = run(function, _as(torch.float32, inputs), pass_)
-    return Result(wide.loss.to(dtype), _as(dtype, wide.grads))
+    in_float32 = run(function, _as(torch.float32, inputs), pass_)
+    return Result(in_float32.loss.to(dtype), _as(dtype, in_float32.grads))
 
 
 class Judge:
     """Knows the float64 result of a case and how far eager torch is from it.
 
-    Of a batch that repeats its rows, the float64 result is that of the part, and holds of each repetition.
+    Where a batch repeats a part of its rows, the float64 result is the part's, and must hold for each
+    repetition.
     """
 
     def __init__(self, case: Case, pass_: Pass, pool: Sequence[Inputs]) -> None:
@@ -108,21 +110,24 @@ class Judge:
         part = case.part(self._inputs)
         self._target = part[1]
         self._exact = exact(case, part, pass_)
-        theirs = in_kernels_dtype(eager(case), self._inputs, pass_)
-        self._kinds = [(x.dtype, x.shape) for x in (theirs.loss, *theirs.grads)]
-        # An ulp at every gradient element, and the largest errors that are accepted.
+        by_eager = in_kernels_dtype(eager(case), self._inputs, pass_)
+        self._kinds = [(x.dtype, x.shape) for x in (by_eager.loss, *by_eager.grads)]
+        # The unit in the last place of every gradient element, and the largest errors that are accepted.
         self._units = [
-            self._unit(exact, theirs.dtype)
-            for exact, theirs in zip(self._exact.grads, theirs.grads, strict=True)
+            self._unit(exact, grad.dtype)
+            for exact, grad in zip(self._exact.grads, by_eager.grads, strict=True)
         ]
-        self._allowed = self._allowance(theirs)
+        self._allowed = self._allowance(by_eager)
 
     def _unit(self, exact: Tensor, dtype: torch.dtype) -> Tensor:
-        """The unit of every element; of sums of products that nearly cancel, it is the largest element's."""
+        """The unit in the last place of every element; behind a linear layer, that of the largest element.
+
+        The elements there are sums of products, which may nearly cancel.
+        """
         return ulp(exact.abs().max() if self._is_head else exact, dtype)
 
     def _errors(self, result: Result) -> Iterator[Result]:
-        """How far each repetition of the part is from the float64 result, of the part alone."""
+        """The absolute errors of each repetition of the part against the float64 result of the part."""
         # A mean divides by the whole batch: gradients are smaller, the loss is the same. `_parts` is a power
         # of two, by which nothing is rounded.
         loss = result.loss.double() / (self._parts if self._is_sum else 1)
@@ -135,24 +140,24 @@ class Judge:
             ]
             yield Result((loss - self._exact.loss).abs(), tuple(grads))
 
-    def _allowance(self, theirs: Result) -> Result:
+    def _allowance(self, by_eager: Result) -> Result:
         """The largest error that is accepted, of the loss and of each gradient element."""
         worst: list[Tensor] | None = None
-        for error in self._errors(theirs):
-            mine = [self._worst_of_kind(e, u) for e, u in zip(error.grads, self._units, strict=True)]
-            worst = mine if worst is None else list(map(torch.maximum, worst, mine))
+        for error in self._errors(by_eager):
+            largest = [self._worst_of_kind(e, u) for e, u in zip(error.grads, self._units, strict=True)]
+            worst = largest if worst is None else list(map(torch.maximum, worst, largest))
             loss = error.loss
         grads = [allowance(each, unit) for each, unit in zip(worst or [], self._units, strict=True)]
-        return Result(allowance(loss, ulp(self._exact.loss, theirs.loss.dtype)), tuple(grads))
+        return Result(allowance(loss, ulp(self._exact.loss, by_eager.loss.dtype)), tuple(grads))
 
     def _worst_of_kind(self, error: Tensor, unit: Tensor) -> Tensor:
-        """What eager's largest error among the elements of the same kind means at every element.
+        """For every element, eager's largest error among the elements of the same kind.
 
-        A loss of class indices has two kinds, whose gradients differ by orders of magnitude: one
-        must not excuse the other. The target column, p - 1, cancels, so that only its absolute
-        error means anything; so do the gradients of the other losses. The other columns, p, do not
-        cancel: counted in units in the last place, the error of a likely class does not excuse that
-        of the thousands of unlikely ones.
+        A loss of labels has two kinds, whose gradients differ by orders of magnitude: one must not excuse the
+        other. The label's element, p - 1, nearly cancels, so that only its absolute error means anything; so
+        do the gradients of the other losses. The other elements, p, do not cancel: their errors count in
+        units in the last place, so that the error of a likely class does not excuse that of thousands of
+        unlikely ones.
         """
         target = self._target
         if self._is_head or target.is_floating_point() or target.shape == error.shape:
@@ -183,15 +188,16 @@ class Judge:
         return Verdict(problem, seconds=seconds) if problem else self._compare(result, seconds)
 
     def _compare(self, result: Result, seconds: float) -> Verdict:
+        """The verdict on a result whose dtypes and shapes are right."""
         bad = [0] * len(result.grads)
         ulps = []
         for error in self._errors(result):
-            for index, (mine, allowed, unit) in enumerate(
+            for index, (found, allowed, unit) in enumerate(
                 zip(error.grads, self._allowed.grads, self._units, strict=True)
             ):
-                # `not <=` and never `>`: an error of NaN is a failure.
-                bad[index] += int((~(mine <= allowed)).sum())
-                ulps.append(mine.div_(unit).max())
+                # `not <=` rather than `>`, so that an error of NaN is a failure.
+                bad[index] += int((~(found <= allowed)).sum())
+                ulps.append(found.div_(unit).max())
         relative = (error.loss / self._exact.loss.abs()).item()
         problems = [] if bool(error.loss <= self._allowed.loss) else [f"loss off by {relative:.1e}"]
         problems += [
@@ -199,6 +205,6 @@ class Judge:
             for count, gradient in zip(bad, result.grads, strict=True)
             if count
         ]
-        # Not Python's max, which loses a NaN.
+        # Python's max would lose a NaN.
         worst = torch.stack(ulps).max().item() if ulps else None
         return Verdict(f"WRONG: {', '.join(problems)}" if problems else "", worst, relative, seconds)
