@@ -48,7 +48,7 @@ class ClassMarginCall {
       const View view(*upstream, "upstream");
       arguments_.upstream = {view.data, view.dtype, only_stride(view, arguments_.rows), 0};
     }
-    // Of no rows, the mean is 0.
+    // Without rows, the mean is 0.
     if (reduction == kMean) divisor_ = static_cast<double>(std::max<int64_t>(arguments_.rows, 1));
   }
 
@@ -60,7 +60,7 @@ class ClassMarginCall {
   void write_losses(const View& losses) { arguments_.losses = {losses.data, losses.dtype}; }
 
  protected:
-  // Rows and classes.
+  // A tensor of rows and classes.
   RowTensor describe(const View& view) const {
     return {view.data, view.dtype, view.dims == 1 ? 0 : view.strides[0], view.strides[view.dims - 1]};
   }
@@ -71,7 +71,7 @@ class ClassMarginCall {
  private:
   static constexpr bool kSeveralTargets = parameter_count == 0;
 
-  // Of a tensor of n elements, in one dimension or, where n is 1, in none.
+  // The stride of a tensor of n elements in one dimension, or, if n is 1, in none.
   static int64_t only_stride(const View& view, int64_t n) {
     if (view.count != n || view.dims > 1) refuse(view, "have shape (" + std::to_string(n) + ",)");
     return view.dims ? view.strides[0] : 0;

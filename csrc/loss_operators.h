@@ -1,18 +1,19 @@
 // The four operators of a loss, for any engine: which tensors are made, and what is computed into them.
 //
 // A Call goes from tensors to the arguments of an engine, and refuses what the engine cannot take. It has
-//   kHasStatistics  whether there is something of each row to keep for the backward: then also
-//                   statistics_layout(), statistics_dtype() and write_statistics(view); and write_argmax(view)
+//   kHasStatistics  whether there are statistics of each row to keep for the backward; if so, also statistics_layout(),
+//                   statistics_dtype(), write_statistics(view) and write_argmax(view)
 //   kMostReduction  the last of the reductions that it knows
-//   Call(operands, options..., reduction, upstream)  upstream: of each loss, where there is one for each
+//   Call(operands, options..., reduction, upstream)  `upstream` is absent unless each loss has an upstream gradient
 //   operand(k)            input, target or extra
 //   derivatives()         the bits of the operands that there are derivatives for
-//   gradient_layout(k), write_gradient(k, view)  where the derivative with respect to operand k goes
-//   loss_layout(), write_losses(view)            where losses go that are not reduced
-//   empty(layout, dtype, like)  a tensor where `like` is
-//   forward(loss)   once all tensors are known; `loss` is where the reduced one goes, null if there is none
-//   backward(upstream, ready)   the same; `upstream` of the reduced loss, null if there is one of each. `ready` says
-//                   that derivatives are there for an upstream gradient of 1: if it is 1, they stay untouched
+//   gradient_layout(k), write_gradient(k, view)  the layout of the derivative with respect to operand k, and its memory
+//   loss_layout(), write_losses(view)            the same for losses that are not reduced
+//   empty(layout, dtype, like)  a new tensor on the device of `like`
+//   forward(loss)   computes all, once all memory is known; the reduced loss goes to `loss`, null if there is none
+//   backward(upstream, ready)  computes the derivatives; `upstream` is that of the reduced loss, null if each loss has
+//   its
+//                   own. If `ready`, the derivatives for an upstream gradient of 1 are there: if it is 1, they stay
 #pragma once
 
 #include <bit>

@@ -43,13 +43,13 @@ class PointwiseCall {
  protected:
   double count() const { return static_cast<double>(arguments_.iteration.count); }
 
-  // What a reduction divides by, where it is neither of the two that elements must be looked at for.
+  // What a reduction divides by, unless it is the sum of the weights or the number of elements that are not ignored.
   double plain_divisor(int64_t reduction) const {
     if (reduction == kBatchMean && operands_[0]->dims) return static_cast<double>(operands_[0]->sizes[0]);
     return reduction == kMean ? count() : 1;
   }
-  // The mean is over the weights themselves, also where they are broadcast over a larger target, as in torch: the
-  // sum over all elements counts each of them `copies()` times.
+  // As in torch, the mean divides by the sum of the weights themselves, also where they are broadcast over a larger
+  // target: a sum over all elements counts each weight `copies()` times.
   bool divides_by_weights(int64_t reduction) const {
     return reduction == kMean && Formula::kMeanOverWeight && factors_[0].has_value();
   }

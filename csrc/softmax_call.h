@@ -6,18 +6,18 @@
 
 namespace fused_losses {
 
-// The positions of logits (N, C, d1, ...) are (N, d1, ...); of labels, all dimensions. Which of a tensor's own
-// dimensions is position d:
+// Which of a tensor's dimensions is dimension d of the positions (N, d1, ...): if it has classes, (N, C, d1, ...), C is
+// left out.
 inline int own_dimension(int d, bool has_classes, int dims) { return has_classes && (d > 0 || dims == 1) ? d + 1 : d; }
 
-// kSoftmax: whether a softmax comes first, whose maxima and sums are worth keeping.
+// kSoftmax says whether the loss begins with a softmax, whose statistics are worth keeping.
 template <bool kSoftmax>
 class SoftmaxCall {
  public:
   static constexpr bool kHasStatistics = kSoftmax;
   static constexpr int64_t kMostReduction = kSum;
 
-  // `extra` is what write_statistics() was given going forward.
+  // `operands.extra` holds the statistics that the forward has written, or nothing.
   SoftmaxCall(const Operands& operands, int64_t ignore_index, double label_smoothing, const std::vector<double>& terms,
               const OptionalTensor& normalizer, const OptionalTensor& lse_gradient, int64_t reduction,
               const OptionalTensor& upstream)
@@ -90,7 +90,7 @@ class SoftmaxCall {
   }
   void write_losses(const View& losses) { arguments_.losses = {losses.data, losses.dtype}; }
 
-  // Each row's maximum, sum and, if there is an entropy, excess: (2 or 3, rows).
+  // The statistics of all positions, (2 or 3, P): references, sums and, if there is an entropy, mean excesses.
   Layout statistics_layout() const {
     const int64_t sizes[] = {arguments_.terms.entropy != 0 ? 3 : 2, loss_layout().count};
     return Layout(2, sizes);
@@ -110,7 +110,7 @@ class SoftmaxCall {
  protected:
   bool is_mean() const { return reduction_ == kMean; }
 
-  // Merges the positions' dimensions where all tensors allow, once all are known.
+  // Merges dimensions of the positions where all tensors allow, once all tensors are known.
   void merge_positions() {
     int last = -1;
     for (int d = 0; d < dims_; ++d) {
@@ -122,7 +122,7 @@ class SoftmaxCall {
       sizes_[into] = merge ? sizes_[into] * sizes_[d] : sizes_[d];
       for_each_tensor([&](ClassTensor& tensor) { tensor.strides.outer[into] = tensor.strides.outer[d]; });
     }
-    // The innermost one is `inner`, unless it is N: positions side by side are what tiles are for.
+    // The innermost dimension becomes `inner`, along which tiles lie; what is outside of it, `outer`.
     for_each_tensor([&](ClassTensor& tensor) { tensor.strides.inner = last >= 0 ? tensor.strides.outer[last] : 0; });
     arguments_.inner = last >= 0 ? sizes_[last] : 1;
     arguments_.outer_dims = last >= 0 ? last : 0;

@@ -28,7 +28,7 @@ inline bool is_dense(const View& view) {
 // More elements than this have more than 2^63 bytes, if they are of 8 bytes.
 inline constexpr int64_t kMostElements = int64_t{1} << 60;
 
-// Sizes and strides of a result: contiguous, unless it can have the layout of `like`, where that is dense.
+// Sizes and strides of a result: those of `like`, if it has these sizes and is dense; else it is contiguous.
 struct Layout {
   int dims;
   int64_t count = 1;
@@ -60,7 +60,8 @@ inline Tensor empty_strided(const Layout& layout, ScalarType dtype, int32_t devi
   return Tensor(handle);
 }
 
-// Decides in which order the elements of broadcast operands are visited, and describes operands in it.
+// The order in which the elements of operands that are broadcast against each other are visited, and the operands as
+// the iteration in this order sees them.
 class BroadcastOrder {
  public:
   // `input`, one of the operands, decides the order: the one in which it lies in memory, where it is dense. Factors
@@ -71,7 +72,7 @@ class BroadcastOrder {
     for (int d = 0; d < layout_.dims; ++d) order_[d] = d;
     std::stable_sort(order_, order_ + layout_.dims,
                      [&](int a, int b) { return layout_.strides[a] > layout_.strides[b]; });
-    // Merge a dimension into the one before it where every operand steps through both as through one.
+    // Merges a dimension into the one before it if every operand steps through both as through one.
     iteration_.count = layout_.count;
     int last = -1;
     for (int k = 0; k < layout_.dims; ++k) {
@@ -147,7 +148,7 @@ class BroadcastOrder {
   int64_t sizes_[kMaxDims];
   Layout layout_;
   int order_[kMaxDims];
-  int ends_[kLoopDims];  // the innermost of the dimensions merged into each one of the iteration
+  int ends_[kLoopDims];  // for each dimension of the iteration, the innermost of those that were merged into it
   Iteration iteration_;
 };
 

@@ -6,7 +6,7 @@
 
 namespace fused_losses {
 
-// A tensor without its last dimension.
+// A view of a tensor without its last dimension.
 inline View without_last_dimension(View view) {
   --view.dims;
   ++view.hidden_dims;
@@ -88,7 +88,8 @@ class VectorsCall {
     VectorOperand result;
     result.starts = order_.operand(without_last_dimension(view));
     const int64_t size = view.sizes[view.dims - 1];
-    // A vector of one element that is broadcast stays where it is; where vectors have but one, the stride says nothing.
+    // A vector of one element that is broadcast is read again and again: stride 0. Where all vectors have one element,
+    // the stride is not used.
     result.stride = size != 1 ? view.strides[view.dims - 1] : arguments_.length == 1 ? 1 : 0;
     return result;
   }

@@ -1,4 +1,4 @@
-// Making CPU tensors.
+// Making tensors on the CPU, and what all losses on the CPU have in common.
 #pragma once
 
 #include "../tensor.h"
@@ -19,14 +19,15 @@ inline Tensor empty(const Layout& layout, ScalarType dtype) {
   return empty_strided(layout, dtype, aoti_torch_device_type_cpu(), 0);
 }
 
+// The number in a tensor of one element, and below, setting it.
 inline double number(const View& view) { return load_as<double>(view.data, view.dtype, 0); }
 
 inline void set_number(const View& view, double value) { store_as(view.data, view.dtype, 0, value); }
 
 // What all losses on the CPU have in common, for LossOperators. A Call has
-//   prepare()            the last moment for errors, since the input may be overwritten; nothing, where there are none
-//   divisor()            of the mean, 1 for other reductions
-//   run(scale, forward)  derivatives times scale; returns the sum of the losses if going forward
+//   prepare()            throws what errors there are, before the input may be overwritten; may be left out
+//   divisor()            what the reduction divides by
+//   run(scale, forward)  writes derivatives times scale and losses; going forward, returns the sum of the losses
 template <class Call>
 class OnCpu {
  public:

@@ -1,4 +1,4 @@
-// Making tensors on a GPU, and where the work on them goes.
+// Making tensors on a GPU, where the work on them goes, and what all losses on a GPU have in common.
 #pragma once
 
 #include <cstring>
@@ -14,7 +14,7 @@
 #include "errors.h"
 #endif
 
-// Implements operators for the device.
+// Begins the registration of operators for GPUs; under FUSED_LOSSES_CUDA_ON_CPU, for the CPU.
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
 #define FUSED_LOSSES_GPU_OPERATORS(m) STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m)
 #else
@@ -33,7 +33,7 @@ inline Tensor empty_on(int device, const Layout& layout, ScalarType dtype) {
   return empty_strided(layout, dtype, device_type(), device);
 }
 
-// The tensors' device is the current one as long as this lives.
+// Makes the tensor's device the current one for as long as this object lives.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& tensor) {
@@ -46,7 +46,7 @@ class OnDevice {
     FUSED_LOSSES_CHECK(aoti_torch_create_cuda_guard(queue_.device, &guard_));
     FUSED_LOSSES_CHECK(aoti_torch_get_current_cuda_stream(queue_.device, &queue_.stream));
     queue_.processors = attribute(cudaDevAttrMultiProcessorCount);
-    constexpr int kDeclared = 8 << 10;  // more than kernels declare themselves
+    constexpr int kDeclared = 8 << 10;  // more than any kernel declares itself
     queue_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kDeclared;
 #endif
   }
@@ -72,9 +72,9 @@ class OnDevice {
 #endif
 };
 
-// Room for what blocks leave for each other, and the count of those that have arrived, which is 0 between launches.
-// Launches on one stream follow each other, and share it for good. A graph may be replayed on any stream, beside
-// others: each of its launches has its own, set to 0 by the graph.
+// The scratch memory of a launch (Reduced): what blocks leave for each other, and the count of those that have arrived,
+// which is 0 between launches. Launches on one stream follow each other, so they share the memory for good. A graph may
+// be replayed on any stream, beside others: each of its launches has memory of its own, which the graph sets to 0.
 class Scratch {
  public:
   Scratch(const Queue& queue, Reduced& reduced) : memory_(is_capturing(queue) ? made(queue) : kept_for_stream(queue)) {
@@ -111,10 +111,11 @@ class Scratch {
     return memory;
   }
 
-  // As torch's allocator, this takes a stream for its handle: one that is destroyed must have done its work.
+  // Streams are identified by their handles, as torch's allocator does. A handle may come again after its stream was
+  // destroyed, so that stream must have done its work.
   static Tensor kept_for_stream(const Queue& queue) {
     static std::mutex mutex;
-    // Never destroyed: when the process ends, the allocator may have gone first.
+    // Never destroyed: when the process ends, torch's allocator may be gone already.
     static auto& by_stream = *new std::map<std::pair<int, void*>, Tensor>;
     const std::lock_guard lock(mutex);
     const auto key = std::make_pair(queue.device, queue.stream);
@@ -123,7 +124,7 @@ class Scratch {
       // This thread may be allocating from the pool of a graph that is about to be captured, which must outlive its
       // memory: torch gives other threads memory from elsewhere.
       const auto elsewhere = [&queue] {
-        // This stream's, or the memory may be what another stream has freed and still works on.
+        // Allocated for this stream: else it may be memory that another stream has freed and still works on.
         set_stream(queue);
         return allocated(queue);
       };
