@@ -23,6 +23,7 @@ LAYERS = (
     ("autograd", "backends"),
     ("ops", "triton_kernels"),
     ("divisors", "fakes", "architectures"),
+    ("operator_checks",),
     ("registry",),
     ("reference", "samples"),
     ("shapes", "devices", "call", "unpatched"),
