@@ -144,7 +144,7 @@ def merge(numbers: Tensor, target: Target, largest: bool = False) -> Merged:
     total = sums.sum(0)
     zero = torch.zeros_like(top)
     mean_excess = mass = cross = x_y = weight = zero
-    if "moment" in told:
+    if "mean_excess" in told:
         excess = told["mean_excess"].double() + steps
         mean_excess = torch.where(sums != 0, sums * excess, 0).sum(0) / total
     if "mass" in told:
