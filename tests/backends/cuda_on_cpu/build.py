@@ -20,7 +20,6 @@ HEADERS = [*(ROOT / "csrc").rglob("*.h"), *CUDA.glob("*.cuh"), *Path(__file__).p
 FLAGS = [
     "-std=c++20",
     "-O1",
-    "-g",
     "-fPIC",
     "-fvisibility=hidden",
     "-Wall",
@@ -37,7 +36,7 @@ FLAGS = [
 def build(folder: Path, sanitizer: str = "") -> Path:
     """Makes the library in a folder, compiles again where sources are newer, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    flags = [*FLAGS, *([f"-fsanitize={sanitizer}"] if sanitizer else [])]
+    flags = [*FLAGS, *(["-g", f"-fsanitize={sanitizer}"] if sanitizer else [])]
     newest = max(path.stat().st_mtime for path in HEADERS)
 
     def compile_one(source: Path) -> Path:
