@@ -69,7 +69,7 @@ def checked_scale(scale: Callable[[Tensor, Tensor], None]) -> Callable[[Tensor, 
 
 
 def _bytes(tensor: Tensor) -> int:
-    """From the begin of the first element to the end of the last one; 0 where there are none."""
+    """The number of bytes from the first element's begin to the last one's end; 0 without elements."""
     if tensor.numel() == 0:
         return 0
     steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -77,7 +77,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _check_storages(checks: Checks, tensors: dict[str, Tensor | None]) -> None:
-    """Whoever resizes a storage does not ask the tensors that lie in it."""
+    """Checks that tensors lie within their storages, which may have been resized under them."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -88,13 +88,16 @@ def _check_storages(checks: Checks, tensors: dict[str, Tensor | None]) -> None:
 
 
 def _check_disjoint(checks: Checks, name: str, tensor: Tensor, written_name: str, written: Tensor) -> None:
+    """Checks that two tensors have no byte in common; those on the meta device have no bytes."""
+    if tensor.is_meta:
+        return
     begin, end = tensor.data_ptr(), tensor.data_ptr() + _bytes(tensor)
     if begin < written.data_ptr() + _bytes(written) and written.data_ptr() < end:
         checks.refuse(name, f"share no memory with {written_name}, which is written to", "in the same memory")
 
 
 def _check_into(checks: Checks, call: Arguments, into: list[Tensor]) -> None:
-    """Nothing of what is written to is read, but for the input's gradient by the input itself."""
+    """Checks that what is written to is not read; only the input may be overwritten by its own gradient."""
     check_into(call, into)
     _check_storages(checks, {f"into[{k}]": x for k, x in enumerate(into)})
     for k, tensor in enumerate(into):
