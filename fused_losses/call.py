@@ -73,6 +73,11 @@ class SoftmaxOptions(NamedTuple):
 Options = PointwiseOptions | Parameters | SoftmaxOptions
 
 
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which numbers of that dtype are added up: float32, float64 for float64."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
 @dataclass(frozen=True, init=False)
 class Call:
     """A call that kernels take. Whoever makes one has checked shapes, dtypes and devices."""

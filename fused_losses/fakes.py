@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fused_losses.call import accumulate_dtype
 from fused_losses.operator_checks import (
     Arguments,
     Checks,
@@ -65,10 +66,11 @@ def results_of(loss: Loss) -> tuple[Callable[..., Any], ...]:
             result = _like(input, losses_shape(loss.family, *operands), dtype)
         kept = []
         if loss.has_statistics and gradients & STATISTICS:
-            accumulate_dtype = torch.float64 if input.dtype is torch.float64 else torch.float32
             terms = arguments[6]
             numbers = 3 if terms and terms[1] else 2
-            kept.append(input.new_empty((numbers, positions(input).numel()), dtype=accumulate_dtype))
+            kept.append(
+                input.new_empty((numbers, positions(input).numel()), dtype=accumulate_dtype(input.dtype))
+            )
         if loss.has_statistics and gradients & ARGMAX:
             kept.append(input.new_empty(positions(input), dtype=torch.int64))
         return [result, *kept, *_gradients(loss.family, operands, gradients)]

@@ -8,9 +8,18 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fused_losses import reference, samples
+from fused_losses.call import Options, Parameters, PointwiseOptions, SoftmaxOptions
 
 Family = Literal["pointwise", "vectors", "softmax", "class_margin"]
 """Which engine runs a loss, and so the options of its operators; see `fused_losses.ops`."""
+
+OPTIONS: dict[Family, type[Options]] = {
+    "pointwise": PointwiseOptions,
+    "vectors": Parameters,
+    "softmax": SoftmaxOptions,
+    "class_margin": Parameters,
+}
+"""The options of a family's operators, whose fields are in the order of their schemas."""
 
 INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT, STATISTICS, ARGMAX = 1, 2, 4, 8, 16
 """Bits of what an operator is asked for: derivatives with respect to its first three operands, what the

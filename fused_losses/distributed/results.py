@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fused_losses.call import accumulate_dtype
 from fused_losses.distributed.rows import Merged
 from fused_losses.distributed.target import Target
-from fused_losses.linear.head import accumulate_dtype
 from fused_losses.losses.softmax_outputs import CrossEntropyOutput, Requested, reduce_rows
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fused_losses.call import Reduction, SoftmaxOptions
+from fused_losses.call import Reduction, SoftmaxOptions, accumulate_dtype
 from fused_losses.distributed.target import Options, Target
-from fused_losses.linear.head import accumulate_dtype
 from fused_losses.ops import OPERATORS
 from fused_losses.registry import ARGMAX, INPUT_GRADIENT, STATISTICS
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from fused_losses import losses
+from fused_losses.call import accumulate_dtype
 from fused_losses.linear.autograd import Strategy
 from fused_losses.linear.choice import over_head
 from fused_losses.linear.chunks import rows_per_chunk
 from fused_losses.linear.composition import logits_of
-from fused_losses.linear.head import Head, accumulate_dtype, is_head
+from fused_losses.linear.head import Head, is_head
 from fused_losses.modes import autocasts
 
 

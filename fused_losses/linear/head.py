@@ -8,23 +8,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_losses.call import Call, Parameters, PointwiseOptions, SoftmaxOptions
+from fused_losses.call import Call, Parameters, PointwiseOptions, SoftmaxOptions, accumulate_dtype
 from fused_losses.dispatch import kernels_take
 from fused_losses.losses.checks import FLOATING
 from fused_losses.losses.plans import PLANS
 from fused_losses.modes import autocasts
-from fused_losses.registry import LOSSES
+from fused_losses.registry import LOSSES, OPTIONS
 
 
 class Head(NamedTuple):
     """A linear layer and its input, which make the logits input @ weight.T + bias."""
 
     input: Tensor
-    """(N, D)"""
+    """(N, D)."""
     weight: Tensor
-    """(V, D), or (C, d1, ..., D) for a loss over more dimensions than classes; V is C d1 ..."""
+    """(V, D), or (C, d1, ..., D) for a loss over more dimensions than classes; V is C d1 ...."""
     bias: Tensor | None
-    """(V) or (C, d1, ...)"""
+    """(V) or (C, d1, ...)."""
 
     @property
     def classes(self) -> torch.Size:
@@ -33,13 +33,8 @@ class Head(NamedTuple):
 
     @property
     def accumulate_dtype(self) -> torch.dtype:
-        """The dtype of sums: float32, float64 for float64."""
+        """The dtype of sums over the head's numbers."""
         return accumulate_dtype(self.input.dtype)
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which numbers of that dtype are added up."""
-    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def is_head(head: Head) -> bool:
@@ -82,11 +77,6 @@ class HeadCall:
         """The dtype of the workspace."""
         return self.call.input.dtype
 
-    @property
-    def is_softmax(self) -> bool:
-        """Whether the loss is of the softmax family, whose rows have labels or probabilities."""
-        return LOSSES[self.call.name].family == "softmax"
-
     def to_arguments(self) -> tuple[Any, ...]:
         """The arguments of the operators, which take no values but tensors, numbers and strings."""
         call, options = self.call, self.call.options
@@ -111,10 +101,10 @@ class HeadCall:
         *head, name, target, weight, extra, parameters, ignore_index = arguments[:9]
         smoothing, terms, normalizer, reduction, dtype, logits_dtype, chunk_rows = arguments[9:]
         options: Any = Parameters(tuple(parameters))
-        family = LOSSES[name].family
-        if family == "softmax":
+        kind = OPTIONS[LOSSES[name].family]
+        if kind is SoftmaxOptions:
             options = SoftmaxOptions(ignore_index, smoothing, tuple(terms), normalizer)
-        elif family == "pointwise":
+        elif kind is PointwiseOptions:
             options = PointwiseOptions(tuple(parameters), ignore_index)
         logits = logits_like(Head(*head), logits_dtype)
         call = Call(name, logits, target, options, reduction, weight=weight, extra=extra)

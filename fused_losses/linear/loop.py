@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fused_losses.call import accumulate_dtype
 from fused_losses.linear.chunks import put, take
-from fused_losses.linear.head import Head, accumulate_dtype
+from fused_losses.linear.head import Head
 from fused_losses.linear.products import Products
 
 Kernel = Callable[[Any, Tensor], None]

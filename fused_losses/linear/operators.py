@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from fused_losses.call import Options, Reduction, SoftmaxOptions
+from fused_losses.call import Options, Reduction, SoftmaxOptions, accumulate_dtype
 from fused_losses.divisors import divisor
 from fused_losses.linear import chunks
-from fused_losses.linear.head import HeadCall, accumulate_dtype
+from fused_losses.linear.head import HeadCall
 from fused_losses.linear.loop import Kernel, over_chunks
 from fused_losses.ops import OPERATORS
 from fused_losses.registry import ARGMAX, INPUT_GRADIENT, LOSSES, STATISTICS

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fused_losses.linear.head import accumulate_dtype
+from fused_losses.call import accumulate_dtype
 
 if TYPE_CHECKING:  # torch 2.11 does not have it
     from torch.nn import LinearCrossEntropyOptions

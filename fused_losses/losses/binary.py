@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fused_losses import reference
 from fused_losses import unpatched as F
-from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions
+from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions, accumulate_dtype
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     as_floating,
@@ -226,7 +226,7 @@ def _plan_multilabel_soft_margin(
     if reduction == "none":
         # Elements are rounded after they are added up.
         result_dtype = dtype or input.dtype
-        dtype = torch.float64 if result_dtype is torch.float64 else torch.float32
+        dtype = accumulate_dtype(result_dtype)
         finish = partial(_sum_over_classes, dtype=result_dtype)
     return Call(
         "multilabel_soft_margin_loss",
