@@ -19,7 +19,7 @@ from fused_losses.architectures import serve
 logger = logging.getLogger("fused_losses")
 logger.addHandler(logging.NullHandler())
 
-# From the widest down: a machine runs every set after its own, too.
+# From the widest registers to the narrowest: a machine runs every set after its own, too.
 _INSTRUCTION_SETS = ("avx512", "avx2", "default")
 
 BACKENDS = ("compiled", "triton")
@@ -124,7 +124,7 @@ def _check_gpus() -> None:
 
 
 def _cuda_architectures() -> list[str]:
-    """Nothing if that is unknown."""
+    """The architectures that the CUDA library was built for; none if they are not known."""
     try:
         from fused_losses import _C
     except ImportError:

@@ -37,7 +37,7 @@ REDUCTION_NAMES = ("none", "mean", "sum", "batchmean")
 
 
 class PointwiseOptions(NamedTuple):
-    """What the operators of elementwise losses take between their tensors and the reduction."""
+    """The options of elementwise losses: what their operators take between tensors and reduction."""
 
     parameters: tuple[float, ...] = ()
     """The formula's numbers, in the order of the registry's `parameters`."""
@@ -50,18 +50,19 @@ NO_OPTIONS = PointwiseOptions()
 
 
 class Parameters(NamedTuple):
-    """What the operators of vectors and of class margins take there."""
+    """The options of losses of vectors and of class margins, by the same names in the operators."""
 
     parameters: tuple[float, ...] = ()
+    """As in `PointwiseOptions`."""
 
 
 class SoftmaxOptions(NamedTuple):
-    """What the operators of the softmax family take there."""
+    """The options of the softmax family, by the same names in the operators."""
 
     ignore_index: int = -100
     """Rows with this label count neither in the loss nor in the mean's divisor."""
     label_smoothing: float = 0.0
-    """In [0, 1]."""
+    """The share of a row's target that is spread evenly over all classes, in [0, 1]."""
     terms: tuple[float, ...] = ()
     """z_loss, entropy, logit_scale and softcap (0 for no cap); empty where all have no effect."""
     normalizer: Tensor | None = None
@@ -85,13 +86,13 @@ class Call:
     name: str
     """The loss, by its name in the registry."""
     input: Tensor
-    """What the loss is of, floating: (...) for elementwise losses, (N, C, d1, ...) or (C) for the softmax
-    family, (N, C) or (C) for class margins, (..., D) for losses of vectors."""
+    """Scores, predictions or vectors, floating: (...) for elementwise losses, (N, C, d1, ...) or (C) for the
+    softmax family, (N, C) or (C) for class margins, (..., D) for losses of vectors."""
     target: Tensor
     """Broadcastable with input; for losses of vectors, the second vector. For classes, labels (N, d1, ...),
     int64 or uint8, or probabilities shaped as input."""
     options: Options
-    """What the loss's family takes besides tensors."""
+    """The options of the loss's family."""
     reduction: int
     """A number of `Reduction`."""
     dtype: torch.dtype | None = None

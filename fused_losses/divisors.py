@@ -16,7 +16,7 @@ from fused_losses.shapes import broadcast
 def divisor(call: Call) -> Tensor:
     """What the reduction divides the sum of all losses by: (), float64; 1 for a sum.
 
-    Of the call's input, nothing but shape and device is looked at.
+    The call's input need not have memory: only its shape and device are looked at.
     """
     input, target, weight, extra = call.operands
     if call.reduction == Reduction.MEAN:
@@ -38,4 +38,5 @@ def divisor(call: Call) -> Tensor:
 
 
 def _number(count: int, like: Tensor) -> Tensor:
+    """A number as a tensor (), float64, on the device of another."""
     return like.new_full((), count, dtype=torch.float64)

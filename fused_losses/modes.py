@@ -1,4 +1,4 @@
-"""Questions about the moment of a call: what autocast, torch.func, hooks and users ask for, here and now.
+"""What holds when a loss is called: what autocast, torch.func, hooks and users ask for, here and now.
 
 What a user asks for is a context variable, so that threads and asynchronous tasks do not hear of each other.
 torch.compile of torch 2.11 cannot read context variables: code that it traces asks `is_compiling` first.
@@ -72,7 +72,7 @@ def prefer(name: str | None) -> Iterator[None]:
 
 
 def autocasts(input: Tensor) -> bool:
-    """Whether torch would cast the operands of a loss to float32, and return that."""
+    """Whether autocast is on for the input's device: torch then computes losses in float32."""
     return torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type)
 
 
@@ -84,7 +84,7 @@ def is_transformed() -> bool:
 
 
 def is_batched(upstream: Tensor) -> bool:
-    """Whether many upstream gradients come at once: from torch.func.vmap, or from is_grads_batched=True."""
+    """Whether a batch of upstream gradients comes at once, from torch.func.vmap or is_grads_batched=True."""
     if torch._C._are_functorch_transforms_active():
         return True
     return not is_compiling() and torch._C._functorch.is_legacy_batchedtensor(upstream)

@@ -34,7 +34,7 @@ def torchs(name: str, parameters: Mapping[str, float]) -> Reference:
     ) -> Tensor:
         operands = [input, target] if extra is None else [input, target, extra]
         if any(operand.shape != input.shape for operand in operands):
-            # In advance: the warning about it has been given.
+            # Broadcast in advance, since torch's warning about it has been given to the user already.
             operands = list(torch.broadcast_tensors(*operands))
         keywords: dict[str, Any] = {
             key: type(default)(x)
@@ -169,7 +169,7 @@ def binary_cross_entropy_with_logits(
 def soft_margin_loss(
     input: Tensor, target: Tensor, weight: None, extra: None, options: PointwiseOptions, reduction: str
 ) -> Tensor:
-    """As torch's where that does not overflow."""
+    """Torch's loss where that is finite; its exp overflows, which this does not."""
     return _reduced(-F.logsigmoid(torch.mul(*torch.broadcast_tensors(input, target))), reduction)
 
 

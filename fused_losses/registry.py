@@ -22,8 +22,8 @@ OPTIONS: dict[Family, type[Options]] = {
 """The options of a family's operators, whose fields are in the order of their schemas."""
 
 INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT, STATISTICS, ARGMAX = 1, 2, 4, 8, 16
-"""Bits of what an operator is asked for: derivatives with respect to its first three operands, what the
-forward can keep of each row for the backward, and the class of each row's largest logit."""
+"""Bits of what an operator is asked for: derivatives with respect to input, target and extra, the numbers of
+each row that the forward can keep for the backward, and the class of each row's largest logit."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Loss:
     """A loss: its names, its operands, and the same thing in torch's own differentiable operators."""
 
     name: str
-    """As in torch.nn.functional; also the operator's, and the one in `csrc/formulas/`."""
+    """The name in torch.nn.functional, which is also the operator's and the one in `csrc/formulas/`."""
     module: str
-    """As in torch.nn."""
+    """The name in torch.nn."""
     family: Family
     inputs: Callable[[samples.Shape, Any], samples.Inputs]
     """The tensors of a call, in the order of the function's arguments."""
     shapes: Literal["elements", "classes", "scores", "vectors"] = "elements"
-    """What the input is: anything, (N, C, d1, ...), (N, C) or (N, D)."""
+    """What shape the input has: any, (N, C, d1, ...), (N, C) or (N, D)."""
     parameters: dict[str, float] = field(default_factory=dict)
     """The formula's numbers by name, in the operators' order, and their defaults; flags are bool."""
     composed: reference.Reference | None = None
@@ -60,7 +60,7 @@ class Loss:
     extensions: tuple[str, ...] = ()
     """Keyword-only arguments beyond torch's signature, besides `backward`."""
     has_statistics: bool = False
-    """Whether there is something of each row that the forward can keep for the backward."""
+    """Whether the forward can keep numbers of each row for the backward."""
 
     @cached_property
     def reference(self) -> reference.Reference:
@@ -94,7 +94,7 @@ LOSSES: dict[str, Loss] = {
                 "return_accuracy",
                 "return_argmax",
             ),
-            has_statistics=True,  # near each row's maximum, and the sum of exponentials relative to that
+            has_statistics=True,  # a number near each row's maximum, and the sum of exponentials beside it
             composed=reference.cross_entropy,
         ),
         Loss(

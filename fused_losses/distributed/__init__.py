@@ -1,16 +1,16 @@
 """Cross-entropy of logits whose classes are spread over the processes of a group (vocab-parallel).
 
-Every process has all rows, and of each row the logits of its own classes, or the part of the head that
-makes them. It reduces its part of each row to a few numbers; these are gathered in one collective, and every
-process merges all in the same order: the loss is the same bits everywhere. The backward communicates nothing,
-but for the sum of a linear head's input gradients.
+Every process has all rows, but only the logits of its own classes, or the part of the head that makes them.
+It reduces its part of each row to a few numbers; these are gathered in one collective, and every process
+merges all in the same order: the loss is the same bits everywhere. The backward communicates nothing but the
+sum of a linear head's input gradients.
 
     shard.py          which classes a process has
     target.py         what rows are compared with, as far as a process has it
     rows.py           the numbers of a row: local ones, merged ones, and the local gradient
     results.py        what is made of these numbers for the caller
-    cross_entropy.py  of logits
-    linear.py         of a linear head, without its logits
+    cross_entropy.py  the loss of logits
+    linear.py         the loss over a linear head, without its logits
 """
 
 from fused_losses.distributed.cross_entropy import cross_entropy

@@ -98,7 +98,16 @@ class VocabParallel(Function):
         backward: str,
         largest: bool,
     ) -> Rows:
-        """One collective."""
+        """The results of rows, for which processes communicate once.
+
+        Args:
+            ctx: autograd's.
+            input: local logits, (N, C_local).
+            target: what rows are compared with.
+            normalizer: what the mean divides by instead, (), float64.
+            backward: "recompute" or "inplace".
+            largest: whether the classes of the largest logits are wanted.
+        """
         numbers = target.options.shard.gather(local_numbers(input, target, largest))
         merged = merge(numbers, target, largest)
         rows, ctx.factor = reduce_losses(merged, target, normalizer, input.dtype)
@@ -111,7 +120,7 @@ class VocabParallel(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None, *_: None) -> tuple[Any, ...]:
-        """The gradient of the local logits."""
+        """The gradient of the local logits (N, C_local), given that of the loss, () or (N), and lse's (N)."""
         (input,) = ctx.saved_tensors
         slope = slopes(upstream, ctx.factor, ctx.target)
         into = input.detach() if ctx.backward == "inplace" else torch.empty_like(input)

@@ -109,7 +109,18 @@ class LinearVocabParallel(Function):
         workspace: int | None,
         largest: bool,
     ) -> Rows:
-        """A collective for each chunk of rows."""
+        """The results of rows, for which processes communicate once a chunk.
+
+        Args:
+            ctx: autograd's.
+            input: (N, D).
+            linear_weight: (C_local, D).
+            linear_bias: (C_local) or None.
+            target: what rows are compared with.
+            normalizer: what the mean divides by instead, (), float64.
+            workspace: bytes of local logits at a time, or None.
+            largest: whether the classes of the largest logits are wanted.
+        """
         wanted = ctx.needs_input_grad[:3]
         head = Head(input, linear_weight, linear_bias)
         chunks = _Chunks(head, target, workspace)
@@ -126,7 +137,7 @@ class LinearVocabParallel(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None, *_: None) -> tuple[Any, ...]:
-        """The gradients of the head; the input's, added up over processes."""
+        """The gradients of input (N, D), added up over processes, weight (C_local, D) and bias (C_local)."""
         (input, weight, bias), target = ctx.saved_tensors, ctx.target
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None or upstream is None or lse_gradient is not None:
@@ -149,7 +160,7 @@ Wanted = tuple[bool, bool, bool]
 
 
 class _Chunks:
-    """The rows of a head and its target, some at a time."""
+    """The rows of a head, input (N, D) and weight (C_local, D), and of its target, a chunk at a time."""
 
     def __init__(self, head: Head, target: Target, workspace: int | None) -> None:
         self.head, self.target = head, target

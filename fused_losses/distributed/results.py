@@ -14,7 +14,7 @@ from fused_losses.losses.softmax_outputs import CrossEntropyOutput, Requested, r
 
 
 class Rows(NamedTuple):
-    """What the autograd functions return: the loss, and of each row what is made into results."""
+    """What the autograd functions return: the loss, and the numbers of rows that results are made of."""
 
     loss: Tensor
     """() or (N), in the logits' dtype."""

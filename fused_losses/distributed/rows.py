@@ -1,7 +1,7 @@
 """The numbers of rows: what one process knows of its classes, what all know, its part of the gradient.
 
-Of a row's target, a process has `hot` at class y if that is its own, and soft targets q of its own classes;
-see `csrc/formulas/cross_entropy.h` for the formula, whose sums are merged here.
+A row's target is `hot` at its class y, which one process has, plus soft targets q, of which each process has
+those of its own classes; see `csrc/formulas/cross_entropy.h` for the formula, whose sums are merged here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Merged:
     largest: Tensor
     """The class of the largest logit, (N), int64, if asked for; -1 where the row does not count."""
     right: Tensor
-    """Whether that is the target's largest class, (N), bool."""
+    """Whether that is the row's class, or the likeliest of its probabilities, (N), bool."""
 
     @staticmethod
     def joined(parts: list[Merged]) -> Merged:
@@ -54,7 +54,7 @@ class Merged:
 
     @property
     def lse(self) -> Tensor:
-        """Log-sum-exps, (N)."""
+        """The log-sum-exp of each row, (N)."""
         return self.reference + self.sum.log()
 
     def losses(self, target: Target) -> Tensor:
@@ -180,7 +180,7 @@ def write_gradient(
         return
     dtype = accumulate_dtype(logits.dtype)
     options, share, hot = target.options, target.share, merged.hot(target)
-    # The kernel multiplies p by the mass of its own targets; it is to be this.
+    # The kernel multiplies p by the mass of its own targets, but this is what p is to be multiplied by.
     p_factor = hot + merged.mass + 2 * options.z_loss * merged.lse
     own = target.mass(torch.float64) if target.is_soft else share
     added = slope * (p_factor - own)

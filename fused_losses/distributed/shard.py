@@ -29,14 +29,14 @@ class Shard:
 
     @staticmethod
     def of_rank(classes: int, group: dist.ProcessGroup | None = None) -> Shard:
-        """Shards as torch.chunk and DTensor cut them: the last may be smaller, or empty."""
+        """This process's shard, as torch.chunk and DTensor cut them: the last may be smaller, or empty."""
         rank, count = dist.get_rank(group), dist.get_world_size(group)
         each = -(-classes // count)
         first = min(rank * each, classes)
         return Shard(first, min(each, classes - first), classes, group)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The same of all processes, stacked in the order of ranks."""
+        """The rows of all processes, which all have as many, in the order of ranks: (P, *rows.shape)."""
         count = dist.get_world_size(self.group)
         parts = rows.new_empty((count * rows.shape[0], *rows.shape[1:]))
         # As torch calls it from 2.14 on.
@@ -45,7 +45,7 @@ class Shard:
         return parts.view(count, *rows.shape)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Over all processes, in place."""
+        """Adds up a tensor over all processes, in place."""
         dist.all_reduce(tensor, group=self.group)
         return tensor
 
@@ -60,7 +60,7 @@ def localized(
             size.
     """
     if isinstance(tensor, DTensor):
-        shard = _of_placements(tensor, dim)
+        shard = _shard_of(tensor, dim)
         tensor = tensor.to_local()
     elif shard is None:
         size = torch.tensor([tensor.shape[dim]], device=tensor.device)
@@ -72,7 +72,12 @@ def localized(
     return tensor, shard
 
 
-def _of_placements(tensor: DTensor, dim: int) -> Shard:
+def _shard_of(tensor: DTensor, dim: int) -> Shard:
+    """The shard of a DTensor whose dimension `dim` are classes.
+
+    Raises:
+        ValueError: it is not sharded along that dimension, and there alone.
+    """
     dim %= tensor.dim()
     sharded = [i for i, placement in enumerate(tensor.placements) if not placement.is_replicate()]
     if len(sharded) != 1 or not tensor.placements[sharded[0]].is_shard(dim):
@@ -82,5 +87,5 @@ def _of_placements(tensor: DTensor, dim: int) -> Shard:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Of a tensor that every process has: the plain one."""
+    """The plain tensor of a DTensor, which is gathered if need be; others are plain already."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,13 +1,13 @@
-"""Losses over a linear head, whose logits are never there as a whole.
+"""Losses over a linear head, of which only some rows have logits at any time.
 
 Rows are taken a chunk at a time: their logits go into a workspace, a kernel turns them into the loss and, in
 place, into its gradient, and two more matrix products make the gradients of the head from that.
 
     functions.py   what users call
-    choice.py      whether a call goes chunk by chunk, or with all logits there
+    choice.py      whether a call goes chunk by chunk, or with all logits in memory
     divergence.py  distillation, as a cross-entropy
     module.py      torch.nn's module
-    composition.py the same losses with all logits there
+    composition.py the same losses with all logits in memory
     autograd.py    the backward contract
     operators.py   the loss and its gradients, as operators that torch.compile sees
     loop.py        the loop over chunks

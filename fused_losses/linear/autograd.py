@@ -34,7 +34,7 @@ _BITS = (HEAD_INPUT, HEAD_WEIGHT, HEAD_BIAS)
 
 
 class LinearLoss(Function):
-    """A loss over a linear head, the gradients of input, weight and bias, and what rows have besides."""
+    """A loss over a linear head and results of its rows; the gradients of input, weight and bias."""
 
     @staticmethod
     def forward(ctx: Any, strategy: Strategy, row_bits: int, *arguments: Any) -> tuple[Tensor, ...]:

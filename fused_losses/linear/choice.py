@@ -1,4 +1,4 @@
-"""Who takes a loss over a linear head: the operators, chunk by chunk, or all of its logits at once."""
+"""How a loss over a linear head is computed: by the operators, chunk by chunk, or from all logits at once."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def over_head(
     logits_dtype: torch.dtype | None = None,
     row_bits: int = 0,
 ) -> tuple[Tensor, ...]:
-    """Chunk by chunk if kernels take the loss, and nothing but the head requires grad.
+    """A loss over a head: chunk by chunk if kernels take it and nothing but the head requires grad.
 
     Args:
         head: the layer; input (N, D).
-        loss: its name.
-        keywords: its other arguments.
-        reduction: its reduction.
+        loss: the name of the loss.
+        keywords: the loss's other arguments, by name.
+        reduction: "none", "mean" or "sum".
         workspace: bytes of logits at a time.
         backward: the strategy that is asked for.
         chunk_rows: how many rows have logits at a time, whatever that takes.
-        dtype: the loss's, if not the input's.
+        dtype: the loss's dtype, if not the input's.
         logits_dtype: the logits', if it is not to be chosen by what the device multiplies well.
-        row_bits: bits of `operators`: what rows of a softmax are to have.
+        row_bits: bits of `operators`: what is wanted of each row of a softmax, log-sum-exp and largest class.
 
     Returns:
-        The loss, and what rows have, in the order of bits.
+        The loss, and what is wanted of rows, (N, d1, ...), in the order of bits.
     """
     keywords = {name: value for name, value in keywords.items() if value is not None}
     if modes.autocasts(head.input):

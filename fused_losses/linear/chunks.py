@@ -58,7 +58,7 @@ class Rows:
         return Rows(total, order, _Count(counts.sum()))
 
     def chunks(self, size: int) -> Iterator[slice | Tensor]:
-        """Some rows at a time: what indexes them."""
+        """What indexes the rows of each chunk, of `size` rows at most."""
         for begin in range(0, self.total, size):
             if self.count is not None and self.count.is_at_most(begin):
                 return
@@ -67,7 +67,7 @@ class Rows:
 
 
 class _Count:
-    """A number on a GPU that is copied to the CPU, without anyone waiting for it."""
+    """A number on a GPU, whose copy to the CPU no one waits for."""
 
     def __init__(self, count: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -101,6 +101,7 @@ def operands_of_rows(call: Call, rows: slice | Tensor) -> tuple[Tensor, Tensor |
 
 
 def _has_rows(operand: Tensor) -> bool:
+    """Whether each row of the head's input has numbers of its own in an operand of an elementwise loss."""
     return operand.dim() > 1 and operand.shape[0] > 1
 
 

@@ -1,4 +1,4 @@
-"""The same losses with all logits there: torch's linear layer, and the loss of this package."""
+"""Losses over a linear head with all logits in memory: torch's linear layer, and the loss of this package."""
 
 from __future__ import annotations
 

@@ -225,6 +225,7 @@ def linear_loss(
 
 
 def _check(workspace: int | None, backward: str) -> None:
+    """Raises ValueError for a `backward` or a workspace that no head can have."""
     if backward not in ("fused", "recompute"):
         raise ValueError(f"backward must be 'fused' or 'recompute', but it is {backward!r}")
     if workspace is not None and workspace <= 0:

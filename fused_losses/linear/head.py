@@ -38,7 +38,7 @@ class Head(NamedTuple):
 
 
 def is_head(head: Head) -> bool:
-    """Whether these are the operands of a linear layer, and such that chunks can be made of them."""
+    """Whether these are the operands of a linear layer that kernels can take chunk by chunk."""
     input, weight, bias = head
     same_dtype = all(x is None or x.dtype is input.dtype for x in (weight, bias))
     return (
@@ -114,7 +114,7 @@ class HeadCall:
 def plan(
     loss: str, head: Head, logits_dtype: torch.dtype, reduction: str, keywords: dict[str, Any]
 ) -> Call | None:
-    """The call of a loss over a head, if kernels take it and its results need no further operator.
+    """The call of a loss over a head; None if kernels do not take it, or its result needs a further operator.
 
     Args:
         loss: its name in the registry.

@@ -33,7 +33,7 @@ def over_chunks(
         chunks: the rows of each chunk, at most `chunk_rows` of them.
         chunk_rows: how many rows the workspace holds.
         logits_dtype: the workspace's dtype.
-        wanted: whether gradients of input, weight and bias are.
+        wanted: whether the gradients of input, weight and bias are wanted.
         kernel: what is called for each chunk.
 
     Returns:

@@ -43,6 +43,7 @@ _library = torch.library.Library("fused_losses", "FRAGMENT")
 
 
 def _forward(*arguments: Any) -> list[Tensor]:
+    """The operator linear_loss: arguments are those of `HeadCall.to_arguments`, and a sum of bits."""
     head_call, wanted = HeadCall.from_arguments(*arguments[:-1]), arguments[-1]
     call, input = head_call.call, head_call.head.input
     operators, family = OPERATORS[call.name], LOSSES[call.name].family
@@ -77,12 +78,13 @@ def _forward(*arguments: Any) -> list[Tensor]:
 
 
 def _backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) -> list[Tensor]:
+    """The operator linear_loss_backward, given the gradients of the loss, () or (N, d1, ...), and of lse."""
     head_call, wanted = HeadCall.from_arguments(*arguments[:-1]), arguments[-1]
     call = head_call.call
     operators, options = OPERATORS[call.name], _without_normalizer(call.options)
     by_row = call.reduction == Reduction.NONE
     factor = upstream if by_row else upstream.double() / divisor(call)
-    # After the products where that will do: float16 has no room for 1 / N times a logit's gradient.
+    # After the products where that is possible: in float16, 1 / N times a logit's gradient may underflow.
     multiply_later = not by_row and lse_gradient is None
     dtype = accumulate_dtype(head_call.logits_dtype)
     loss_gradient = upstream.new_ones((), dtype=dtype) if multiply_later else factor.to(dtype)
@@ -106,7 +108,7 @@ def _backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) ->
 
 
 def _over_rows(head_call: HeadCall, wanted: int, kernel: Kernel) -> list[Tensor]:
-    """Runs a kernel over all rows that count; the gradients that are wanted, in the order of bits."""
+    """Runs a kernel over all rows that count, and returns the wanted gradients, in the order of bits."""
     rows = chunks.Rows.that_count(head_call.call)
     chunk_rows = min(head_call.chunk_rows, max(1, rows.total))
     gradients = over_chunks(
@@ -121,7 +123,7 @@ def _over_rows(head_call: HeadCall, wanted: int, kernel: Kernel) -> list[Tensor]
 
 
 def _without_normalizer(options: Options) -> Options:
-    """The options of a kernel that adds up losses: what the mean divides by is not its business."""
+    """The options of a kernel that only adds up losses, without what the mean divides by."""
     return options._replace(normalizer=None) if isinstance(options, SoftmaxOptions) else options
 
 

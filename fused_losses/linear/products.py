@@ -34,6 +34,7 @@ def logits_dtype_of(options: LinearCrossEntropyOptions, input: Tensor) -> torch.
 
 
 def _cpu_multiplies(dtype: torch.dtype) -> bool:
+    """Whether the CPU has instructions for matrix products of this 16-bit dtype."""
     names = {
         torch.bfloat16: ("_is_amx_tile_supported", "_is_avx512_bf16_supported"),
         torch.float16: ("_is_amx_fp16_supported",),
@@ -74,6 +75,7 @@ class Products:
         )
 
     def _blocks(self) -> Iterator[slice]:
+        """The rows of the weight that are multiplied at a time: all on a GPU, `BLOCK_BYTES` on a CPU."""
         classes, features = self._weight.shape
         block = classes
         if self._weight.device.type == "cpu":

@@ -224,7 +224,7 @@ def _plan_multilabel_soft_margin(
     share = 1.0 if reduction == "mean" else 1 / input.shape[-1]
     finish = None
     if reduction == "none":
-        # Elements are rounded after they are added up.
+        # Losses of elements are rounded only after they are added up over classes.
         result_dtype = dtype or input.dtype
         dtype = accumulate_dtype(result_dtype)
         finish = partial(_sum_over_classes, dtype=result_dtype)
@@ -241,6 +241,7 @@ def _plan_multilabel_soft_margin(
 
 
 def _sum_over_classes(losses: Tensor, dtype: torch.dtype) -> Tensor:
+    """The losses of rows, (...), from those of elements (..., C)."""
     return losses.sum(-1).to(dtype)
 
 

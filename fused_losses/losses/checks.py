@@ -129,7 +129,7 @@ def promoted(input: Tensor, *others: Tensor | None) -> torch.dtype | None:
 
 
 def promoted_without_autocast(input: Tensor, *others: Tensor | None) -> torch.dtype | None:
-    """As `promoted`, for losses composed of operators that autocast leaves alone on the CPU."""
+    """The dtype that `promoted` returns without autocast, which leaves some losses alone on the CPU."""
     dtype = _promotion(input, others)
     return None if dtype is input.dtype else dtype
 

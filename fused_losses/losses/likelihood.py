@@ -140,7 +140,7 @@ def _plan_gaussian_nll(
     reduction: str = "mean",
 ) -> Call | None:
     if isinstance(var, float):
-        # As an operand without dimensions, which every element reads.
+        # An operand without dimensions, which is broadcast to every element.
         variances = input.new_full((), var) if var >= 0 and input.dim() else None
     else:
         variances = _variances(input, var)
