@@ -47,7 +47,7 @@ def _fused(loss: Loss) -> tuple[str, ...]:
     others = COMMON.union(operands, loss.extensions)
     options = [p.name for p in parameters if p.name not in others]
     trained = [name for name, bit in zip(operands, GRADIENTS, strict=False) if loss.differentiable & bit]
-    beyond = [f"`{name}`" for name in loss.extensions]
+    beyond = [f"`{name}`" for name in loss.extensions] if loss.has_twin else ["all of it"]
     beyond += [str(dtype).removeprefix("torch.") for dtype in HALVES if not _torch_takes(loss, dtype)]
     return (
         f"`{loss.name}`",

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fused_losses import devices, modes, reference
-from fused_losses.call import REDUCTION_NAMES, Call, Reduction, Strategy
+from fused_losses.call import REDUCTION_NAMES, Call, Options, Reduction, Strategy
 from fused_losses.ops import OPERATORS, Operators, scale_
 from fused_losses.registry import ARGMAX, EXTRA_GRADIENT, INPUT_GRADIENT, LOSSES, STATISTICS, TARGET_GRADIENT
 from fused_losses.shapes import positions
@@ -257,24 +257,39 @@ def _gradients_into_input(operators: Operators, arguments: tuple[Any, ...]) -> l
 def _gradients_by_torch(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> list[Tensor]:
     """The gradients through torch's own operators, which autograd and vmap can see through."""
     input, target, weight, extra_or_statistics = ctx.saved_tensors
-    loss_row = LOSSES[ctx.name]
-    extra = None if loss_row.has_statistics else extra_or_statistics
+    extra = None if LOSSES[ctx.name].has_statistics else extra_or_statistics
     bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT), (extra, EXTRA_GRADIENT))
     differentiated = [tensor for tensor, bit in bits if ctx.wanted & bit and tensor is not None]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        operands = [_cast(tensor, ctx.dtype) for tensor in (input, target, weight, extra)]
-        results = [loss_row.reference(*operands, ctx.options, REDUCTION_NAMES[ctx.reduction])]
+        results = [composed(ctx.name, (input, target, weight, extra), ctx.options, ctx.reduction, ctx.dtype)]
         upstreams = [upstream.to(results[0].dtype)]
         if lse_gradient is not None:
-            assert operands[0] is not None
-            results.append(reference.lse(operands[0], target, ctx.options))
+            results.append(reference.lse(_cast(input, ctx.dtype), target, ctx.options))
             upstreams.append(lse_gradient.to(results[1].dtype))
     return list(torch.autograd.grad(results, differentiated, upstreams, create_graph=create_graph))
 
 
-def _cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-    """The tensor in the dtype that the loss was asked for, as autocast would have cast the operands."""
-    if tensor is None or dtype is None or not tensor.is_floating_point():
-        return tensor
-    return tensor.to(dtype)
+def composed(
+    name: str,
+    operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    options: Options,
+    reduction: int,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """The loss of what kernels take, in torch's own operators, differentiable any number of times.
+
+    Args:
+        name: the loss.
+        operands: input, target, weight and extra.
+        options: what the loss's family takes besides.
+        reduction: a number of `Reduction`.
+        dtype: the loss's dtype, where it is not the input's: operands are cast to it, as autocast would.
+    """
+    cast = (x if x is None else _cast(x, dtype) for x in operands)
+    loss: Tensor = LOSSES[name].reference(*cast, options, REDUCTION_NAMES[reduction])
+    return loss
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)

@@ -15,6 +15,7 @@ import torch
 
 from fused_losses import devices, modes
 from fused_losses.architectures import serve
+from fused_losses.registry import LOSSES
 
 logger = logging.getLogger("fused_losses")
 logger.addHandler(logging.NullHandler())
@@ -61,6 +62,18 @@ def load() -> None:
     if wanted not in BACKENDS:
         logger.warning("fused_losses: FUSED_LOSSES_BACKEND=%s is none of %s", wanted, ", ".join(BACKENDS))
     _register_or_remove_triton()
+    _warn_of_stale_libraries()
+
+
+def _warn_of_stale_libraries() -> None:
+    """Names losses that libraries built earlier have no kernels for: torch's error would not say so."""
+    try:
+        from fused_losses import _C
+    except ImportError:
+        return
+    missing = LOSSES.keys() - {name for names in _C.losses.values() for name in names}
+    if missing:
+        logger.warning("fused_losses: the libraries were built without %s: build again", ", ".join(missing))
 
 
 def _load_cpu_library() -> None:

@@ -10,8 +10,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from fused_losses import devices, modes
-from fused_losses.autograd import LossFunction, LossWithRows, loss_without_gradient, rows_without_gradient
-from fused_losses.call import REDUCTION_NAMES, Backward, Call, Reduction, Strategy
+from fused_losses.autograd import (
+    LossFunction,
+    LossWithRows,
+    composed,
+    loss_without_gradient,
+    rows_without_gradient,
+)
+from fused_losses.call import Backward, Call, Options, Reduction, Strategy
 from fused_losses.registry import EXTRA_GRADIENT, LOSSES, TARGET_GRADIENT
 from fused_losses.shapes import spans
 
@@ -47,11 +53,32 @@ def kernels_take(*tensors: Tensor | None) -> bool:
 def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
     """Torch's own function, which also raises torch's own errors for calls that no one can take."""
     result = function(*arguments, **keywords)
-    if (heard := modes.hear()) is not None:
-        heard.append(f"{function.__name__}: torch's own function, because {_why_torch(arguments)}")
-    if not modes.is_compiling() and modes.strict.get() and not modes.is_transformed():
-        raise RuntimeError(f"FUSED_LOSSES_STRICT: {function.__name__} would run through torch")
+    _tell(function.__name__, "torch's own function", arguments)
     return result
+
+
+def by_composed(
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    extra: Tensor | None,
+    options: Options,
+    reduction: str,
+) -> Tensor:
+    """The loss of that name composed of torch's operators: for what torch's functions do not have."""
+    result = LOSSES[name].reference(input, target, weight, extra, options, reduction)
+    what = "torch's own function" if LOSSES[name].has_twin else "torch's own operators"
+    _tell(name, what, (input, target, weight, extra))
+    return result
+
+
+def _tell(name: str, what: str, arguments: tuple[Any, ...]) -> None:
+    """Tells `explain` that no kernels ran; raises RuntimeError where kernels alone may run."""
+    if (heard := modes.hear()) is not None:
+        heard.append(f"{name}: {what}, because {_why_torch(arguments)}")
+    if not modes.is_compiling() and modes.strict.get() and not modes.is_transformed():
+        raise RuntimeError(f"FUSED_LOSSES_STRICT: {name} would run through torch")
 
 
 def _why_torch(arguments: tuple[Any, ...]) -> str:
@@ -75,7 +102,7 @@ def _why_torch(arguments: tuple[Any, ...]) -> str:
 
 def run_by_torch(call: Call) -> Tensor:
     """The loss of a call in torch's own operators, differentiable any number of times."""
-    loss = LOSSES[call.name].reference(*call.operands, call.options, REDUCTION_NAMES[call.reduction])
+    loss = composed(call.name, call.operands, call.options, call.reduction, call.dtype)
     return loss if call.finish is None else call.finish(loss)
 
 

@@ -250,6 +250,8 @@ def cosine_embedding_loss(
 def _reduced(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
     return losses.mean() if reduction == "mean" else losses.sum()
 
 

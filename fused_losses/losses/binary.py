@@ -7,10 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fused_losses import reference
 from fused_losses import unpatched as F
 from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions, accumulate_dtype
-from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.dispatch import by_composed, by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     as_floating,
     promoted,
@@ -59,7 +58,7 @@ def binary_cross_entropy(
     if call is not None:
         return run(call, backward)
     options = PointwiseOptions((), ignore_index)
-    return by_torch(reference.binary_cross_entropy, input, target, weight, None, options, reduction)
+    return by_composed("binary_cross_entropy", input, target, weight, None, options, reduction)
 
 
 @plans("binary_cross_entropy")
@@ -130,8 +129,8 @@ def binary_cross_entropy_with_logits(
     if call is not None:
         return run(call, backward)
     options = PointwiseOptions((), ignore_index)
-    function = reference.binary_cross_entropy_with_logits
-    return by_torch(function, input, target, weight, pos_weight, options, reduction)
+    name = "binary_cross_entropy_with_logits"
+    return by_composed(name, input, target, weight, pos_weight, options, reduction)
 
 
 @plans("binary_cross_entropy_with_logits")

@@ -10,7 +10,7 @@ from torch import Tensor
 from fused_losses import reference
 from fused_losses import unpatched as F
 from fused_losses.call import REDUCTIONS, Backward, Call, SoftmaxOptions
-from fused_losses.dispatch import by_torch, kernels_take, run, run_with_rows
+from fused_losses.dispatch import by_composed, by_torch, kernels_take, run, run_with_rows
 from fused_losses.losses.checks import is_index, reduction_of, takes_softmax
 from fused_losses.losses.plans import plans
 from fused_losses.losses.softmax_outputs import Requested, argmax_by_torch, build_output, divisor_of, terms_of
@@ -90,7 +90,7 @@ def cross_entropy(
         if call is not None:
             return run(call, backward)
         if options.terms or options.normalizer is not None:
-            return by_torch(reference.cross_entropy, input, target, weight, None, options, reduction)
+            return by_composed("cross_entropy", input, target, weight, None, options, reduction)
         return by_torch(
             F.cross_entropy,
             input,
@@ -104,7 +104,7 @@ def cross_entropy(
     if call is not None:
         loss, lse, argmax = run_with_rows(call, backward, requested.needs_argmax)
     else:
-        loss = by_torch(reference.cross_entropy, input, target, weight, None, options, reduction)
+        loss = by_composed("cross_entropy", input, target, weight, None, options, reduction)
         lse = reference.lse(input, target, options)
         argmax = argmax_by_torch(input, target, options) if requested.needs_argmax else None
     return build_output(requested, loss, lse, argmax, input, target, weight, options, z_loss, reduction)

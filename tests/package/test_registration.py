@@ -43,6 +43,7 @@ def test_parts_are_there(name):
     assert name in _C.losses[loss.family]
     assert loss.name == name and name in PLANS
     assert loss.has_twin == hasattr(F, name) == hasattr(torch.nn, loss.module)
+    assert loss.has_twin or loss.composed is not None
     assert name in ours.__all__ and callable(getattr(ours, name))
     assert loss.module in fused_losses.__all__
     assert issubclass(getattr(fused_losses, loss.module), getattr(torch.nn, loss.module, torch.nn.Module))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fused_losses.registry import TWINS
 from kit.border.calls import NONE, Arguments, Base, OtherBase
 
 HUGE = 2**62
@@ -126,7 +127,9 @@ def option_changes(base: Base | OtherBase, name: str) -> Iterator[Change]:
     if name == "parameters":
         right = base.arguments()["parameters"]
         values = [[], right[:-1], [*right, 1.0], [*right, 1.0, 1.0]]
-        values += [[*right[:k], bad, *right[k + 1 :]] for k in range(len(right)) for bad in NUMBERS]
+        # What a loss is at an extreme parameter, torch's function says, where there is one.
+        extremes = NUMBERS if base.name in TWINS else ()
+        values += [[*right[:k], bad, *right[k + 1 :]] for k in range(len(right)) for bad in extremes]
     for value in values:
         yield Change(name, str(value), lambda a, value=value: value)
     yield Change(name, "a string", lambda a: "mean", refused=True)
