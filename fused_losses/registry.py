@@ -51,6 +51,8 @@ class Loss:
     """Whether the mean divides by the sum of the weights, if there are any, rather than by their number."""
     optional_extra: bool = False
     """Whether there may be a third operand, which has no derivative; those that have one must be there."""
+    warns_of_broadcast: bool = False
+    """Whether torch warns where input and target differ in shape."""
     trained: tuple[int, ...] = (0,)
     """Which of `inputs` require grad in training."""
     call: dict[str, Any] = field(default_factory=dict)
@@ -124,14 +126,29 @@ LOSSES: dict[str, Loss] = {
             extensions=("ignore_index",),
             composed=reference.binary_cross_entropy_with_logits,
         ),
-        Loss("l1_loss", "L1Loss", "pointwise", samples.two_normal, mean_over_weights=True),
-        Loss("mse_loss", "MSELoss", "pointwise", samples.two_normal, mean_over_weights=True),
+        Loss(
+            "l1_loss",
+            "L1Loss",
+            "pointwise",
+            samples.two_normal,
+            mean_over_weights=True,
+            warns_of_broadcast=True,
+        ),
+        Loss(
+            "mse_loss",
+            "MSELoss",
+            "pointwise",
+            samples.two_normal,
+            mean_over_weights=True,
+            warns_of_broadcast=True,
+        ),
         Loss(
             "smooth_l1_loss",
             "SmoothL1Loss",
             "pointwise",
             samples.two_normal,
             parameters={"beta": 1.0},
+            warns_of_broadcast=True,
         ),
         Loss(
             "huber_loss",
@@ -139,6 +156,7 @@ LOSSES: dict[str, Loss] = {
             "pointwise",
             samples.two_normal,
             parameters={"delta": 1.0},
+            warns_of_broadcast=True,
         ),
         Loss(
             "poisson_nll_loss",

@@ -15,6 +15,8 @@ from fused_losses.linear.chunks import rows_per_chunk
 from fused_losses.linear.composition import composed
 from fused_losses.linear.head import Head, HeadCall, plan
 from fused_losses.linear.products import choose_logits_dtype
+from fused_losses.losses.checks import warn_of_broadcast
+from fused_losses.registry import LOSSES
 
 
 def over_head(
@@ -65,6 +67,8 @@ def over_head(
         call = plan(loss, head, logits_dtype, reduction, keywords)
         if call is None:
             why = "kernels do not take this loss, or not for a part of the rows"
+        elif LOSSES[loss].warns_of_broadcast and call.target.shape != call.input.shape:
+            warn_of_broadcast(call.input, call.target)
     if (heard := modes.hear()) is not None:
         how = f"chunks of {chunk_rows} rows, {backward}" if why is None else f"all logits, because {why}"
         heard.append(f"linear {loss}: {how}")

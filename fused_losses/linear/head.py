@@ -14,6 +14,7 @@ from fused_losses.losses.checks import FLOATING
 from fused_losses.losses.plans import PLANS
 from fused_losses.modes import autocasts
 from fused_losses.registry import LOSSES, OPTIONS
+from fused_losses.shapes import losses_shape
 
 
 class Head(NamedTuple):
@@ -139,6 +140,8 @@ def plan(
         return None
     if call is None or call.finish is not None:
         return None
+    if LOSSES[loss].family == "pointwise" and losses_shape("pointwise", *call.operands) != call.input.shape:
+        return None  # an operand makes more elements of the logits, which no chunk of rows has
     if isinstance(target, Tensor) and target.is_sparse:
         return replace(call, target=target.to(call.target.dtype))
     return call

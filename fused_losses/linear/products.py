@@ -33,13 +33,21 @@ def logits_dtype_of(options: LinearCrossEntropyOptions, input: Tensor) -> torch.
     return options.acc_dtype or torch.float32
 
 
+def _has_products(*names: str) -> bool:
+    """Whether torch.cpu has one of these questions, and answers it with yes."""
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+# Asked at import, since torch.compile does not trace these questions.
+_CPU_PRODUCTS = {
+    torch.bfloat16: _has_products("_is_amx_tile_supported", "_is_avx512_bf16_supported"),
+    torch.float16: _has_products("_is_amx_fp16_supported"),
+}
+
+
 def _cpu_multiplies(dtype: torch.dtype) -> bool:
     """Whether the CPU has instructions for matrix products of this 16-bit dtype."""
-    names = {
-        torch.bfloat16: ("_is_amx_tile_supported", "_is_avx512_bf16_supported"),
-        torch.float16: ("_is_amx_fp16_supported",),
-    }
-    return any(getattr(torch.cpu, name, bool)() for name in names[dtype])
+    return _CPU_PRODUCTS[dtype]
 
 
 class Products:

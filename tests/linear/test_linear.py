@@ -166,6 +166,27 @@ def test_sparse_targets_where_all_logits_are_made(name):
             torch.testing.assert_close([*first, *second], expected)
 
 
+@pytest.mark.parametrize("name", ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"))
+def test_targets_that_broadcast_warn_at_the_caller(name):
+    x, weight, bias = (operand.detach() for operand in head())
+    target = torch.rand(1, V)
+    with pytest.warns(UserWarning, match="Using a target size") as caught:
+        mine = L.linear_loss(x, weight, target, name, linear_bias=bias)
+    assert [warning.filename for warning in caught] == [__file__]
+    torch.testing.assert_close(mine, composed(name)(x, weight, bias, target=target.expand(N, V)))
+
+
+@pytest.mark.parametrize("reduction", ("none", "mean", "sum"))
+@pytest.mark.parametrize("name", ("hinge_embedding_loss", "poisson_nll_loss", "mse_loss"))
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_targets_of_more_dimensions_than_logits(name, reduction):
+    """Their first dimension is none of rows, even where it has as many."""
+    x, weight, bias = (operand.detach() for operand in head())
+    target = torch.rand(N, N, V)
+    mine = L.linear_loss(x, weight, target, name, linear_bias=bias, reduction=reduction, workspace=4 * V)
+    torch.testing.assert_close(mine, composed(name)(x, weight, bias, target=target, reduction=reduction))
+
+
 def test_divergence_of_logarithms():
     assert_same("kl_div", torch.float32, target=PROBABILITIES.log(), log_target=True, reduction="batchmean")
     assert_same("kl_div", torch.float32, target=PROBABILITIES * (PROBABILITIES > 0.01), reduction="sum")

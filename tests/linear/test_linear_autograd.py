@@ -93,6 +93,21 @@ def test_compiled(dynamic):
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+def test_16_bits_are_compiled_as_a_whole(dtype):
+    """On a CPU, the logits' dtype depends on the instructions that it has."""
+    torch._dynamo.reset()
+    operands = head(dtype)
+
+    def step(*operands):
+        return L.linear_cross_entropy(*operands[:2], LABELS, linear_bias=operands[2]).float()
+
+    expected = results(step, operands, torch.ones_like)
+    compiled = torch.compile(step, fullgraph=True)
+    for mine, theirs in zip(results(compiled, operands, torch.ones_like), expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_autocast():
     operands = head()
     with torch.autocast("cpu", dtype=torch.bfloat16):
