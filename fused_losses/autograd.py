@@ -31,7 +31,8 @@ FEW_ELEMENTS = 2**16
 def loss_without_gradient(call: Call) -> Tensor:
     """The loss alone: what runs where no one asks for a gradient."""
     forward = OPERATORS[call.name].forward
-    loss: Tensor = forward(*call.operands, *call.options, call.reduction, call.dtype, 0)[0]
+    operands = (call.input, call.target, call.weight, call.extra)
+    loss: Tensor = forward(*operands, *call.options, call.reduction, call.dtype, 0)[0]
     return loss
 
 

@@ -132,7 +132,7 @@ def run_with_rows(call: Call, backward: Backward, argmax: bool) -> tuple[Tensor,
 def _strategy(call: Call, backward: Backward) -> Strategy | None:
     """The strategy that a call runs by; None where no gradient is asked for."""
     strategy: Strategy | None = None
-    if torch.is_grad_enabled() and _is_differentiated(call):
+    if _is_differentiated(call):
         strategy = _strategy_of_gradient(call, backward)
     if (heard := modes.hear()) is not None:
         if strategy is None:
@@ -146,13 +146,14 @@ def _strategy(call: Call, backward: Backward) -> Strategy | None:
 
 
 def _is_differentiated(call: Call) -> bool:
-    """Whether an operand with a derivative requires grad."""
+    """Whether an operand with a derivative requires grad, and gradients are enabled."""
+    target, extra = call.target.requires_grad, call.extra is not None and call.extra.requires_grad
     if call.input.requires_grad:
-        return True
+        return torch.is_grad_enabled()
+    if not (target or extra) or not torch.is_grad_enabled():
+        return False
     bits = LOSSES[call.name].differentiable
-    if call.target.requires_grad and bits & TARGET_GRADIENT:
-        return True
-    return call.extra is not None and call.extra.requires_grad and bool(bits & EXTRA_GRADIENT)
+    return bool((target and bits & TARGET_GRADIENT) or (extra and bits & EXTRA_GRADIENT))
 
 
 def _strategy_of_gradient(call: Call, backward: Backward) -> Strategy:

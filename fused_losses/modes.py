@@ -20,6 +20,9 @@ from torch.compiler import is_compiling as is_compiling
 PREFERRED = os.environ.get("FUSED_LOSSES_BACKEND", "compiled")
 """Whose kernels are preferred where no one says otherwise."""
 
+_is_any_autocast_enabled = torch._C._is_any_autocast_enabled
+_are_functorch_transforms_active = torch._C._are_functorch_transforms_active
+
 _STRICT = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 
 strict: ContextVar[bool] = ContextVar("strict", default=_STRICT)
@@ -73,12 +76,12 @@ def prefer(name: str | None) -> Iterator[None]:
 
 def autocasts(input: Tensor) -> bool:
     """Whether autocast is on for the input's device: torch then computes losses in float32."""
-    return torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type)
+    return _is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type)
 
 
 def is_transformed() -> bool:
     """Whether torch.func or forward-mode AD is at work."""
-    if torch._C._are_functorch_transforms_active():
+    if _are_functorch_transforms_active():
         return True
     return forward_ad._current_level >= 0 and not is_compiling()
 

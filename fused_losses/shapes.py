@@ -34,11 +34,14 @@ def broadcast(*operands: Tensor | None) -> torch.Size:
 
 def broadcast_shape(input: Tensor, *others: Tensor) -> torch.Size | None:
     """The shape that the tensors broadcast to, if they do."""
-    mine = input.shape
-    if all(spans(mine, other.shape) for other in others):
-        return mine
+    shape: torch.Size = input.shape
+    for other in others:  # a loop, which takes half the time of `all` over so few
+        if not spans(shape, other.shape):
+            break
+    else:
+        return shape
     try:
-        shape: torch.Size = torch.broadcast_shapes(mine, *(other.shape for other in others))
+        shape = torch.broadcast_shapes(shape, *(other.shape for other in others))
     except RuntimeError:
         return None
     return shape

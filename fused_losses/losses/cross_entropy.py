@@ -82,10 +82,19 @@ def cross_entropy(
         TypeError: a factor that is no number.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
-    options = _options(
-        input, reduction, ignore_index, label_smoothing, z_loss, entropy, logit_scale, softcap, normalizer
+    options, call = _options_and_plan(
+        input,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        z_loss,
+        entropy,
+        logit_scale,
+        softcap,
+        normalizer,
     )
-    call = _plan(input, target, weight, reduction, options)
     if not (return_lse or return_z_loss or return_accuracy or return_argmax):
         if call is not None:
             return run(call, backward)
@@ -125,24 +134,36 @@ def _plan_cross_entropy(
     softcap: float | None = None,
     normalizer: Tensor | float | None = None,
 ) -> Call | None:
-    options = _options(
-        input, reduction, ignore_index, label_smoothing, z_loss, entropy, logit_scale, softcap, normalizer
+    _, call = _options_and_plan(
+        input,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        z_loss,
+        entropy,
+        logit_scale,
+        softcap,
+        normalizer,
     )
-    return _plan(input, target, weight, reduction, options)
+    return call
 
 
-def _options(
+def _options_and_plan(
     input: Tensor,
-    reduction: str,
+    target: Tensor,
+    weight: Tensor | None,
     ignore_index: int,
+    reduction: str,
     label_smoothing: float,
     z_loss: float,
     entropy: float,
     logit_scale: float,
     softcap: float | None,
     normalizer: Tensor | float | None,
-) -> SoftmaxOptions:
-    """The operator's options.
+) -> tuple[SoftmaxOptions, Call | None]:
+    """The operator's options, and the call that kernels run with them, if they take it.
 
     Raises:
         TypeError, ValueError: those of `terms_of` and `divisor_of`.
@@ -150,28 +171,18 @@ def _options(
     if z_loss or entropy or logit_scale != 1.0 or softcap is not None or normalizer is not None:
         terms = terms_of(z_loss, entropy, logit_scale, softcap)
         divisor = divisor_of(normalizer, reduction, input.device)
-        return SoftmaxOptions(ignore_index, label_smoothing, terms, divisor)
-    return SoftmaxOptions(ignore_index, label_smoothing)
-
-
-def _plan(
-    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, options: SoftmaxOptions
-) -> Call | None:
+        options = SoftmaxOptions(ignore_index, label_smoothing, terms, divisor)
+    else:
+        options = SoftmaxOptions(ignore_index, label_smoothing)
     if not (
         kernels_take(input, target, weight)
         and reduction in REDUCTIONS
         and takes_softmax(input, target, weight)
-        and is_index(options.ignore_index)
-        and 0.0 <= options.label_smoothing <= 1.0
-        and (options.ignore_index < 0 or not target.is_floating_point())
+        and is_index(ignore_index)
+        and 0.0 <= label_smoothing <= 1.0
+        and (ignore_index < 0 or not target.is_floating_point())
     ):
-        return None
-    return Call(
-        "cross_entropy",
-        input,
-        target,
-        options,
-        REDUCTIONS[reduction],
-        torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None,
-        weight=weight,
-    )
+        return options, None
+    dtype = torch.float32 if autocasts(input) and input.dtype is not torch.float64 else None
+    call = Call("cross_entropy", input, target, options, REDUCTIONS[reduction], dtype, weight)
+    return options, call
