@@ -62,13 +62,6 @@ def test_a_formula_takes_flags_and_numbers(forward):
         torch.testing.assert_close(of_t, sign * (b + d * x), rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("parameters", ((), (0.1, 1.0, 0.2, 0.3), (0.1, 1.0, 0.2, 0.3, 0.4, 0.5)))
-def test_another_number_of_parameters_is_refused(forward, parameters):
-    x = torch.rand(3, 5)
-    with pytest.raises(RuntimeError, match=f"bilinear has 5 parameters, not {len(parameters)}"):
-        forward(x, x, parameters)
-
-
 def test_more_numbers_than_a_kernel_takes_are_refused(monkeypatch):
     monkeypatch.setitem(pointwise.FORMULAS, "bilinear", Formula(bilinear))
     parameters = dict.fromkeys("abcdefg"[: MOST_NUMBERS + 1], 0.5)
