@@ -91,7 +91,8 @@ class LossWithRows(Function):
             return (None,) * 7
         if upstream is None:
             assert lse_gradient is not None
-            upstream = lse_gradient.new_zeros(lse_gradient.shape if ctx.reduction == Reduction.NONE else ())
+            reduction = ctx.settings[2]
+            upstream = lse_gradient.new_zeros(lse_gradient.shape if reduction == Reduction.NONE else ())
         return *_backward(ctx, upstream, lse_gradient), None
 
 
@@ -144,10 +145,9 @@ def _forward(
         torch.autograd.graph.increment_version(input)
         outputs.insert(0, input.detach())
     ctx.gradients = outputs if in_forward else None
-    ctx.name, ctx.options, ctx.reduction, ctx.dtype = name, options, reduction, call.dtype
-    ctx.strategy, ctx.wanted = strategy, wanted
+    # One attribute for all that a backward may need: each by itself would cost a small loss a percent.
+    ctx.settings = (name, options, reduction, call.dtype, strategy, wanted, devices.preferred())
     ctx.only_input = wanted == INPUT_GRADIENT and (not in_forward or outputs[0].shape == input.shape)
-    ctx.backend = devices.preferred()
     ctx.save_for_backward(None if overwrite else input, target, weight, extra_or_statistics)
     return loss, extra_or_statistics, largest
 
@@ -162,20 +162,23 @@ def _backward(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> tuple[
         if ready is not None and lse_gradient is None and ctx.only_input and _is_plainly_one(upstream):
             # Most training steps: nothing is left to compute, so nothing else is looked at.
             return ready[0], None, None, None, None, None
+    name, options, reduction, _, strategy, wanted, backend = ctx.settings
     input, target, weight, extra_or_statistics = ctx.saved_tensors
+    operands = (input, target, weight, extra_or_statistics)
     if input is None:
         gradients = _gradients_in_place(ready, upstream, by_torch, lse_gradient)
     elif by_torch:
         gradients = _gradients_by_torch(ctx, upstream, lse_gradient)
     else:
-        options = ctx.options if lse_gradient is None else ctx.options._replace(lse_gradient=lse_gradient)
-        operands = (input, target, weight, extra_or_statistics)
-        arguments = (upstream, *operands, *options, ctx.reduction, ctx.wanted)
-        with modes.prefer(ctx.backend):
-            gradients = _gradients_by_kernels(ctx, ready, arguments, lse_gradient is not None)
+        if lse_gradient is not None:
+            options = options._replace(lse_gradient=lse_gradient)
+        arguments = (upstream, *operands, *options, reduction, wanted)
+        overwrite = strategy == "late" and bool(wanted & INPUT_GRADIENT)
+        with modes.prefer(backend):
+            gradients = _gradients_by_kernels(name, ready, overwrite, arguments, lse_gradient is not None)
     remaining = iter(gradients)
     input_gradient, target_gradient, extra_gradient = (
-        _sum_to_shape_of(operand, next(remaining)) if ctx.wanted & bit else None
+        _sum_to_shape_of(operand, next(remaining)) if wanted & bit else None
         for operand, bit in (
             (input, INPUT_GRADIENT),
             (target, TARGET_GRADIENT),
@@ -186,15 +189,27 @@ def _backward(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> tuple[
 
 
 def _gradients_by_kernels(
-    ctx: Any, ready: list[Tensor] | None, arguments: tuple[Any, ...], has_lse_gradient: bool
+    name: str,
+    ready: list[Tensor] | None,
+    overwrite: bool,
+    arguments: tuple[Any, ...],
+    has_lse_gradient: bool,
 ) -> list[Tensor]:
-    """The wanted gradients, in the order of operands, given the arguments of the operator NAME_backward."""
-    operators = OPERATORS[ctx.name]
+    """The wanted gradients, in the order of operands.
+
+    Args:
+        name: the loss.
+        ready: the gradients for an upstream gradient of 1, if the forward made them.
+        overwrite: whether the input's gradient goes over the input.
+        arguments: those of the operator NAME_backward.
+        has_lse_gradient: whether log-sum-exps have an upstream gradient, too.
+    """
+    operators = OPERATORS[name]
     if ready is not None:
         if has_lse_gradient or not _is_plainly_one(arguments[0]):
             operators.backward_into(ready, not has_lse_gradient, *arguments)
         return ready
-    if ctx.strategy == "late" and ctx.wanted & INPUT_GRADIENT:
+    if overwrite:
         return _gradients_into_input(operators, arguments)
     gradients: list[Tensor] = operators.backward(*arguments)
     return gradients
@@ -257,16 +272,17 @@ def _gradients_into_input(operators: Operators, arguments: tuple[Any, ...]) -> l
 
 def _gradients_by_torch(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> list[Tensor]:
     """The gradients through torch's own operators, which autograd and vmap can see through."""
+    name, options, reduction, dtype, _, wanted, _ = ctx.settings
     input, target, weight, extra_or_statistics = ctx.saved_tensors
-    extra = None if LOSSES[ctx.name].has_statistics else extra_or_statistics
+    extra = None if LOSSES[name].has_statistics else extra_or_statistics
     bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT), (extra, EXTRA_GRADIENT))
-    differentiated = [tensor for tensor, bit in bits if ctx.wanted & bit and tensor is not None]
+    differentiated = [tensor for tensor, bit in bits if wanted & bit and tensor is not None]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        results = [composed(ctx.name, (input, target, weight, extra), ctx.options, ctx.reduction, ctx.dtype)]
+        results = [composed(name, (input, target, weight, extra), options, reduction, dtype)]
         upstreams = [upstream.to(results[0].dtype)]
         if lse_gradient is not None:
-            results.append(reference.lse(_cast(input, ctx.dtype), target, ctx.options))
+            results.append(reference.lse(_cast(input, dtype), target, options))
             upstreams.append(lse_gradient.to(results[1].dtype))
     return list(torch.autograd.grad(results, differentiated, upstreams, create_graph=create_graph))
 

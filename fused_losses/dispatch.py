@@ -112,7 +112,7 @@ def run(call: Call, backward: Backward) -> Tensor:
     if strategy is None:
         loss = loss_without_gradient(call)
     else:
-        loss = LossFunction.apply(*call.operands, call, strategy)
+        loss = LossFunction.apply(call.input, call.target, call.weight, call.extra, call, strategy)
     return loss if call.finish is None else call.finish(loss)
 
 

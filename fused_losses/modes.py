@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -61,12 +61,16 @@ def hear() -> list[str] | None:
     return decisions.get() if _explanations and not is_compiling() else None
 
 
-@contextmanager
-def prefer(name: str | None) -> Iterator[None]:
+def prefer(name: str | None) -> AbstractContextManager[None]:
     """Prefers the kernels of a backend within the `with` block; None changes nothing."""
-    if name is None or name == backend.get():
-        yield
-        return
+    return _NOTHING if name is None or name == backend.get() else _preferring(name)
+
+
+_NOTHING = nullcontext()
+
+
+@contextmanager
+def _preferring(name: str) -> Iterator[None]:
     token = backend.set(name)
     try:
         yield

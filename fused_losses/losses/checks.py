@@ -128,7 +128,11 @@ def as_floating(tensor: Tensor, like: Tensor) -> Tensor:
 
 def promoted(input: Tensor, *others: Tensor | None) -> torch.dtype | None:
     """The loss's dtype where it is not the input's: promoted, or float32 under autocast."""
-    dtype = _promotion(input, others)
+    dtype = input.dtype
+    for tensor in others:
+        if tensor is not None and tensor.dtype is not dtype:
+            dtype = _promotion(input, others)
+            break
     if autocasts(input) and dtype is not torch.float64:
         dtype = torch.float32
     return None if dtype is input.dtype else dtype

@@ -50,8 +50,10 @@ def mse_loss(
         RuntimeError: shapes that do not broadcast.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
-    call = _plan_mse(input, target, reduction, weight)
-    return _computed(call, backward, F.mse_loss, input, target, weight, reduction=reduction)
+    call = _difference("mse_loss", input, target, reduction, weight)
+    if call is not None and input.shape == target.shape:
+        return run(call, backward)
+    return _broadcast_or_twin(call, backward, F.mse_loss, input, target, weight, reduction=reduction)
 
 
 @plans("mse_loss")
@@ -87,8 +89,10 @@ def l1_loss(
         RuntimeError: shapes that do not broadcast.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
-    call = _plan_l1(input, target, reduction, weight)
-    return _computed(call, backward, F.l1_loss, input, target, weight, reduction=reduction)
+    call = _difference("l1_loss", input, target, reduction, weight)
+    if call is not None and input.shape == target.shape:
+        return run(call, backward)
+    return _broadcast_or_twin(call, backward, F.l1_loss, input, target, weight, reduction=reduction)
 
 
 @plans("l1_loss")
@@ -127,7 +131,9 @@ def smooth_l1_loss(
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_smooth_l1(input, target, reduction, beta)
-    return _computed(call, backward, F.smooth_l1_loss, input, target, reduction=reduction, beta=beta)
+    if call is not None and input.shape == target.shape:
+        return run(call, backward)
+    return _broadcast_or_twin(call, backward, F.smooth_l1_loss, input, target, reduction=reduction, beta=beta)
 
 
 @plans("smooth_l1_loss")
@@ -167,7 +173,11 @@ def huber_loss(
     """
     check_backward(backward)
     call = _plan_huber(input, target, reduction, delta, weight)
-    return _computed(call, backward, F.huber_loss, input, target, weight, reduction=reduction, delta=delta)
+    if call is not None and input.shape == target.shape:
+        return run(call, backward)
+    return _broadcast_or_twin(
+        call, backward, F.huber_loss, input, target, weight, reduction=reduction, delta=delta
+    )
 
 
 @plans("huber_loss")
@@ -213,7 +223,7 @@ def _difference(
     )
 
 
-def _computed(
+def _broadcast_or_twin(
     call: Call | None,
     backward: Backward,
     twin: Callable[..., Tensor],
@@ -222,11 +232,10 @@ def _computed(
     weight: Tensor | None = None,
     **keywords: Any,
 ) -> Tensor:
-    """The loss of a call, with torch's warning where operands broadcast; without a call, that of `twin`."""
+    """The loss of operands that broadcast, with torch's warning; without a call, that of `twin`."""
     if call is None:
         if weight is not None:
             keywords["weight"] = weight
         return by_torch(twin, input, target, **keywords)
-    if input.shape != target.shape:
-        warn_of_broadcast(input, target)
+    warn_of_broadcast(input, target)
     return run(call, backward)
