@@ -24,8 +24,9 @@ from fused_losses.ops import OPERATORS, Operators, scale_
 from fused_losses.registry import ARGMAX, EXTRA_GRADIENT, INPUT_GRADIENT, LOSSES, STATISTICS, TARGET_GRADIENT
 from fused_losses.shapes import positions
 
-FEW_ELEMENTS = 2**16
-"""Elements of an input up to which statistics of rows are computed again: a tensor would cost more."""
+FEW_ELEMENTS = 2**14
+"""Elements of an input up to which statistics of rows are not kept: a backward that needs them computes them
+again, which takes as long there, measured with 64 rows on a CPU."""
 
 
 def loss_without_gradient(call: Call) -> Tensor:
