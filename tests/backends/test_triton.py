@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,12 +39,16 @@ def step(loss):
 def test_the_environment_chooses_triton_and_explain_says_so():
     code = (
         "import torch, fused_losses as f\n"
+        "from kit import interpreter\n"
+        "interpreter.count_with_any_numpy()\n"
         "x = torch.randn(2, 3, requires_grad=True)\n"
         "print(f.explain(f.functional.mse_loss, x, torch.zeros(2, 3)))\n"
         "with f.backend('compiled'): print(f.explain(f.functional.mse_loss, x, torch.zeros(2, 3)))\n"
         "print(f.explain(f.functional.mse_loss, x.half(), torch.zeros(2, 3).half()))\n"
     )
-    first, second, third = run(code, FUSED_LOSSES_BACKEND="triton", TRITON_INTERPRET="1").splitlines()
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {"FUSED_LOSSES_BACKEND": "triton", "TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    first, second, third = run(code, **environment).splitlines()
     assert first == "mse_loss: Triton, interpreted, fused, as asked for"
     assert second.startswith("mse_loss: C++ (")
     assert third.endswith("recompute, since backward='fused' cannot be had here")
