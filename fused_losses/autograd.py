@@ -146,7 +146,7 @@ def _forward(
         torch.autograd.graph.increment_version(input)
         outputs.insert(0, input.detach())
     ctx.gradients = outputs if in_forward else None
-    # One attribute for all that a backward may need: each by itself would cost a small loss a percent.
+    # One attribute for all that a backward may need, since setting each by itself slows small losses.
     ctx.settings = (name, options, reduction, call.dtype, strategy, wanted, devices.preferred())
     ctx.only_input = wanted == INPUT_GRADIENT and (not in_forward or outputs[0].shape == input.shape)
     ctx.save_for_backward(None if overwrite else input, target, weight, extra_or_statistics)
