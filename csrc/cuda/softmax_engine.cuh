@@ -25,11 +25,15 @@ inline void add_rows(Alignment& alignment, const SoftmaxArguments& tensors, cons
   alignment.add(tensor.data, tensor.dtype, tensor.strides.classes, strides, tensors.outer_dims + 1);
 }
 
+// The most classes of packed positions whose results are not rounded to 16 bits. A thread with a pack of positions has
+// no registers left for sums of runs; of these classes it has 32 groups, as many as there are in a run.
+inline constexpr int64_t kMostPackedClasses = 1024;
+
 // Whether neighbouring positions of input and gradient can be read and written in packs.
 template <class S>
 bool has_packed_positions(const SoftmaxArguments& tensors) {
-  constexpr int64_t kElements = kPack<S>;
-  bool packed = tensors.inner % kElements == 0 && tensors.classes < INT32_MAX;
+  constexpr int64_t kElements = kPack<S>, kMost = sizeof(S) == 2 ? INT32_MAX - 1 : kMostPackedClasses;
+  bool packed = tensors.inner % kElements == 0 && tensors.classes <= kMost;
   for (const ClassTensor* tensor : {&tensors.input, &tensors.input_gradient}) {
     if (!tensor->data) continue;
     packed =

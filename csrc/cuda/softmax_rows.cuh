@@ -68,10 +68,15 @@ class SoftmaxRow {
       for_held([&](int h, int p) {
         if (p < packs) add(state, p, held[h]);
       });
-      for (int slot = group_.lane(); slot < packs - beyond(); slot += group_.lanes()) {
-        const Held pack = load(x, beyond() + slot);
-        if (slot < kernel_.held_packs) memory_[slot] = pack;
-        add(state, beyond() + slot, pack);
+      if (packs > beyond()) {
+        SoftmaxRuns<T> runs{state};
+        for (int slot = group_.lane(); slot < packs - beyond(); slot += group_.lanes()) {
+          const Held pack = load(x, beyond() + slot);
+          if (slot < kernel_.held_packs) memory_[slot] = pack;
+          add(runs.run, beyond() + slot, pack);
+          runs.step();
+        }
+        state = runs.total();
       }
       merge(state);
     }
@@ -81,7 +86,7 @@ class SoftmaxRow {
     // If the gradient overwrites the logits, no thread may write an element that another one has yet to read.
     group_.sync();
     unrolled<kHeld>([&](int h) { held[h].forget(); });
-    T others = 0;
+    SumOfRuns<T> others;
     if (gradient.data || t_gradient_.data) {
       slopes_ = targets_.slopes(state, hot_);
       log_sum_ = t_gradient_.data ? log(state.sum) : T(0);
@@ -97,7 +102,7 @@ class SoftmaxRow {
       } else if (live && gradient.data) {
         clear(gradient, {shift, classes});
       }
-      if (tensors_.labels.data) finish_label(gradient, others);
+      if (tensors_.labels.data) finish_label(gradient, others.total());
     }
     if (!live || !group_.leads()) return T(0);
     return targets_.finish(i, hot_, state_, largest_ == kNone ? -1 : largest_);
@@ -167,33 +172,37 @@ class SoftmaxRow {
       }
     }
     const T reference = raise<kRounded, kSoft, kTerms>(state, larger);
-    T sum = 0;
+    T sum = 0, more = 0;
     unrolled<kElements>([&](int j) {
       const T e = numerator<kRounded>(x[j] - reference);
       sum += e;
-      if constexpr (kTerms) state.excess += excess(e, x[j] - reference);
+      if constexpr (kTerms) more += excess(e, x[j] - reference);
     });
     state.sum += sum;
+    if constexpr (kTerms) state.excess += more;
     if constexpr (kSoft) {
-      T q[kElements];
+      T q[kElements], mass = 0, cross = 0;
       load_soft(p, q);
       unrolled<kElements>([&](int j) {
         if (!span_.has(first + j)) return;
-        state.mass += q[j];
-        state.cross += q[j] * (x[j] - reference);
+        mass += q[j];
+        cross += q[j] * (x[j] - reference);
       });
+      state.mass += mass;
+      state.cross += cross;
     }
   }
 
   // The sum of the soft targets of a row whose statistics are given.
   __device__ T mass(int packs) const {
-    T sum = 0;
+    SumOfRuns<T> sum;
     for (int p = group_.lane(); p < packs; p += group_.lanes()) {
       T q[kElements];
       load_soft(p, q);
-      unrolled<kElements>([&](int j) { sum += q[j]; });
+      unrolled<kElements>([&](int j) { sum.run += q[j]; });
+      sum.step();
     }
-    return group_.sum(sum);
+    return group_.sum(sum.total());
   }
 
   __device__ void merge(SoftmaxState<T>& state) {
@@ -214,7 +223,7 @@ class SoftmaxRow {
     }
   }
 
-  __device__ void emit(const Line& gradient, int p, const Held& pack, T& others) const {
+  __device__ void emit(const Line& gradient, int p, const Held& pack, SumOfRuns<T>& others) const {
     const int first = p * kElements - span_.shift;
     T x[kElements], q[kElements]{};
     unpack(p, pack, x);
@@ -226,9 +235,10 @@ class SoftmaxRow {
     T made[kElements];
     unrolled<kElements>([&](int j) {
       const T e = numerator<kRounded>(x[j] - slopes_.reference);
-      if (!kRounded && first + j != hot_.y) others += e;
+      if (!kRounded && first + j != hot_.y) others.run += e;
       made[j] = targets_.gradient(slopes_, hot_, e, x[j], q[j]);
     });
+    if constexpr (!kRounded) others.step();
     Access::store(gradient, span_, p, made);
   }
 

@@ -83,6 +83,44 @@ __device__ inline T raise(SoftmaxState<T>& state, T larger) {
   return reference;
 }
 
+// How many packs or groups of classes a thread adds up before their sums join those of earlier ones: the error of a sum
+// grows with the number of its summands, of which a thread has hundreds in rows of many thousands of classes.
+inline constexpr int kRun = 32;
+
+// A sum of runs. A thread adds to `run`, and calls step() after each pack or group of classes.
+template <class T>
+struct SumOfRuns {
+  T run = 0, before = 0;
+  int left = kRun;
+
+  __device__ void step() {
+    if (--left != 0) return;
+    before += run;
+    run = 0;
+    left = kRun;
+  }
+  __device__ T total() const { return before + run; }
+};
+
+// The same for all sums of a part of a row. The reference of `run` is that of all earlier runs or larger.
+template <class T>
+struct SoftmaxRuns {
+  SoftmaxState<T> run = {}, before = {};
+  int left = kRun;
+
+  __device__ void step() {
+    if (--left != 0) return;
+    before = total();
+    run = {before.reference};
+    left = kRun;
+  }
+  __device__ SoftmaxState<T> total() const {
+    SoftmaxState<T> all = before;
+    all.merge(run);
+    return all;
+  }
+};
+
 // The summand e difference of the excess, where e is exp(difference); 0 where e is 0, also for an infinite difference.
 template <class T>
 __device__ inline T excess(T e, T difference) {

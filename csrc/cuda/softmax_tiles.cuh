@@ -26,6 +26,8 @@ class SoftmaxTile {
   // Classes are counted in 32 bits for packs of positions, for which many of these numbers are kept.
   using Class = std::conditional_t<P == 1, int64_t, int>;
   static constexpr Class kNone = std::numeric_limits<Class>::max();  // a class after all others
+  // Packs of positions have few classes: see kMostPackedClasses.
+  static constexpr bool kRuns = P == 1;
 
  public:
   __device__ SoftmaxTile(const SoftmaxKernel& kernel, const Targets<T, kSoft, kTerms>& targets)
@@ -126,58 +128,81 @@ class SoftmaxTile {
   }
 
   __device__ void add_up(SoftmaxState<T>* states) {
-    for_classes([&](int64_t first) {
-      T x[kClassesAtOnce][P];
+    if constexpr (kRuns) {
+      SoftmaxRuns<T> runs{states[0]};
+      for_classes([&](int64_t first) {
+        add(&runs.run, first);
+        runs.step();
+      });
+      states[0] = runs.total();
+    } else {
+      for_classes([&](int64_t first) { add(states, first); });
+    }
+  }
+
+  // Adds the group of classes that begins with `first`.
+  __device__ void add(SoftmaxState<T>* states, int64_t first) {
+    T x[kClassesAtOnce][P];
+    unrolled<kClassesAtOnce>([&](int k) {
+      unrolled<P>([&](int j) { x[k][j] = static_cast<T>(-INFINITY); });
+      if (first + k < tensors_.classes) load_logits(first + k, x[k]);
+    });
+    unrolled<P>([&](int j) {
+      SoftmaxState<T>& state = states[j];
+      T larger = state.reference;
+      unrolled<kClassesAtOnce>([&](int k) { larger = larger_of(x[k][j], larger); });
+      if constexpr (kTerms) {
+        if (tensors_.argmax && (larger > state.reference || largest_[j] == kNone)) {
+          unrolled<kClassesAtOnce>([&](int k) {
+            const int64_t c = first + kClassesAtOnce - 1 - k;
+            if (c < tensors_.classes && x[kClassesAtOnce - 1 - k][j] == larger) largest_[j] = static_cast<Class>(c);
+          });
+        }
+      }
+      const T reference = raise<kRounded, kSoft, kTerms>(state, larger);
+      T sum = 0, more = 0;
       unrolled<kClassesAtOnce>([&](int k) {
-        unrolled<P>([&](int j) { x[k][j] = static_cast<T>(-INFINITY); });
-        if (first + k < tensors_.classes) load_logits(first + k, x[k]);
+        const T e = numerator<kRounded>(x[k][j] - reference);
+        sum += e;
+        if constexpr (kTerms) more += excess(e, x[k][j] - reference);
+      });
+      state.sum += sum;
+      if constexpr (kTerms) state.excess += more;
+    });
+    if constexpr (kSoft) {
+      T mass[P]{}, cross[P]{};
+      unrolled<kClassesAtOnce>([&](int k) {
+        if (first + k >= tensors_.classes) return;
+        T q[P];
+        load_soft(first + k, q);
+        unrolled<P>([&](int j) {
+          mass[j] += q[j];
+          cross[j] += q[j] * (x[k][j] - finite_reference(states[j].reference));
+        });
       });
       unrolled<P>([&](int j) {
-        SoftmaxState<T>& state = states[j];
-        T larger = state.reference;
-        unrolled<kClassesAtOnce>([&](int k) { larger = larger_of(x[k][j], larger); });
-        if constexpr (kTerms) {
-          if (tensors_.argmax && (larger > state.reference || largest_[j] == kNone)) {
-            unrolled<kClassesAtOnce>([&](int k) {
-              const int64_t c = first + kClassesAtOnce - 1 - k;
-              if (c < tensors_.classes && x[kClassesAtOnce - 1 - k][j] == larger) largest_[j] = static_cast<Class>(c);
-            });
-          }
-        }
-        const T reference = raise<kRounded, kSoft, kTerms>(state, larger);
-        unrolled<kClassesAtOnce>([&](int k) {
-          const T e = numerator<kRounded>(x[k][j] - reference);
-          state.sum += e;
-          if constexpr (kTerms) state.excess += excess(e, x[k][j] - reference);
-        });
+        states[j].mass += mass[j];
+        states[j].cross += cross[j];
       });
-      if constexpr (kSoft) {
-        unrolled<kClassesAtOnce>([&](int k) {
-          if (first + k >= tensors_.classes) return;
-          T q[P];
-          load_soft(first + k, q);
-          unrolled<P>([&](int j) {
-            states[j].mass += q[j];
-            states[j].cross += q[j] * (x[k][j] - finite_reference(states[j].reference));
-          });
-        });
-      }
-    });
+    }
   }
 
   // The sums of the soft targets of positions whose statistics are given.
   __device__ void add_up_mass(SoftmaxState<T>* states) const {
-    T mass[P]{};
+    SumOfRuns<T> mass[P];
     for_classes([&](int64_t first) {
       unrolled<kClassesAtOnce>([&](int k) {
         if (first + k >= tensors_.classes) return;
         T q[P];
         load_soft(first + k, q);
-        unrolled<P>([&](int j) { mass[j] += q[j]; });
+        unrolled<P>([&](int j) { mass[j].run += q[j]; });
       });
+      if constexpr (kRuns) unrolled<P>([&](int j) { mass[j].step(); });
     });
-    sum_of_parts(mass);
-    unrolled<P>([&](int j) { states[j].mass = mass[j]; });
+    T totals[P];
+    unrolled<P>([&](int j) { totals[j] = mass[j].total(); });
+    sum_of_parts(totals);
+    unrolled<P>([&](int j) { states[j].mass = totals[j]; });
   }
 
   // Adds up what the warps that share the tile have found. Before it is called again, all threads must have met.
@@ -227,7 +252,7 @@ class SoftmaxTile {
   __device__ int thread_of(int part) const { return static_cast<int>(threadIdx.x) + (part - part_) * kWarp; }
 
   __device__ void emit(const SoftmaxState<T>* states, int64_t gradient, int64_t t_gradient) {
-    unrolled<P>([&](int j) { others_[j] = 0; });
+    SumOfRuns<T> others[P];
     for_classes([&](int64_t first) {
       unrolled<kClassesAtOnce>([&](int k) {
         if (first + k >= tensors_.classes) return;
@@ -241,13 +266,15 @@ class SoftmaxTile {
         if (!tensors_.input_gradient.data) return;
         unrolled<P>([&](int j) {
           const T e = numerator<kRounded>(x[j] - slopes_[j].reference);
-          if (!kRounded && c != hot_[j].y) others_[j] += e;
+          if (!kRounded && c != hot_[j].y) others[j].run += e;
           made[j] = targets_.gradient(slopes_[j], hot_[j], e, x[j], q[j]);
           if (!hot_[j].counts) made[j] = 0;
         });
         store(tensors_.input_gradient, gradient, c, made);
       });
+      if constexpr (kRuns && !kRounded) unrolled<P>([&](int j) { others[j].step(); });
     });
+    unrolled<P>([&](int j) { others_[j] = others[j].total(); });
   }
 
   __device__ void emit_probabilities(const SoftmaxState<T>* states, int64_t c, const T* x, int64_t t_gradient) const {

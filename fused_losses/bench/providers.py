@@ -161,6 +161,8 @@ def _liger(case: Case) -> LossFn:
     if case.device == "cpu":
         raise Unavailable("needs a GPU")
     if case.head is None:
+        if len(case.shape) > 2:
+            raise Unavailable("takes logits (N, C) only")
         function: LossFn = package.liger_cross_entropy
     else:
         function = package.liger_fused_linear_cross_entropy

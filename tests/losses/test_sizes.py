@@ -110,3 +110,16 @@ def test_a_step_launches_once_forward_and_once_backward(name):
     between = count()
     torch.autograd.grad(loss, leaf, torch.full_like(loss, 0.5))
     assert (between - before, count() - between) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "options", ({}, {"label_smoothing": 0.1}, {"z_loss": 1e-4, "entropy": 0.05}), ids=str
+)
+@pytest.mark.parametrize("probabilities", (False, True), ids=("labels", "probabilities"))
+def test_sums_of_many_classes(probabilities, options):
+    """Classes that lie apart, which few threads share: a plain sum of them in float32 would lose some bits."""
+    logits, target = inputs_of("cross_entropy", 2, 30_011)
+    if probabilities:
+        target = inputs_of("cross_entropy", 2, 30_011, seed=1)[0].softmax(1)
+    case = Case("", "cross_entropy", (logits.t().contiguous().t(), target), options)
+    check(case.cast(torch.float32), torch.float32, "sum")
