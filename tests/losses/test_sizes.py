@@ -117,7 +117,7 @@ def test_a_step_launches_once_forward_and_once_backward(name):
 )
 @pytest.mark.parametrize("probabilities", (False, True), ids=("labels", "probabilities"))
 def test_sums_of_many_classes(probabilities, options):
-    """Classes that lie apart, which few threads share: a plain sum of them in float32 would lose some bits."""
+    """Classes that lie apart, which few threads share: a plain sum in float32 would lose some bits."""
     logits, target = inputs_of("cross_entropy", 2, 30_011)
     if probabilities:
         target = inputs_of("cross_entropy", 2, 30_011, seed=1)[0].softmax(1)
