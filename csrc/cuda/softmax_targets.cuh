@@ -188,11 +188,15 @@ class Targets {
   // The soft target of class c, whose probability is t.
   __device__ T soft(T t, int64_t c) const { return (t * keep_ + constant_) * weight(c); }
 
-  // The sum of the soft targets where there are no probabilities. Called by all threads of the block.
+  // The sum of the soft targets where there are no probabilities. Called by all threads of the block. Weights are added
+  // up, not soft targets: where all are 1, their sum is exact, and thousands of roundings to the same side are not.
   __device__ T mass_of_smoothing() const {
-    T sum = 0;
-    for (int64_t c = threadIdx.x; c < tensors_.classes; c += blockDim.x) sum += soft(T(0), c);
-    return Group(blockDim.x).sum(sum);
+    SumOfRuns<T> sum;
+    for (int64_t c = threadIdx.x; c < tensors_.classes; c += blockDim.x) {
+      sum.run += weight(c);
+      sum.step();
+    }
+    return Group(blockDim.x).sum(sum.total()) * constant_;
   }
 
   // Whether the forward has kept statistics, and the state of position i that is made of them.
