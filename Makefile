@@ -39,7 +39,7 @@ OLDEST_TESTS = $(KERNEL_TESTS) tests/losses/test_conformance*.py tests/linear/te
 OLDEST_WHOLE = tests/package/test_registration.py tests/package/test_environments.py tests/backends/test_triton_compile.py
 IN_OLDEST = cd $(OLDEST)/source &&
 
-.PHONY: demo test test-oldest test-triton test-cuda-on-cpu test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test info clean
+.PHONY: demo test test-oldest test-triton test-cuda-on-cpu test-stress test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test info clean
 
 demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
@@ -65,6 +65,11 @@ test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels i
 test-cuda-on-cpu: $(VENV)/.built $(CUDA_ON_CPU) ## CUDA's kernels on the CPU, in three orders of threads
 	for seed in 1 2 3; do FUSED_LOSSES_CUDA_SEED=$$seed FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) \
 		$(BIN)/python -m pytest $(CUDA_TESTS) || exit 1; done
+
+STEPS ?= 20000
+SEED ?= 0
+test-stress: $(VENV)/.built ## STEPS random steps from SEED on: every result accurate, and no memory lost
+	$(BIN)/python -u tests/stress.py --steps $(STEPS) --seed $(SEED)
 
 # No virtual environment, which would need a network, but whatever torch, Triton and pytest PY has. Before the first
 # time: FUSED_LOSSES_CUDA=1 $(PY) setup.py build_ext --inplace

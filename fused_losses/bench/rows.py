@@ -167,7 +167,8 @@ def _commit() -> str:
 
 def _gpu_architecture() -> str:
     properties = torch.cuda.get_device_properties()
-    return getattr(properties, "gcnArchName", f"sm_{properties.major}{properties.minor}")
+    # NVIDIA's GPUs have the attribute, too: their name.
+    return properties.gcnArchName if torch.version.hip else f"sm_{properties.major}{properties.minor}"
 
 
 def _cpu_model() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 
-from fused_losses.bench import accuracy, providers
+from fused_losses.bench import accuracy, providers, rows
 from fused_losses.bench import cases as bench_cases
 from fused_losses.bench.cases import Case
 from fused_losses.bench.gpu import clock, measure
@@ -182,3 +183,20 @@ def test_a_host_that_is_late_is_given_more_time(monkeypatch):
 
     timing = clock.GpuClock().time(Contender(lambda round_: work, batch=1), seconds=0.1)
     assert timing.late == 0 and timing.kernels.median == pytest.approx(5e-6)
+
+
+@pytest.mark.parametrize(("hip", "architecture"), [(None, "sm_90"), ("6.4", "gfx942")])
+def test_architecture_of_the_gpu(monkeypatch, hip, architecture):
+    """NVIDIA's properties have the field that AMD's name the architecture in, with something else in it."""
+    properties = SimpleNamespace(major=9, minor=0, gcnArchName="gfx942" if hip else "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert rows._gpu_architecture() == architecture
+
+
+def test_liger_takes_no_images(monkeypatch):
+    monkeypatch.setattr(providers, "_package", lambda name: SimpleNamespace(liger_cross_entropy=None))
+    make = providers.PROVIDERS["liger"].make
+    make(Case("cross_entropy", "large", (8, 10), "float32", "cuda"))
+    with pytest.raises(providers.Unavailable, match="only"):
+        make(Case("cross_entropy", "large", (8, 21, 4, 4), "float32", "cuda"))
