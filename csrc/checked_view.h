@@ -121,12 +121,18 @@ inline bool shares_memory(const View& a, const View& b) {
   return a_begin < b_begin + b.bytes && b_begin < a_begin + a.bytes;
 }
 
-// `view`, which is read or written, and `written`, which is written to.
+// What torch says of its own operators that write to what they read.
+inline constexpr const char* kOverlap =
+    "unsupported operation: some elements of the input tensor and the written-to tensor refer to a single memory "
+    "location. Please clone() the tensor before performing the operation.";
+
+// `view`, which is read or written, and `written`, which is written to. Torch lets pass what it cannot tell, such as
+// views that take every other element; as a silent result would be wrong, this refuses it.
 inline void check_disjoint(const View& view, const View& written) {
   if (!shares_memory(view, written)) return;
   const bool is_alike = view.name == written.name;
   refuse(view.name, std::string("share no memory with ") + (is_alike ? "another one" : written.name),
-         "it does, and " + std::string(is_alike ? "both are" : "that is") + " written to");
+         "it does, and " + std::string(is_alike ? "both are" : "that is") + " written to: " + kOverlap);
 }
 
 inline std::string text_of(const torch::stable::Device& device) {

@@ -18,6 +18,12 @@ from fused_losses.operator_checks import (
 )
 from fused_losses.registry import INPUT_GRADIENT, Loss
 
+_OVERLAP = (
+    "unsupported operation: some elements of the input tensor and the written-to tensor refer to a single "
+    "memory location. Please clone() the tensor before performing the operation."
+)
+"""What torch says of its own operators that write to what they read."""
+
 
 def checked(
     loss: Loss,
@@ -88,12 +94,16 @@ def _check_storages(checks: Checks, tensors: dict[str, Tensor | None]) -> None:
 
 
 def _check_disjoint(checks: Checks, name: str, tensor: Tensor, written_name: str, written: Tensor) -> None:
-    """Checks that two tensors have no byte in common; those on the meta device have no bytes."""
+    """Checks that two tensors have no byte in common between their first and last elements.
+
+    Those on the meta device have no bytes.
+    """
     if tensor.is_meta:
         return
     begin, end = tensor.data_ptr(), tensor.data_ptr() + _bytes(tensor)
     if begin < written.data_ptr() + _bytes(written) and written.data_ptr() < end:
-        checks.refuse(name, f"share no memory with {written_name}, which is written to", "in the same memory")
+        expected = f"share no memory with {written_name}, which is written to"
+        checks.refuse(name, expected, f"in the same memory: {_OVERLAP}")
 
 
 def _check_into(checks: Checks, call: Arguments, into: list[Tensor]) -> None:
