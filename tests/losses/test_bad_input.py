@@ -10,18 +10,9 @@ from kit.refusals import same
 
 import fused_losses
 import fused_losses.functional as L
-from fused_losses.ops import OPERATORS
 from fused_losses.registry import LOSSES, TWINS
 
 LOGITS = torch.randn(4, 3)
-
-# Of the operators, by family.
-OPTIONS = {
-    "pointwise": ([1.0], None),
-    "vectors": ([1.0] * 5,),
-    "softmax": (-100, 0.0, [], None, None),
-    "class_margin": ([1.0, 1.0],),
-}
 
 
 def test_an_error_leaves_the_input_alone_inplace():
@@ -74,37 +65,6 @@ def test_sparse_operands(name):
     operands = inputs_of(name, 4, 3)
     for k in range(len(operands)):
         same(name, *(x.to_sparse() if i == k else x for i, x in enumerate(operands)), **LOSSES[name].call)
-
-
-@pytest.mark.parametrize("name", TWINS)
-def test_operands_on_several_devices(name):
-    """Torch decides: most often, it raises. The operators themselves do so, whoever calls them."""
-    operands = inputs_of(name, 4, 3)
-    for k in range(1, len(operands)):
-        same(name, *(x.to("meta") if i == k else x for i, x in enumerate(operands)), **LOSSES[name].call)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_operators_check_devices(name):
-    """The dispatcher calls the kernels of one of the devices; here, those of the CPU."""
-    cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-    _, _, *extra = operands = inputs_of(name, 4, 3)
-    third = extra[0] if extra else None
-    forward, backward = OPERATORS[name].forward, OPERATORS[name].backward
-    options = OPTIONS[LOSSES[name].family]
-    meta = [x.to("meta") for x in operands[:2]]
-    for input, target in ((operands[0], meta[1]), (meta[0], operands[1])):
-        with pytest.raises(RuntimeError, match="same device"):
-            forward.redispatch(cpu, input, target, None, third, *options, 1, None, 0)
-    upstream = torch.ones((), device="meta")
-    with pytest.raises(RuntimeError, match="same device"):
-        backward.redispatch(cpu, upstream, *operands[:2], None, third, *options, 1, 1)
-
-
-def test_scaling_checks_devices():
-    cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-    with pytest.raises(RuntimeError, match="same device"):
-        torch.ops.fused_losses.scale_.default.redispatch(cpu, torch.ones(3), torch.ones((), device="meta"))
 
 
 def test_many_dimensions():
