@@ -140,7 +140,7 @@ def _strategy(call: Call, backward: Backward) -> Strategy | None:
         elif strategy == backward:
             how = f"{strategy}, as asked for"
         else:
-            how = f"{strategy}, since backward={backward!r} cannot be had here"
+            how = f"{strategy}, because {_why_not(backward, call)}"
         heard.append(f"{call.name}: {devices.kernels_for(call.input.device.type)}, {how}")
     return strategy
 
@@ -164,11 +164,21 @@ def _strategy_of_gradient(call: Call, backward: Backward) -> Strategy:
     # Without the upstream gradient, nothing of use can be written for losses of their own; in float16, 1/N
     # and what a loss scaler will multiply by must meet before they are rounded.
     early = call.reduction != Reduction.NONE and call.input.dtype is not torch.float16
-    if backward == "fused":
-        return "fused" if early and not modes.saved_tensors_are_hooked() else "recompute"
-    if call.input.requires_grad:
+    if backward == "inplace" and call.input.requires_grad:
         _check_overwritable(call)
-    return "inplace" if early else "late"
+        return "inplace" if early else "late"
+    return "fused" if early and not modes.saved_tensors_are_hooked() else "recompute"
+
+
+def _why_not(backward: Backward, call: Call) -> str:
+    """Why a call runs by another strategy than the one that was asked for."""
+    if backward == "inplace" and not call.input.requires_grad:
+        return "the input requires no grad"
+    if call.reduction == Reduction.NONE:
+        return "each loss has an upstream gradient of its own, which must be known first"
+    if call.input.dtype is torch.float16:
+        return "in float16, the upstream gradient must be known before anything is rounded"
+    return "hooks are to see all tensors that are saved"
 
 
 def _check_overwritable(call: Call) -> None:
@@ -177,8 +187,8 @@ def _check_overwritable(call: Call) -> None:
     broadcasts = LOSSES[call.name].family in ("pointwise", "vectors")
     if broadcasts and not all(x is None or spans(input.shape, x.shape) for x in (target, extra)):
         raise RuntimeError("backward='inplace' needs an input of the full, broadcast shape.")
-    leaf = input._base if input._is_view() else input
-    if leaf is not None and leaf.is_leaf and leaf.requires_grad:
+    base = input._base
+    if input.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
         raise RuntimeError(
             "backward='inplace' would overwrite a leaf tensor that requires grad (or a view of one): a leaf "
             "Variable that requires grad is being used in an in-place operation."

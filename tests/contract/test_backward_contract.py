@@ -104,7 +104,8 @@ def test_inplace_makes_other_users_of_the_logits_raise():
 @pytest.mark.cpu
 def test_inplace_refuses_leaves_and_views_of_leaves_and_overlapping_memory():
     leaf = torch.randn(4, 7, requires_grad=True)
-    for input in (leaf, leaf.view(4, 7), leaf[:, :]):
+    view_that_is_a_leaf = torch.randn(2, 4, 7)[0].requires_grad_()
+    for input in (leaf, leaf.view(4, 7), leaf[:, :], view_that_is_a_leaf):
         with pytest.raises(RuntimeError, match="leaf"):
             L.cross_entropy(input, LABELS[:4], backward="inplace")
     with pytest.raises(RuntimeError, match="dense"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -48,6 +49,36 @@ def test_explain_within_explain():
     outer = fused_losses.explain(loss, X, T).splitlines()
     assert [line.split(":")[0] for line in outer] == ["mse_loss", "huber_loss"]
     assert inner[0].startswith("l1_loss") and "\n" not in inner[0]
+
+
+@pytest.mark.parametrize(
+    "dtype, reduction, requires_grad, is_hooked, backward, said",
+    (
+        (torch.float32, "mean", True, False, "fused", "fused, as asked for"),
+        (
+            torch.float32,
+            "none",
+            True,
+            False,
+            "fused",
+            "recompute, because each loss has an upstream gradient",
+        ),
+        (torch.float16, "mean", True, False, "fused", "recompute, because in float16"),
+        (torch.float32, "mean", True, True, "fused", "recompute, because hooks are to see"),
+        (torch.float16, "none", True, False, "inplace", "late, because each loss has an upstream"),
+        (torch.float16, "mean", True, False, "inplace", "late, because in float16"),
+        (torch.float32, "mean", False, False, "inplace", "fused, because the input requires no grad"),
+        (torch.float16, "none", True, False, "recompute", "recompute, as asked for"),
+    ),
+)
+def test_explain_says_why_a_strategy_is_not_the_one_asked_for(
+    dtype, reduction, requires_grad, is_hooked, backward, said
+):
+    x, t = X.to(dtype).requires_grad_(requires_grad), T.to(dtype).requires_grad_()
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x) if is_hooked else nullcontext()
+    with hooks:
+        line = fused_losses.explain(L.mse_loss, x, t, reduction=reduction, backward=backward)
+    assert said in line
 
 
 def test_explain_after_an_error():
