@@ -8,6 +8,7 @@
                must be known first (reduction="none", float16)
 
 A buffer is given away with the first backward, so no gradient that a user holds is ever written again.
+Gradients of losses that broadcast have the broadcast shape; autograd sums them to their operands' shapes.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _forward(
         INPUT_GRADIENT * input_needed | TARGET_GRADIENT * target_needed | EXTRA_GRADIENT * extra_needed
     ) & loss_row.differentiable
     in_forward = strategy == "fused" or strategy == "inplace"
-    overwrite = strategy == "inplace" and input_needed
+    overwrite = strategy == "inplace"
     keep = loss_row.has_statistics and (not in_forward or more or input.numel() > FEW_ELEMENTS)
     operators = OPERATORS[name]
     operator = operators.forward_inplace if overwrite else operators.forward
@@ -144,118 +145,141 @@ def _forward(
     largest = outputs.pop(0) if more & ARGMAX else None
     if overwrite:
         torch.autograd.graph.increment_version(input)
-        outputs.insert(0, input.detach())
-    ctx.gradients = outputs if in_forward else None
+        # The input is its gradient from here on, and autograd tells if someone writes to it once more.
+        ctx.save_for_backward(input.detach())
+    else:
+        ctx.save_for_backward(input, target, weight, extra_or_statistics)
+    # Whoever takes this has the buffers, or with "late" the right to overwrite the input.
+    ctx.gradients = [outputs] if strategy != "recompute" else None
     # One attribute for all that a backward may need, since setting each by itself slows small losses.
     ctx.settings = (name, options, reduction, call.dtype, strategy, wanted, devices.preferred())
-    ctx.only_input = wanted == INPUT_GRADIENT and (not in_forward or outputs[0].shape == input.shape)
-    ctx.save_for_backward(None if overwrite else input, target, weight, extra_or_statistics)
+    ctx.is_overwritten = overwrite
+    ctx.only_input = in_forward and wanted == INPUT_GRADIENT
     return loss, extra_or_statistics, largest
 
 
 def _backward(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradients of what the forward was given, whose first four are the operands."""
-    ready = ctx.gradients
     # create_graph=True, or a batch of upstream gradients, as jacobians have
     by_torch = torch.is_grad_enabled() or modes.is_batched(upstream)
-    if not by_torch:
-        ctx.gradients = None
-        if ready is not None and lse_gradient is None and ctx.only_input and _is_plainly_one(upstream):
-            # Most training steps: nothing is left to compute, so nothing else is looked at.
-            return ready[0], None, None, None, None, None
-    name, options, reduction, _, strategy, wanted, backend = ctx.settings
-    input, target, weight, extra_or_statistics = ctx.saved_tensors
-    operands = (input, target, weight, extra_or_statistics)
-    if input is None:
-        gradients = _gradients_in_place(ready, upstream, by_torch, lse_gradient)
-    elif by_torch:
-        gradients = _gradients_by_torch(ctx, upstream, lse_gradient)
-    else:
-        if lse_gradient is not None:
-            options = options._replace(lse_gradient=lse_gradient)
-        arguments = (upstream, *operands, *options, reduction, wanted)
-        overwrite = strategy == "late" and bool(wanted & INPUT_GRADIENT)
-        with modes.prefer(backend):
-            gradients = _gradients_by_kernels(name, ready, overwrite, arguments, lse_gradient is not None)
+    # A compiled backward computes gradients anew, too, unless there is nothing left to compute them from.
+    anew = by_torch or (modes.is_compiling() and not ctx.is_overwritten)
+    ready = None if anew else take_gradients(ctx)
+    if ready is not None and lse_gradient is None and ctx.only_input and _is_plainly_one(upstream):
+        # Most training steps: nothing is left to compute, so nothing else is looked at.
+        gradient = ctx.saved_tensors[0] if ctx.is_overwritten else ready[0]
+        return gradient, None, None, None, None, None
+    *_, wanted, backend = ctx.settings
+    with modes.prefer(backend):
+        if ctx.is_overwritten:
+            gradients = _gradients_in_place(ctx, ready, upstream, by_torch, lse_gradient)
+        elif by_torch:
+            gradients = _gradients_by_torch(ctx, upstream, lse_gradient)
+        else:
+            gradients = _gradients_by_kernels(ctx, ready, upstream, lse_gradient)
     remaining = iter(gradients)
     input_gradient, target_gradient, extra_gradient = (
-        _sum_to_shape_of(operand, next(remaining)) if wanted & bit else None
-        for operand, bit in (
-            (input, INPUT_GRADIENT),
-            (target, TARGET_GRADIENT),
-            (extra_or_statistics, EXTRA_GRADIENT),
-        )
+        next(remaining) if wanted & bit else None for bit in (INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT)
     )
     return input_gradient, target_gradient, None, extra_gradient, None, None
 
 
+def take_gradients(ctx: Any) -> list[Tensor] | None:
+    """The gradients that the forward left to one backward; None if it left none, or another has taken them.
+
+    That is one step, since two threads may run backwards of one retained graph at the same time.
+    """
+    if ctx.gradients is None:
+        return None
+    try:
+        ready: list[Tensor] = ctx.gradients.pop()
+    except IndexError:
+        return None
+    return ready
+
+
 def _gradients_by_kernels(
-    name: str,
-    ready: list[Tensor] | None,
-    overwrite: bool,
-    arguments: tuple[Any, ...],
-    has_lse_gradient: bool,
+    ctx: Any, ready: list[Tensor] | None, upstream: Tensor, lse_gradient: Tensor | None
 ) -> list[Tensor]:
     """The wanted gradients, in the order of operands.
 
     Args:
-        name: the loss.
+        ctx: what the forward has kept.
         ready: the gradients for an upstream gradient of 1, if the forward made them.
-        overwrite: whether the input's gradient goes over the input.
-        arguments: those of the operator NAME_backward.
-        has_lse_gradient: whether log-sum-exps have an upstream gradient, too.
+        upstream: the gradient of the loss.
+        lse_gradient: that of log-sum-exps, or None.
     """
+    name, options, reduction, _, strategy, wanted, _ = ctx.settings
     operators = OPERATORS[name]
-    if ready is not None:
-        if has_lse_gradient or not _is_plainly_one(arguments[0]):
-            operators.backward_into(ready, not has_lse_gradient, *arguments)
+    if lse_gradient is not None:
+        options = options._replace(lse_gradient=lse_gradient)
+    rest = (*options, reduction, wanted)
+    if strategy == "late" and not modes.is_compiling():
+        _check_not_taken(ready)
+        return _gradients_into_input(operators, (upstream, *ctx.saved_tensors, *rest))
+    if ready is None:
+        gradients: list[Tensor] = operators.backward(upstream, *ctx.saved_tensors, *rest)
+        return gradients
+    if lse_gradient is None and _is_plainly_one(upstream):
         return ready
-    if overwrite:
-        return _gradients_into_input(operators, arguments)
-    gradients: list[Tensor] = operators.backward(*arguments)
+    try:
+        operands = ctx.saved_tensors
+    except RuntimeError as error:
+        if lse_gradient is not None or "modified by an inplace operation" not in str(error):
+            raise
+        # Torch's own losses mostly keep results instead of operands, so users may change these in place.
+        return _multiplied(ready, upstream)
+    operators.backward_into(ready, lse_gradient is None, upstream, *operands, *rest)
+    return ready
+
+
+def _multiplied(gradients: list[Tensor], upstream: Tensor) -> list[Tensor]:
+    """Gradients that were made for an upstream gradient of 1, times upstream, in their own memory."""
+    if not _is_plainly_one(upstream):
+        for gradient in gradients:
+            scale_(gradient, upstream)
     return gradients
-
-
-def _sum_to_shape_of(operand: Tensor | None, gradient: Tensor) -> Tensor:
-    """The gradient of an operand that was broadcast, summed to its shape.
-
-    An operand that was overwritten is None here; it had the full shape.
-    """
-    if operand is None or gradient.shape == operand.shape:
-        return gradient
-    return gradient.sum_to_size(operand.shape)
 
 
 def _is_plainly_one(upstream: Tensor) -> bool:
     """Whether the upstream gradient can be seen to be 1 without waiting for a device.
 
-    A look at the CPU's own memory is cheaper than the operator, which looks for itself.
+    A look at the CPU's own memory is cheaper than the operator, which looks for itself. Nothing is seen of
+    tensors that a compiler or another mode follows, nor of subclasses.
     """
-    return upstream.is_cpu and upstream.numel() == 1 and upstream.item() == 1
+    return (
+        type(upstream) is Tensor
+        and upstream.is_cpu
+        and not modes.is_followed()
+        and upstream.numel() == 1
+        and upstream.item() == 1
+    )
 
 
 def _gradients_in_place(
-    ready: list[Tensor] | None, upstream: Tensor, by_torch: bool, lse_gradient: Tensor | None
+    ctx: Any, ready: list[Tensor] | None, upstream: Tensor, by_torch: bool, lse_gradient: Tensor | None
 ) -> list[Tensor]:
     """The gradients that the forward made, the first of them over the input, times upstream."""
-    if ready is None:
+    if by_torch:
         raise RuntimeError(
-            "Trying to backward through the graph a second time, but backward='inplace' has handed out its "
-            "only gradient, which overwrote the input. Use backward='fused' or 'recompute' to backward again."
+            "backward='inplace' overwrote the input, so its gradient cannot be differentiated again or for "
+            "a batch of upstream gradients: use backward='fused' or 'recompute' for that."
         )
     if lse_gradient is not None:
         raise RuntimeError(
             "backward='inplace' overwrote the input, from which the gradient of lse would be made: use "
             "backward='fused' or 'recompute' for that."
         )
-    if by_torch:
+    return _multiplied([*ctx.saved_tensors, *_check_not_taken(ready)], upstream)
+
+
+def _check_not_taken(ready: list[Tensor] | None) -> list[Tensor]:
+    """What was taken; raises RuntimeError where another backward has taken it before."""
+    if ready is None:
         raise RuntimeError(
-            "backward='inplace' overwrote the input, so its gradient cannot be differentiated again or for "
-            "a batch of upstream gradients: use backward='fused' or 'recompute' for that."
+            "Trying to backward through the graph a second time, but backward='inplace' has handed out its "
+            "only gradient, which overwrote the input. Use backward='fused' or 'recompute' to backward again."
         )
-    if not _is_plainly_one(upstream):
-        for gradient in ready:
-            scale_(gradient, upstream)
     return ready
 
 

@@ -22,6 +22,7 @@ PREFERRED = os.environ.get("FUSED_LOSSES_BACKEND", "compiled")
 
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 _are_functorch_transforms_active = torch._C._are_functorch_transforms_active
+_len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
 
 _STRICT = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 
@@ -95,6 +96,11 @@ def is_batched(upstream: Tensor) -> bool:
     if torch._C._are_functorch_transforms_active():
         return True
     return not is_compiling() and torch._C._functorch.is_legacy_batchedtensor(upstream)
+
+
+def is_followed() -> bool:
+    """Whether a compiler or a mode sees every operator, such as make_fx: it may refuse to show values."""
+    return is_compiling() or _len_torch_dispatch_stack() > 0
 
 
 def saved_tensors_are_hooked() -> bool:

@@ -117,7 +117,8 @@ def divisor_of(normalizer: Any, reduction: str, device: torch.device) -> Tensor 
     if divisor.is_cpu and device.type != "cpu":
         # A copy would wait for the device; a number that is filled in does not.
         return torch.empty((), dtype=torch.float64, device=device).fill_(divisor)
-    return divisor.to(device, torch.float64)
+    # A copy, since a backward may read it after the user has counted on in the same memory.
+    return divisor.to(device, torch.float64, copy=True)
 
 
 def argmax_by_torch(input: Tensor, target: Tensor, options: SoftmaxOptions) -> Tensor:
