@@ -112,7 +112,13 @@ def run(call: Call, backward: Backward) -> Tensor:
     if strategy is None:
         loss = loss_without_gradient(call)
     else:
-        loss = LossFunction.apply(call.input, call.target, call.weight, call.extra, call, strategy)
+        try:
+            loss = LossFunction.apply(call.input, call.target, call.weight, call.extra, call, strategy)
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved for backward" not in str(error):
+                raise
+            # Some of torch's losses do not save what was made in inference mode, and take it.
+            return run_by_torch(call)
     return loss if call.finish is None else call.finish(loss)
 
 

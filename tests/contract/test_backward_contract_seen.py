@@ -93,6 +93,29 @@ def test_saved_tensor_hooks_see_all_that_is_kept(name):
 
 
 @each_loss
+@pytest.mark.parametrize("backward", ("fused", "recompute"))
+@pytest.mark.cpu
+def test_operands_made_in_inference_mode(name, backward):
+    """Torch's losses take those that they need not save, such as a teacher's outputs for l1_loss."""
+    case = case_of(name)
+    for k in range(1, len(case.operands)):
+        with torch.inference_mode():
+            made = case.operands[k].clone()
+        operands = (*case.operands[1:k], made, *case.operands[k + 1 :])
+
+        def gradient(function, operands=operands, **options):
+            input = case.operands[0].clone().requires_grad_()
+            return torch.autograd.grad(function(input, *operands, **case.options, **options) * 0.5, input)[0]
+
+        try:
+            right = gradient(case.torchs)
+        except RuntimeError as error:
+            assert "Inference tensors cannot be saved" in str(error)
+        else:
+            torch.testing.assert_close(gradient(case.ours, backward=backward), right)
+
+
+@each_loss
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 def test_autocast_returns_torch_s_dtype_and_reads_the_input_as_it_is(name, dtype):
     case = case_of(name, dtype)

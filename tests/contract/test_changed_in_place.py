@@ -138,6 +138,14 @@ def test_inplace_keeps_the_input_alone(name, changed):
             torch.testing.assert_close(gradient, expected(case, upstream))
 
 
+def test_a_second_loss_in_place_of_the_first_one_s_gradient():
+    logits = torch.randn(8, 7, requires_grad=True) * 1
+    first, second = (L.cross_entropy(logits, LABELS, backward="inplace") for _ in range(2))
+    with pytest.raises(RuntimeError, match=CHANGED):
+        torch.autograd.grad(first, logits)
+    torch.autograd.grad(second, logits)
+
+
 @each_loss
 def test_inplace_of_losses_that_are_not_reduced_keeps_all(name):
     case = case_of(name)
