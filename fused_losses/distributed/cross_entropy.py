@@ -114,14 +114,15 @@ class VocabParallel(Function):
         ctx.target, ctx.merged, ctx.backward = target, merged, backward
         ctx.mark_non_differentiable(rows.argmax, rows.right, rows.divisor)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input)
+        # The backward has the target at hand; autograd tells if someone has written to it since.
+        ctx.save_for_backward(input, *target.operands)
         return rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None, *_: None) -> tuple[Any, ...]:
         """The gradient of the local logits (N, C_local), given that of the loss, () or (N), and lse's (N)."""
-        (input,) = ctx.saved_tensors
+        input, *_ = ctx.saved_tensors
         slope = slopes(upstream, ctx.factor, ctx.target)
         into = input.detach() if ctx.backward == "inplace" else torch.empty_like(input)
         write_gradient(input, ctx.target, ctx.merged, slope, lse_gradient, into)

@@ -131,14 +131,15 @@ class LinearVocabParallel(Function):
         ctx.gradients = gradients if in_forward else None
         ctx.mark_non_differentiable(rows.argmax, rows.right, rows.divisor)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, linear_weight, linear_bias)
+        # The backward has the target at hand; autograd tells if someone has written to it since.
+        ctx.save_for_backward(input, linear_weight, linear_bias, *target.operands)
         return rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None, *_: None) -> tuple[Any, ...]:
         """The gradients of input (N, D), added up over processes, weight (C_local, D) and bias (C_local)."""
-        (input, weight, bias), target = ctx.saved_tensors, ctx.target
+        (input, weight, bias, *_), target = ctx.saved_tensors, ctx.target
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None or upstream is None or lse_gradient is not None:
             chunks = _Chunks(Head(input, weight, bias), target, ctx.workspace)

@@ -97,6 +97,11 @@ class Target:
         label = torch.where(counts, torch.where(owned, own, 0), -1)
         return Target(options, label, owned, counts, weight, target)
 
+    @property
+    def operands(self) -> tuple[Tensor | None, ...]:
+        """What may lie in memory of the user's: local, weight and labels."""
+        return self.local, self.weight, self.labels
+
     def rows(self, rows: slice) -> Target:
         """The target of some rows."""
         labels = None if self.labels is None else self.labels[rows]

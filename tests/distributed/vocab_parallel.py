@@ -206,6 +206,31 @@ def heads(rank, world):
                 torch.testing.assert_close(mine, theirs, rtol=0, atol=limit)
 
 
+def changed_operands(rank, world):
+    """Whoever writes to an operand before the backward gets an error of autograd, not a wrong gradient."""
+    shard = Shard.of_rank(C)
+    logits, labels, weight = made()
+    x, head = torch.randn(N, D, dtype=torch.float64), torch.randn(C, D, dtype=torch.float64)
+    for target in (labels, parts(shard, 1, torch.rand(N, C, dtype=torch.float64))):
+        for changed in range(2):
+            for strategy in ("recompute", "inplace", "head"):
+                operands = target.clone(), parts(shard, 0, weight).clone()
+                leaf = parts(shard, 1, logits).clone().requires_grad_()
+                if strategy == "head":
+                    leaf = x.clone().requires_grad_()
+                    arguments = leaf, parts(shard, 0, head), operands[0]
+                    loss = linear_cross_entropy(*arguments, weight=operands[1], shard=shard)
+                else:
+                    loss = cross_entropy(leaf * 1, *operands, shard=shard, backward=strategy)
+                operands[changed].zero_()
+                try:
+                    torch.autograd.grad(loss, leaf)
+                except RuntimeError as error:
+                    if "modified by an inplace operation" in str(error):
+                        continue
+                raise AssertionError((strategy, changed))
+
+
 def errors(rank, world):
     shard = Shard.of_rank(C)
     logits, labels, _ = made()
@@ -243,4 +268,4 @@ def sharded_modules(rank, world):
         torch.testing.assert_close(mine.grad.full_tensor(), theirs.grad)
 
 
-CHECKS = (options, terms, extremes, uneven, tensors, heads, errors, sharded_modules)
+CHECKS = (options, terms, extremes, uneven, tensors, heads, changed_operands, errors, sharded_modules)
