@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kit.contract import call, case_of, each_loss, each_reduction, expected
+from kit.older_torch import TORCH
 from torch._dynamo import compiled_autograd
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -23,6 +24,8 @@ def test_make_fx_of_a_backward(name, reduction, mode):
     case = case_of(name)
     if name == "gaussian_nll_loss" and mode != "real":
         pytest.skip("torch's own looks at the values of var")
+    if name == "multilabel_margin_loss" and mode == "symbolic" and TORCH < (2, 14):
+        pytest.skip("torch's own operators for it are wrong")
 
     def gradient(input, upstream):
         leaf = input.detach().requires_grad_()
