@@ -21,7 +21,7 @@ CPP := $(shell find csrc tests/backends -name '*.h' -o -name '*.cpp' -o -name '*
 # Of every set of kernels.
 KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_extensions.py tests/contract/test_backward_contract*.py \
 	tests/softmax/test_cross_entropy_terms.py tests/softmax/test_cross_entropy_operators.py \
-	tests/softmax/test_cross_entropy_edges.py tests/distributed/test_shards.py
+	tests/softmax/test_cross_entropy_edges.py tests/distributed/test_shards.py tests/linear/test_linear_ignored.py
 
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so

@@ -31,10 +31,19 @@ def divisor(call: Call) -> Tensor:
                 return weight.sum(dtype=torch.float64)
             ignored = cast(PointwiseOptions, call.options).ignore_index
             if ignored is not None:
-                return (target != ignored).sum(dtype=torch.float64)
+                return _count_other(target, ignored)
             return _number(broadcast(input, target, extra).numel(), input)
         return _number(input.shape[0], input)
     return _number(input.shape[0] if call.reduction == Reduction.BATCH_MEAN else 1, input)
+
+
+def _count_other(target: Tensor, ignored: float) -> Tensor:
+    """How many elements of a target, dense or sparse, differ from a number: (), float64."""
+    if not target.is_sparse:
+        return (target != ignored).sum(dtype=torch.float64)
+    stored = target.coalesce().values()
+    zeros = target.numel() - stored.numel() if ignored != 0 else 0
+    return (stored != ignored).sum(dtype=torch.float64) + zeros
 
 
 def _number(count: int, like: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from fused_losses.distributed.rows import Merged, local_numbers, merge, write_gr
 from fused_losses.distributed.shard import Shard, localized, whole
 from fused_losses.distributed.target import Options, Target
 from fused_losses.linear.chunks import rows_per_chunk
+from fused_losses.linear.counted import Counted, scaled
 from fused_losses.linear.head import Head
 from fused_losses.linear.loop import over_chunks
 from fused_losses.linear.products import choose_logits_dtype
@@ -147,8 +148,10 @@ class LinearVocabParallel(Function):
             gradients, factor = _backward(chunks, ctx.wanted, ctx.merged, slope, lse_gradient), None
         else:
             factor = upstream.double() * ctx.factor
+        if factor is not None:
+            gradients = scaled(gradients, factor, Counted.of_rows(target.counts), in_place=True)
         results = [
-            None if made is None else (made if factor is None else made.mul_(factor)).to(operand.dtype)
+            None if made is None else made.to(operand.dtype)
             for made, operand in zip(gradients, (input, weight, bias), strict=True)
         ]
         if results[0] is not None:

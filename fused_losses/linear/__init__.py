@@ -10,6 +10,7 @@ place, into its gradient, and two more matrix products make the gradients of the
     composition.py the same losses with all logits in memory
     autograd.py    the backward contract
     operators.py   the loss and its gradients, as operators that torch.compile sees
+    counted.py     which rows and classes count, and gradients times a factor there
     loop.py        the loop over chunks
     chunks.py      which rows, and how many at a time
     products.py    the matrix products

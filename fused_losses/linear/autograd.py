@@ -8,6 +8,7 @@ recompute  the forward makes the loss only, one matrix product; the backward mak
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch.autograd import Function
 from fused_losses import devices, modes, reference
 from fused_losses.call import REDUCTION_NAMES, Reduction, SoftmaxOptions
 from fused_losses.linear.composition import logits_of
+from fused_losses.linear.counted import Counted, scaled
 from fused_losses.linear.head import HeadCall
 from fused_losses.linear.operators import (
     HEAD_BIAS,
@@ -44,11 +46,13 @@ class LinearLoss(Function):
         in_forward = wanted if strategy == "fused" else 0
         loss, scale, *rest = linear_loss(*arguments, in_forward | row_bits)
         count = row_bits.bit_count()
-        row_results, gradients = rest[:count], rest[count:]
+        row_results, rest = rest[:count], rest[count:]
+        gradients, counts = rest[: in_forward.bit_count()], rest[in_forward.bit_count() :]
         if row_bits & LARGEST:
             ctx.mark_non_differentiable(row_results[1])
         ctx.set_materialize_grads(False)
-        ctx.gradients = (scale, gradients) if strategy == "fused" else None
+        ready = scale, gradients, Counted(*counts) if counts else None
+        ctx.gradients = ready if strategy == "fused" else None
         ctx.wanted = wanted
         ctx.backend = devices.preferred()
         # Tensors are saved where autograd sees them, and their places are kept with the other arguments.
@@ -71,21 +75,29 @@ class LinearLoss(Function):
                 return nothing
             by_row = head_call.call.reduction == Reduction.NONE
             upstream = lse_gradient.new_zeros(lse_gradient.shape if by_row else ())
+            if not by_row:
+                # A sum divides by 1. A mean may divide by 0, and 0 / 0 would reach the gradient of lse.
+                head_call = replace(head_call, call=replace(head_call.call, reduction=Reduction.SUM))
         ready = ctx.gradients
         if torch.is_grad_enabled() or modes.is_batched(upstream):
             gradients = _gradients_by_torch(head_call, ctx.wanted, upstream, lse_gradient)
         elif ready is not None and lse_gradient is None:
             if not modes.is_compiling():
                 ctx.gradients = None
-            scale, gradients = ready
-            gradients = _scaled(gradients, scale * upstream, _differentiated(head_call, ctx.wanted))
+            scale, gradients, counts = ready
+            in_place = not modes.is_compiling()  # a compiler decides that itself
+            made = scaled(_by_operand(gradients, ctx.wanted), scale * upstream, counts, in_place)
+            gradients = [gradient for gradient in made if gradient is not None]
         else:
             with modes.prefer(ctx.backend):
-                gradients = linear_loss_backward(upstream, lse_gradient, *arguments, ctx.wanted)
-            operands = _differentiated(head_call, ctx.wanted)
-            gradients = [g.to(x.dtype) for g, x in zip(gradients, operands, strict=True)]
-        remaining = iter(gradients)
-        head_gradients = (next(remaining) if ctx.wanted & bit else None for bit in _BITS)
+                gradients = linear_loss_backward(
+                    upstream, lse_gradient, *head_call.to_arguments(), ctx.wanted
+                )
+        operands = head_call.head
+        head_gradients = (
+            None if gradient is None or operand is None else gradient.to(operand.dtype)
+            for gradient, operand in zip(_by_operand(gradients, ctx.wanted), operands, strict=True)
+        )
         return None, None, *head_gradients, *nothing[5:]
 
 
@@ -93,21 +105,10 @@ class _Saved:
     """Stands for an argument that autograd has saved."""
 
 
-def _differentiated(head_call: HeadCall, wanted: int) -> list[Tensor]:
-    """The operands of the head whose gradients are wanted."""
-    return [x for x, bit in zip(head_call.head, _BITS, strict=True) if wanted & bit and x is not None]
-
-
-def _scaled(gradients: list[Tensor], factor: Tensor, operands: list[Tensor]) -> list[Tensor]:
-    """Gradients times a factor (), in the operands' dtypes, rounded once.
-
-    They are multiplied in place, since a head is large, unless a compiler looks, which decides that itself.
-    """
-    in_place = not modes.is_compiling()
-    return [
-        (gradient.mul_(factor) if in_place else gradient * factor.to(gradient.dtype)).to(operand.dtype)
-        for gradient, operand in zip(gradients, operands, strict=True)
-    ]
+def _by_operand(gradients: list[Tensor], wanted: int) -> list[Tensor | None]:
+    """The gradients of input, weight and bias, given those that are wanted, in this order."""
+    remaining = iter(gradients)
+    return [next(remaining) if wanted & bit else None for bit in _BITS]
 
 
 def _gradients_by_torch(
@@ -125,5 +126,7 @@ def _gradients_by_torch(
             assert isinstance(call.options, SoftmaxOptions)
             results.append(reference.lse(logits, target, call.options))
             upstreams.append(lse_gradient.to(results[1].dtype))
-    operands_wanted = _differentiated(head_call, wanted)
-    return list(torch.autograd.grad(results, operands_wanted, upstreams, create_graph=create_graph))
+    differentiated = [
+        x for x, bit in zip(head_call.head, _BITS, strict=True) if wanted & bit and x is not None
+    ]
+    return list(torch.autograd.grad(results, differentiated, upstreams, create_graph=create_graph))

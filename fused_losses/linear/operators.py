@@ -1,7 +1,7 @@
 """The operators `torch.ops.fused_losses.linear_loss` and `linear_loss_backward`.
 
     linear_loss           loss, what its sum was multiplied by, and as asked for, log-sum-exps, largest
-                          classes and gradients of the sum
+                          classes and gradients of the sum; with gradients, `Counted`, unless all counts
     linear_loss_backward  gradients, for an upstream gradient
 
 The gradients of the first are those of the sum of all losses, in float32 (float64 for float64): whoever
@@ -21,6 +21,7 @@ from torch._ops import OpOverload
 from fused_losses.call import Options, Reduction, SoftmaxOptions, accumulate_dtype
 from fused_losses.divisors import divisor
 from fused_losses.linear import chunks
+from fused_losses.linear.counted import Counted, counted, may_leave_out, scaled
 from fused_losses.linear.head import HeadCall
 from fused_losses.linear.loop import Kernel, over_chunks
 from fused_losses.ops import OPERATORS
@@ -70,11 +71,12 @@ def _forward(*arguments: Any) -> list[Tensor]:
         else:
             chunks.put(losses, rows, loss)
 
-    gradients = _over_rows(head_call, wanted, kernel)
+    gradients = _present(_over_rows(head_call, wanted, kernel))
+    counts = _counted(head_call) if gradients else None
     if losses is not None:
-        return [losses, torch.ones_like(total), *row_results, *gradients]
+        return [losses, torch.ones_like(total), *row_results, *gradients, *(counts or ())]
     scale = 1 / divisor(call)
-    return [(total * scale).to(head_call.dtype), scale, *row_results, *gradients]
+    return [(total * scale).to(head_call.dtype), scale, *row_results, *gradients, *(counts or ())]
 
 
 def _backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) -> list[Tensor]:
@@ -102,16 +104,24 @@ def _backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) ->
 
     gradients = _over_rows(head_call, wanted, kernel)
     if multiply_later:
-        for gradient in gradients:
-            gradient.mul_(factor)
-    return gradients
+        gradients = scaled(gradients, factor, _counted(head_call), in_place=True)
+    return _present(gradients)
 
 
-def _over_rows(head_call: HeadCall, wanted: int, kernel: Kernel) -> list[Tensor]:
-    """Runs a kernel over all rows that count, and returns the wanted gradients, in the order of bits."""
+def _counted(head_call: HeadCall) -> Counted | None:
+    """What has losses that count; None where everything has."""
+    return counted(head_call.call, head_call.chunk_rows) if may_leave_out(head_call.call) else None
+
+
+def _present(gradients: list[Tensor | None]) -> list[Tensor]:
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def _over_rows(head_call: HeadCall, wanted: int, kernel: Kernel) -> list[Tensor | None]:
+    """Runs a kernel over all rows that count; the gradients of input, weight and bias, None if not wanted."""
     rows = chunks.Rows.that_count(head_call.call)
     chunk_rows = min(head_call.chunk_rows, max(1, rows.total))
-    gradients = over_chunks(
+    return over_chunks(
         head_call.head,
         rows.chunks(chunk_rows),
         chunk_rows,
@@ -119,7 +129,6 @@ def _over_rows(head_call: HeadCall, wanted: int, kernel: Kernel) -> list[Tensor]
         (bool(wanted & HEAD_INPUT), bool(wanted & HEAD_WEIGHT), bool(wanted & HEAD_BIAS)),
         kernel,
     )
-    return [gradient for gradient in gradients if gradient is not None]
 
 
 def _without_normalizer(options: Options) -> Options:
@@ -163,7 +172,13 @@ def _fake_forward(*arguments: Any) -> list[Tensor]:
         shape = losses_shape(LOSSES[call.name].family, *call.operands)
     scale = input.new_empty((), dtype=torch.float64)
     loss = input.new_empty(shape, dtype=head_call.dtype)
-    return [loss, scale, *_row_results(head_call, wanted), *_fake_gradients(head_call, wanted)]
+    gradients = _fake_gradients(head_call, wanted)
+    counts: tuple[Tensor, ...] = ()
+    if gradients and may_leave_out(call):
+        by_row = isinstance(call.options, SoftmaxOptions)
+        of_classes = (1, *call.target.shape[1:]) if by_row else call.input.shape[1:]
+        counts = tuple(input.new_empty(shape, dtype=torch.bool) for shape in (input.shape[:1], of_classes))
+    return [loss, scale, *_row_results(head_call, wanted), *gradients, *counts]
 
 
 def _fake_backward(upstream: Tensor, lse_gradient: Tensor | None, *arguments: Any) -> list[Tensor]:

@@ -79,9 +79,8 @@ def test_of_no_rows_that_count(rows):
         theirs = F.linear_cross_entropy(x[rows], weight, LABELS[rows], **call)
         torch.testing.assert_close(mine, theirs, equal_nan=True)
         assert mine.isnan().all() if reduction == "mean" else not mine.any()
-        of_mine = torch.autograd.grad(mine, (x, weight, bias), torch.ones_like(mine))
-        for gradient in of_mine:
-            assert reduction == "mean" or not gradient.any()
+        for gradient in torch.autograd.grad(mine, (x, weight, bias), torch.ones_like(mine)):
+            assert not gradient.any()
 
 
 EXTRA = {
