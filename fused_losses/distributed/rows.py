@@ -60,8 +60,11 @@ class Merged:
     def losses(self, target: Target) -> Tensor:
         """The loss of each row, (N); 0 where it does not count."""
         log_sum, hot, options = self.sum.log(), self.hot(target), target.options
-        losses = torch.where(hot != 0, hot * ((self.reference - self.x_y) + log_sum), 0)
-        losses = losses + torch.where(self.mass != 0, self.mass * log_sum - self.cross, 0)
+        losses = torch.zeros_like(log_sum)
+        if target.has_labels:
+            losses = hot * ((self.reference - self.x_y) + log_sum)
+        if target.is_soft:
+            losses = losses + (self.mass * log_sum - self.cross)
         if options.z_loss:
             losses = losses + options.z_loss * self.lse**2
         if options.entropy:
@@ -113,9 +116,14 @@ def local_numbers(logits: Tensor, target: Target, largest: bool = False) -> Tens
         if options.entropy:
             losses = losses + options.entropy * (log_sum - found["mean_excess"])
         mass = target.mass(dtype)
-        # Where soft targets meet nothing but -inf, the loss is infinite if another process has anything else.
-        cross = mass * log_sum - target.share * losses
-        found["mass"], found["cross"] = mass, torch.where(masked & (mass != 0), -torch.inf, cross)
+        found["mass"], found["cross"] = mass, mass * log_sum - target.share * losses
+        # Of -inf alone, and where the class that the kernel multiplies by 0 has -inf, the kernel makes NaN.
+        # The loss is infinite if another class is not -inf, here or elsewhere, as 0 times infinity is not.
+        infinite = masked
+        if target.has_labels:
+            infinite = masked | (_mapped(target.at_labels(logits.detach()), options) == -torch.inf)
+        cross = torch.where(target.zeros_meet_infinity(logits), torch.nan, -torch.inf) + 0 * found["sum"]
+        found["cross"] = torch.where(infinite, cross, found["cross"])
     if largest:
         classes = top[0].clamp_min(0)
         logits_of_classes = logits.detach().gather(1, classes.unsqueeze(1)).squeeze(1)

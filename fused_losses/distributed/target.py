@@ -180,6 +180,19 @@ class Target:
         each = (1 - self.smoothing) * probabilities + self.smoothing * weight.sum() / max(1, classes)
         return self.share * each
 
+    def zeros_meet_infinity(self, logits: Tensor) -> Tensor:
+        """Whether a soft target of 0 meets a logit of -inf, (N) or (), given local logits (N, C_local).
+
+        For probabilities, it is assumed that all logits of a row are -inf, the one case that matters.
+        """
+        none = logits.new_zeros((), dtype=torch.bool)
+        is_zero = none if self.weight is None else self.weight == 0
+        if self.has_labels:
+            return none if self.weight is None else ((logits.detach() == -torch.inf) & is_zero).any(1)
+        if self.options.label_smoothing:
+            return is_zero.any()
+        return (self.local == 0).any(1) | is_zero.any()
+
     def weight_of_label(self, dtype: torch.dtype) -> Tensor:
         """The weight of each row's class where this process has it, (N); 0 elsewhere."""
         assert self.weight is not None

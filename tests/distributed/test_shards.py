@@ -80,6 +80,57 @@ def test_parts_are_the_whole(dtype, probabilities, terms):
         assert torch.equal(right.float(), every.accuracy)
 
 
+INFINITE = {
+    "elsewhere": {6: -torch.inf},
+    "stands in for a class elsewhere": {5: -torch.inf},
+    "the class": {1: -torch.inf},
+    "beside the class": {0: -torch.inf},
+    "all of the class's part": dict.fromkeys((0, 1, 2), -torch.inf),
+    "all of another part": dict.fromkeys((5, 6, 7), -torch.inf),
+    "all but one part": dict.fromkeys((0, 1, 2, 5, 6, 7), -torch.inf),
+    "all": dict.fromkeys(range(8), -torch.inf),
+    "the class, positive": {1: torch.inf},
+    "two, positive": {1: torch.inf, 6: torch.inf},
+    "both signs": {1: torch.inf, 6: -torch.inf},
+    "no number": {6: torch.nan},
+    "none": {},
+}
+"""Infinite logits of a row with class 1, of 8 classes in the parts 0 to 2, none, 3 to 4 and 5 to 7."""
+
+
+@pytest.mark.parametrize("label_smoothing", (0.0, 0.1, 1.0))
+@pytest.mark.parametrize("kind", ("labels", "probabilities", "certain"))
+def test_infinities_are_torchs(kind, label_smoothing, monkeypatch):
+    """A weight or a target of 0 times an infinite logarithm is NaN, and whatever is not 0, infinite."""
+    monkeypatch.setattr(f"{__name__}.SIZES", (3, 0, 2, 3))
+    monkeypatch.setattr(f"{__name__}.CLASSES", 8)
+    rows = len(INFINITE)
+    logits = torch.linspace(-1, 1, 8).repeat(rows, 1)
+    for row, values in zip(logits, INFINITE.values(), strict=True):
+        row[list(values)] = torch.tensor(list(values.values()))
+    target = torch.ones(rows, dtype=torch.int64)
+    if kind != "labels":
+        certain = torch.nn.functional.one_hot(target, 8).float()
+        target = certain if kind == "certain" else (certain + 0.1) / 1.8
+    for weight in (
+        None,
+        torch.linspace(0.5, 1, 8),
+        torch.linspace(0.5, 1, 8).index_fill(0, torch.tensor(6), 0),
+    ):
+        leaf = logits.double().requires_grad_()
+        expected = torch.nn.functional.cross_entropy(
+            leaf,
+            target.double() if target.is_floating_point() else target,
+            None if weight is None else weight.double(),
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+        (gradient,) = torch.autograd.grad(expected.sum(), leaf)
+        results = there(in_parts)(logits, target, weight, None, label_smoothing=label_smoothing)
+        for mine, theirs in ((results[0], expected), (results[-1].double(), gradient)):
+            torch.testing.assert_close(mine, theirs.detach(), rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
 @pytest.mark.cpu
 def test_what_a_process_sends_for_a_token():
     """The bytes of the table in docs/distributed.md, four for each number."""
