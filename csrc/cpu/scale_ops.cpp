@@ -6,7 +6,8 @@
 namespace fused_losses {
 namespace {
 
-// `factor` has one element. If it is 1, the usual upstream gradient, the memory is not touched.
+// `factor` has one element. If it is 1, the usual upstream gradient, the memory is not touched. A 0 stays 0 even if the
+// factor is infinite or NaN: it may be the gradient of an ignored row, which torch does not multiply either.
 void scale_inplace(const Tensor& gradient, const Tensor& factor) {
   const ScaleCall call = named("scale_", [&] { return ScaleCall(gradient, factor); });
   const double by = number(call.factor);
@@ -20,7 +21,8 @@ void scale_inplace(const Tensor& gradient, const Tensor& factor) {
     parallel_for(view.count, 16 * kChunk, [&](int64_t begin, int64_t end) {
       for_each_register<T>(end - begin, [&](int64_t i, auto count) {
         S* const at = data + begin + i;
-        store(at, load(at, count, 0) * static_cast<T>(by), count);
+        const auto values = load(at, count, 0);
+        store(at, select(values == 0, values, values * static_cast<T>(by)), count);
       });
     });
   });

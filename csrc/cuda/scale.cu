@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(const __grid_constant__
        p < kernel.span.template packs<Access::kElements>(); p += step) {
     T elements[Access::kElements];
     Access::unpack(Access::load(kernel.gradient, kernel.span, p, T(0)), elements);
-    unrolled<Access::kElements>([&](int j) { elements[j] *= static_cast<T>(by); });
+    unrolled<Access::kElements>(
+        [&](int j) { elements[j] = elements[j] == 0 ? elements[j] : elements[j] * static_cast<T>(by); });
     Access::store(kernel.gradient, kernel.span, p, elements);
   }
 }

@@ -14,7 +14,8 @@ from fused_losses.triton_kernels.memory import store
 def scale(gradient_ptr, factor_ptr, count: "i64", DTYPE: tl.constexpr, BLOCK: tl.constexpr):
     """Multiplies a gradient, `count` numbers in memory, by a factor, ().
 
-    A factor of 1, the usual upstream gradient, leaves the memory untouched.
+    A factor of 1, the usual upstream gradient, leaves the memory untouched. A 0 stays 0 even if the factor is
+    infinite or NaN: it may be the gradient of an ignored row, which torch does not multiply either.
     """
     factor = tl.load(factor_ptr).to(DTYPE)
     if factor == 1:
@@ -23,7 +24,8 @@ def scale(gradient_ptr, factor_ptr, count: "i64", DTYPE: tl.constexpr, BLOCK: tl
     for begin in range(first, end, step):
         i = begin + tl.arange(0, BLOCK)
         mask = i < end
-        store(gradient_ptr + i, tl.load(gradient_ptr + i, mask=mask).to(DTYPE) * factor, mask)
+        values = tl.load(gradient_ptr + i, mask=mask).to(DTYPE)
+        store(gradient_ptr + i, tl.where(values == 0, values, values * factor), mask)
 
 
 def run(gradient: Tensor, factor: Tensor) -> None:

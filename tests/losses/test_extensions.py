@@ -1,6 +1,8 @@
-"""What goes beyond torch: ignored elements of the binary losses."""
+"""What is ignored: elements of the binary losses, beyond torch, and rows, whatever multiplies a gradient."""
 
 from __future__ import annotations
+
+import functools
 
 import pytest
 import torch
@@ -92,3 +94,27 @@ def test_in_modules():
     module = fused_losses.BCEWithLogitsLoss(ignore_index=-1)
     expected = F.binary_cross_entropy_with_logits(x[kept], t[kept])
     torch.testing.assert_close(there(module)(x, t), expected)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("backward", ("fused", "recompute", "inplace"))
+@pytest.mark.parametrize("name", ("cross_entropy", "binary_cross_entropy_with_logits"))
+def test_the_ignored_has_no_gradient_whatever_the_loss_is_multiplied_by(name, backward, dtype):
+    """A sum that is divided by no items: what counts has infinite gradients, what does not has none."""
+    logits = torch.linspace(-2, 2, 30).view(6, 5).to(dtype)
+    if name == "cross_entropy":
+        some = torch.tensor([-1, 0, -1, 4, -1, 2])
+        counts = (some >= 0).unsqueeze(1).expand(6, 5)
+    else:
+        some = torch.linspace(0, 1, 30).view(6, 5).to(dtype)
+        counts = torch.arange(30).view(6, 5) % 3 == 0
+        some = some.where(counts, -1)
+    for target in (some, torch.full_like(some, -1)):
+        for reduction in ("sum", "mean"):
+            leaf = logits.clone().requires_grad_()
+            call = there(
+                functools.partial(getattr(L, name), ignore_index=-1, reduction=reduction, backward=backward)
+            )
+            (gradient,) = torch.autograd.grad(call(leaf * 1, target) / 0, leaf)
+            assert torch.equal(gradient.isfinite(), gradient == 0)
+            assert torch.equal(gradient != 0, counts if target is some else torch.zeros_like(counts))
