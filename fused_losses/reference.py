@@ -101,7 +101,7 @@ def map_logits(input: Tensor, terms: tuple[float, ...]) -> Tensor:
 def counted(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Whether each row is not ignored: (N, d1, ...), bool."""
     if target.is_floating_point():
-        return target.new_ones(positions(input), dtype=torch.bool)
+        return input.new_ones(positions(input), dtype=torch.bool)  # the target may be sparse
     return target != ignore_index
 
 

@@ -117,9 +117,10 @@ def _gradients_by_torch(
     """The gradients through torch's own operators and all logits, which autograd and vmap can see through."""
     call, create_graph = head_call.call, torch.is_grad_enabled()
     target = call.target.to_dense() if call.target.is_sparse else call.target
+    extra = call.extra.to_dense() if call.extra is not None and call.extra.is_sparse else call.extra
     with torch.enable_grad():
         logits = logits_of(head_call.head)
-        operands = (logits, target, call.weight, call.extra)
+        operands = (logits, target, call.weight, extra)
         results = [LOSSES[call.name].reference(*operands, call.options, REDUCTION_NAMES[call.reduction])]
         upstreams = [upstream.to(results[0].dtype)]
         if lse_gradient is not None:

@@ -12,11 +12,13 @@ from fused_losses.call import Reduction
 from fused_losses.linear import operators
 from fused_losses.linear.autograd import LinearLoss, Strategy
 from fused_losses.linear.chunks import rows_per_chunk
-from fused_losses.linear.composition import composed
+from fused_losses.linear.composition import composed, warn_of_all_logits
 from fused_losses.linear.head import Head, HeadCall, plan
 from fused_losses.linear.products import choose_logits_dtype
 from fused_losses.losses.checks import warn_of_broadcast
 from fused_losses.registry import LOSSES
+
+TRANSFORMED = "torch.func and forward-mode AD must see through the operators"
 
 
 def over_head(
@@ -28,6 +30,7 @@ def over_head(
     backward: Strategy,
     *,
     chunk_rows: int | None = None,
+    stacklevel: int = 2,
     dtype: torch.dtype | None = None,
     logits_dtype: torch.dtype | None = None,
     row_bits: int = 0,
@@ -42,6 +45,7 @@ def over_head(
         workspace: bytes of logits at a time.
         backward: the strategy that is asked for.
         chunk_rows: how many rows have logits at a time, whatever that takes.
+        stacklevel: how many calls above this one the user's is, whom warnings are for.
         dtype: the loss's dtype, if not the input's.
         logits_dtype: the logits', if it is not to be chosen by what the device multiplies well.
         row_bits: bits of `operators`: what is wanted of each row of a softmax, log-sum-exp and largest class.
@@ -53,6 +57,7 @@ def over_head(
     if modes.autocasts(head.input):
         head, dtype = _autocast(head), dtype or head.accumulate_dtype
     device = head.input.device
+    asked = "workspace" if workspace is not None else None if chunk_rows is None else "options"
     if logits_dtype is None:
         logits_dtype = choose_logits_dtype(torch.promote_types(head.input.dtype, head.weight.dtype), device)
     if chunk_rows is None:
@@ -62,7 +67,7 @@ def over_head(
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in keywords.values()):
         why = "an operand besides the head requires grad"
     elif modes.is_transformed():
-        why = "torch.func and forward-mode AD must see through the operators"
+        why = TRANSFORMED
     else:
         call = plan(loss, head, logits_dtype, reduction, keywords)
         if call is None:
@@ -73,6 +78,8 @@ def over_head(
         how = f"chunks of {chunk_rows} rows, {backward}" if why is None else f"all logits, because {why}"
         heard.append(f"linear {loss}: {how}")
     if call is None:
+        assert why is not None
+        warn_of_all_logits(loss, asked, why, stacklevel + 1)
         if not row_bits:
             return (composed(head, loss, reduction=reduction, **keywords),)
         keywords |= {"return_lse": True, "return_argmax": bool(row_bits & operators.LARGEST)}

@@ -9,6 +9,7 @@ from torch import Tensor
 from fused_losses import losses
 from fused_losses import unpatched as F
 from fused_losses.linear.head import Head
+from fused_losses.losses.checks import warn
 
 
 def logits_of(head: Head) -> Tensor:
@@ -16,6 +17,22 @@ def logits_of(head: Head) -> Tensor:
     bias = None if head.bias is None else head.bias.reshape(-1)
     logits = F.linear(head.input, head.weight.reshape(-1, head.weight.shape[-1]), bias)
     return logits if len(head.classes) == 1 else logits.reshape(*head.input.shape[:-1], *head.classes)
+
+
+def warn_of_all_logits(loss: str, asked: str | None, why: str, stacklevel: int) -> None:
+    """Tells a user who has asked for chunks that there are none.
+
+    Args:
+        loss: its name.
+        asked: the argument by which chunks were asked for; None if they were not.
+        why: why all logits are made.
+        stacklevel: how many calls above this one the user's is.
+    """
+    if asked is not None:
+        warn(
+            f"linear {loss}: ``{asked}`` ignored; all logits are in memory, since {why}.",
+            stacklevel=stacklevel + 2,
+        )
 
 
 def composed(head: Head, loss: str, **keywords: Any) -> Any:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fused_losses import modes
 from fused_losses import unpatched as F
 from fused_losses.call import SoftmaxOptions
 from fused_losses.dispatch import by_torch, kernels_take
 from fused_losses.linear.autograd import Strategy
-from fused_losses.linear.choice import over_head
-from fused_losses.linear.composition import composed
+from fused_losses.linear.choice import TRANSFORMED, over_head
+from fused_losses.linear.composition import composed, warn_of_all_logits
 from fused_losses.linear.divergence import divergence
 from fused_losses.linear.head import Head, is_head, logits_like
 from fused_losses.linear.operators import LARGEST, LSE
@@ -28,6 +29,8 @@ from fused_losses.registry import LOSSES
 
 if TYPE_CHECKING:
     from torch.nn import LinearCrossEntropyOptions
+
+UNTAKEN = "kernels do not take these operands"
 
 
 def linear_cross_entropy(
@@ -122,7 +125,12 @@ def linear_cross_entropy(
                 "normalizer": divisor,
                 **{f"return_{name}": value for name, value in requested._asdict().items()},
             }
-        return by_torch(
+        asked = "workspace" if workspace is not None else None if options is None else "options"
+        is_transformed = modes.is_transformed()
+        if options is not None and function is not _composed_cross_entropy and not is_transformed:
+            # Torch's function takes them, or says why not; but transformed, it raises or forgets tangents.
+            further["options"], asked = options, None
+        of_all: Any = by_torch(
             function,
             input,
             linear_weight,
@@ -134,6 +142,8 @@ def linear_cross_entropy(
             label_smoothing=label_smoothing,
             **further,
         )
+        warn_of_all_logits("cross_entropy", asked, TRANSFORMED if is_transformed else UNTAKEN, stacklevel=2)
+        return of_all
     is_single_row = input.dim() == 1
     if is_single_row:
         head, target = head._replace(input=input.unsqueeze(0)), target.unsqueeze(0)
@@ -219,6 +229,8 @@ def linear_loss(
         return divergence(head, reduction, workspace, backward, **keywords)
     if not is_head(head) or input.dim() != 2:
         result: Tensor = composed(head, loss, reduction=reduction, **keywords)
+        asked = None if workspace is None else "workspace"
+        warn_of_all_logits(loss, asked, TRANSFORMED if modes.is_transformed() else UNTAKEN, stacklevel=2)
         return result
     (result,) = over_head(head, loss, keywords, reduction, workspace, backward)
     return result

@@ -142,6 +142,12 @@ def plan(
         return None
     if LOSSES[loss].family == "pointwise" and losses_shape("pointwise", *call.operands) != call.input.shape:
         return None  # an operand makes more elements of the logits, which no chunk of rows has
-    if isinstance(target, Tensor) and target.is_sparse:
+    if not isinstance(target, Tensor) or not target.is_sparse:
+        return call
+    if "input2" not in keywords:
         return replace(call, target=target.to(call.target.dtype))
-    return call
+    # The call's target is input2, and this one the third operand, which has another shape for losses of rows.
+    signs = call.extra
+    if signs is None or signs.shape != target.shape:
+        return None
+    return replace(call, extra=target.to(signs.dtype))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
-from kit.linear_head import LABELS, PROBABILITIES, chunked, composed, head, results
+from kit.linear_head import LABELS, PROBABILITIES, V, chunked, composed, head, results, with_torchs_own
 
 import fused_losses.functional as L
 
@@ -93,6 +95,16 @@ def test_compiled(dynamic):
         torch.testing.assert_close(mine, theirs)
 
 
+def test_compiled_with_all_logits():
+    """The warning that there are no chunks would break the graph."""
+    torch._dynamo.reset()
+    x, weight, _ = head()
+    teacher = PROBABILITIES.clone().requires_grad_()
+    compiled = torch.compile(L.linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    expected = L.linear_cross_entropy(x, weight, teacher)
+    torch.testing.assert_close(compiled(x, weight, teacher, workspace=4 * V), expected)
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 def test_16_bits_are_compiled_as_a_whole(dtype):
     """On a CPU, the logits' dtype depends on the instructions that it has."""
@@ -131,3 +143,60 @@ def test_checkpointed():
     )
     expected = torch.autograd.grad(composed("cross_entropy")(*operands, target=LABELS), operands)
     torch.testing.assert_close(torch.autograd.grad(loss, operands), expected)
+
+
+def test_whoever_asks_for_chunks_is_told_that_there_are_none():
+    """All logits are made under torch.func, and where the target requires grad."""
+    x, weight, bias = (operand.detach() for operand in head())
+    teacher = PROBABILITIES.clone().requires_grad_()
+    asked = [{"workspace": 4 * V}]
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):  # torch 2.11 has none
+        asked.append({"options": torch.nn.LinearCrossEntropyOptions(batch_chunk_size=3)})
+    for more in asked:
+        (name,) = more
+        for why, call in {
+            "torch.func": lambda more=more: torch.func.grad(
+                lambda x: L.linear_cross_entropy(x, weight, LABELS, linear_bias=bias, **more)
+            )(x),
+            "an operand besides the head requires grad": lambda more=more: L.linear_cross_entropy(
+                x, weight, teacher, **more
+            ),
+        }.items():
+            with pytest.warns(
+                UserWarning, match=f"``{name}`` ignored; all logits are in memory, since {why}"
+            ) as caught:
+                call()
+            assert {warning.filename for warning in caught if warning.category is UserWarning} == {__file__}
+    for call in (
+        lambda: L.linear_loss(x, weight, teacher, "kl_div", workspace=4 * V, reduction="sum"),
+        lambda: L.linear_loss(x, weight, PROBABILITIES, "kl_div", workspace=4 * V, reduction="none"),
+        lambda: L.linear_loss(x[:0], weight, PROBABILITIES[:0], "mse_loss", workspace=4 * V),
+        lambda: L.linear_cross_entropy(x[:0], weight, LABELS[:0], z_loss=0.1, workspace=4 * V),
+        lambda: torch.func.jvp(
+            lambda x: L.linear_loss(x, weight, PROBABILITIES, "mse_loss", workspace=4 * V), (x,), (x,)
+        ),
+    ):
+        with pytest.warns(UserWarning, match="``workspace`` ignored") as caught:
+            call()
+        assert {warning.filename for warning in caught if warning.category is UserWarning} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.func.grad(lambda x: L.linear_cross_entropy(x, weight, LABELS))(x)
+        L.linear_cross_entropy(x, weight, LABELS, workspace=4 * V)
+
+
+@with_torchs_own
+def test_what_kernels_do_not_take_keeps_torchs_options():
+    """Torch's function has chunks of its own: of a weight of another dtype than the input, for one."""
+    x, weight, _ = (operand.detach() for operand in head(torch.bfloat16))
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=3, acc_dtype=torch.float32)
+    heard = []
+
+    class Log(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            heard.append(str(function))
+            return function(*arguments, **(keywords or {}))
+
+    with Log():
+        L.linear_cross_entropy(x, weight, LABELS, weight=torch.ones(V), options=options)
+    assert any("chunked" in name for name in heard)
