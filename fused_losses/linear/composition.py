@@ -15,7 +15,7 @@ from fused_losses.losses.checks import warn
 def logits_of(head: Head) -> Tensor:
     """All logits of a head, (N, V) or (N, C, d1, ...)."""
     bias = None if head.bias is None else head.bias.reshape(-1)
-    logits = F.linear(head.input, head.weight.reshape(-1, head.weight.shape[-1]), bias)
+    logits = F.linear(head.input, head.weight.flatten(0, -2), bias)
     return logits if len(head.classes) == 1 else logits.reshape(*head.input.shape[:-1], *head.classes)
 
 
