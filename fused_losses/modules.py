@@ -42,17 +42,8 @@ if hasattr(nn, "LinearCrossEntropyLoss"):  # torch 2.11 does not have it
     __all__ += ["LinearCrossEntropyLoss"]
 
 
-class CrossEntropyLoss(FusedModule, nn.CrossEntropyLoss, function=F.cross_entropy):
+class CrossEntropyLoss(FusedModule, nn.CrossEntropyLoss, function=F.cross_entropy, per_call=("normalizer",)):
     """:func:`fused_losses.functional.cross_entropy` as a module; `normalizer` is an argument of each call."""
-
-    z_loss = 0.0
-    entropy = 0.0
-    logit_scale = 1.0
-    softcap: float | None = None
-    return_lse = False
-    return_z_loss = False
-    return_accuracy = False
-    return_argmax = False
 
     def __init__(
         self,
@@ -74,15 +65,17 @@ class CrossEntropyLoss(FusedModule, nn.CrossEntropyLoss, function=F.cross_entrop
         return_argmax: bool = False,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.backward = backward
-        self.z_loss = z_loss
-        self.entropy = entropy
-        self.logit_scale = logit_scale
-        self.softcap = softcap
-        self.return_lse = return_lse
-        self.return_z_loss = return_z_loss
-        self.return_accuracy = return_accuracy
-        self.return_argmax = return_argmax
+        self.fused_options = {
+            "backward": backward,
+            "z_loss": z_loss,
+            "entropy": entropy,
+            "logit_scale": logit_scale,
+            "softcap": softcap,
+            "return_lse": return_lse,
+            "return_z_loss": return_z_loss,
+            "return_accuracy": return_accuracy,
+            "return_argmax": return_argmax,
+        }
 
 
 class NLLLoss(FusedModule, nn.NLLLoss, function=F.nll_loss):
@@ -99,7 +92,7 @@ class NLLLoss(FusedModule, nn.NLLLoss, function=F.nll_loss):
         backward: Backward = "fused",
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class MultiMarginLoss(FusedModule, nn.MultiMarginLoss, function=F.multi_margin_loss):
@@ -117,7 +110,7 @@ class MultiMarginLoss(FusedModule, nn.MultiMarginLoss, function=F.multi_margin_l
         backward: Backward = "fused",
     ) -> None:
         super().__init__(p, margin, weight, size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class MultiLabelMarginLoss(FusedModule, nn.MultiLabelMarginLoss, function=F.multilabel_margin_loss):
@@ -132,13 +125,11 @@ class MultiLabelMarginLoss(FusedModule, nn.MultiLabelMarginLoss, function=F.mult
         backward: Backward = "fused",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy):
     """:func:`fused_losses.functional.binary_cross_entropy` as a module."""
-
-    ignore_index: float | None = None
 
     def __init__(
         self,
@@ -151,14 +142,11 @@ class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy):
         backward: Backward = "fused",
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction)
-        self.ignore_index = ignore_index
-        self.backward = backward
+        self.fused_options = {"ignore_index": ignore_index, "backward": backward}
 
 
 class BCEWithLogitsLoss(FusedModule, nn.BCEWithLogitsLoss, function=F.binary_cross_entropy_with_logits):
     """:func:`fused_losses.functional.binary_cross_entropy_with_logits` as a module."""
-
-    ignore_index: float | None = None
 
     def __init__(
         self,
@@ -172,8 +160,7 @@ class BCEWithLogitsLoss(FusedModule, nn.BCEWithLogitsLoss, function=F.binary_cro
         backward: Backward = "fused",
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction, pos_weight)
-        self.ignore_index = ignore_index
-        self.backward = backward
+        self.fused_options = {"ignore_index": ignore_index, "backward": backward}
 
 
 class MultiLabelSoftMarginLoss(
@@ -191,7 +178,7 @@ class MultiLabelSoftMarginLoss(
         backward: Backward = "fused",
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class SoftMarginLoss(FusedModule, nn.SoftMarginLoss, function=F.soft_margin_loss):
@@ -206,7 +193,7 @@ class SoftMarginLoss(FusedModule, nn.SoftMarginLoss, function=F.soft_margin_loss
         backward: Backward = "fused",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class L1Loss(FusedModule, nn.L1Loss, function=F.l1_loss):
@@ -221,7 +208,7 @@ class L1Loss(FusedModule, nn.L1Loss, function=F.l1_loss):
         backward: Backward = "fused",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class MSELoss(FusedModule, nn.MSELoss, function=F.mse_loss):
@@ -236,7 +223,7 @@ class MSELoss(FusedModule, nn.MSELoss, function=F.mse_loss):
         backward: Backward = "fused",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class SmoothL1Loss(FusedModule, nn.SmoothL1Loss, function=F.smooth_l1_loss):
@@ -252,7 +239,7 @@ class SmoothL1Loss(FusedModule, nn.SmoothL1Loss, function=F.smooth_l1_loss):
         backward: Backward = "fused",
     ) -> None:
         super().__init__(size_average, reduce, reduction, beta)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class HuberLoss(FusedModule, nn.HuberLoss, function=F.huber_loss):
@@ -260,7 +247,7 @@ class HuberLoss(FusedModule, nn.HuberLoss, function=F.huber_loss):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0, *, backward: Backward = "fused") -> None:
         super().__init__(reduction, delta)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class PoissonNLLLoss(FusedModule, nn.PoissonNLLLoss, function=F.poisson_nll_loss):
@@ -278,7 +265,7 @@ class PoissonNLLLoss(FusedModule, nn.PoissonNLLLoss, function=F.poisson_nll_loss
         backward: Backward = "fused",
     ) -> None:
         super().__init__(log_input, full, size_average, eps, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class GaussianNLLLoss(FusedModule, nn.GaussianNLLLoss, function=F.gaussian_nll_loss):
@@ -288,7 +275,7 @@ class GaussianNLLLoss(FusedModule, nn.GaussianNLLLoss, function=F.gaussian_nll_l
         self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean", backward: Backward = "fused"
     ) -> None:
         super().__init__(full=full, eps=eps, reduction=reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class KLDivLoss(FusedModule, nn.KLDivLoss, function=F.kl_div):
@@ -304,7 +291,7 @@ class KLDivLoss(FusedModule, nn.KLDivLoss, function=F.kl_div):
         backward: Backward = "fused",
     ) -> None:
         super().__init__(size_average, reduce, reduction, log_target)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class HingeEmbeddingLoss(FusedModule, nn.HingeEmbeddingLoss, function=F.hinge_embedding_loss):
@@ -320,7 +307,7 @@ class HingeEmbeddingLoss(FusedModule, nn.HingeEmbeddingLoss, function=F.hinge_em
         backward: Backward = "fused",
     ) -> None:
         super().__init__(margin, size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class MarginRankingLoss(FusedModule, nn.MarginRankingLoss, function=F.margin_ranking_loss):
@@ -336,7 +323,7 @@ class MarginRankingLoss(FusedModule, nn.MarginRankingLoss, function=F.margin_ran
         backward: Backward = "fused",
     ) -> None:
         super().__init__(margin, size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class TripletMarginLoss(FusedModule, nn.TripletMarginLoss, function=F.triplet_margin_loss):
@@ -355,7 +342,7 @@ class TripletMarginLoss(FusedModule, nn.TripletMarginLoss, function=F.triplet_ma
         backward: Backward = "fused",
     ) -> None:
         super().__init__(margin, p, eps, swap, size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class TripletMarginWithDistanceLoss(
@@ -373,7 +360,7 @@ class TripletMarginWithDistanceLoss(
         backward: Backward = "fused",
     ) -> None:
         super().__init__(distance_function=distance_function, margin=margin, swap=swap, reduction=reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}
 
 
 class CosineEmbeddingLoss(FusedModule, nn.CosineEmbeddingLoss, function=F.cosine_embedding_loss):
@@ -389,4 +376,4 @@ class CosineEmbeddingLoss(FusedModule, nn.CosineEmbeddingLoss, function=F.cosine
         backward: Backward = "fused",
     ) -> None:
         super().__init__(margin, size_average, reduce, reduction)
-        self.backward = backward
+        self.fused_options = {"backward": backward}

@@ -1,4 +1,4 @@
-"""Entries of dictionaries (a module's names, a table of functions) that are replaced, and put back."""
+"""Entries of dictionaries (a module's names, a table of functions), and attributes, replaced and put back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,28 @@ from typing import Any
 logger = logging.getLogger("fused_losses")
 
 
+class Attributes:
+    """The attributes of an object as the entries of a dictionary, for those that `vars` does not have."""
+
+    def __init__(self, owner: object) -> None:
+        self._owner = owner
+
+    def get(self, name: str, default: object = None) -> Any:
+        """The attribute of that name."""
+        return getattr(self._owner, name, default)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        setattr(self._owner, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        delattr(self._owner, name)
+
+
 @dataclass(frozen=True)
 class Swap:
     """An entry of a dictionary, and what takes its place."""
 
-    place: dict[Any, Any]
+    place: dict[Any, Any] | Attributes
     key: Any
     replacement: Any
     name: str | None = None

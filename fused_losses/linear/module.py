@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,9 +23,8 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
         keywords: those of :class:`torch.nn.LinearCrossEntropyLoss`.
     """
 
-    # On the class: modules that torch.nn pickled do not have them.
-    workspace: int | None = None
-    backward: Strategy = "fused"
+    fused_options: Mapping[str, Any] = MappingProxyType({"workspace": None, "backward": "fused"})
+    """What torch.nn's module lacks, by name: no attributes of their own, as in `FusedModule`."""
 
     def __init__(
         self,
@@ -35,8 +36,7 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
         **keywords: Any,
     ) -> None:
         super().__init__(in_features, num_classes, **keywords)
-        self.workspace = workspace
-        self.backward = backward
+        self.fused_options = {"workspace": workspace, "backward": backward}
 
     def forward(self, input: Tensor, target: Tensor) -> Any:
         """The loss of the head's logits of `input`, (N, D) or (D)."""
@@ -52,6 +52,5 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             options=self.options,
-            workspace=self.workspace,
-            backward=self.backward,
+            **self.fused_options,
         )

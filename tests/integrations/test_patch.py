@@ -17,18 +17,17 @@ from torch import nn
 
 import fused_losses
 import fused_losses.functional as L
-from fused_losses.registry import TWINS
+from fused_losses.registry import LINEAR, TWINS
 
-TORCHS_FUNCTIONS = {name: getattr(F, name) for name in TWINS}
-TORCHS_MODULES = {loss.module: getattr(nn, loss.module) for loss in TWINS.values()}
+NAMES = (*TWINS, *(name for name in LINEAR.values() if hasattr(F, name)))
+TORCHS_FUNCTIONS = {name: getattr(F, name) for name in NAMES}
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays_patched():
     yield
-    assert {name: getattr(F, name) for name in TWINS} == TORCHS_FUNCTIONS
-    for place in (nn, nn.modules, nn.modules.loss):
-        assert {name: getattr(place, name) for name in TORCHS_MODULES} == TORCHS_MODULES
+    assert {name: getattr(F, name) for name in TORCHS_FUNCTIONS} == TORCHS_FUNCTIONS
+    assert {function.__module__ for function in TORCHS_FUNCTIONS.values()} == {"torch.nn.functional"}
 
 
 def logits_and_classes():
@@ -49,14 +48,23 @@ def is_fused(loss: torch.Tensor) -> bool:
     return type(loss.grad_fn).__name__ == "LossFunctionBackward"
 
 
-@pytest.mark.parametrize("loss", TWINS.values(), ids=TWINS)
-def test_every_loss_is_replaced_and_put_back(loss):
+@pytest.mark.parametrize("name", NAMES)
+def test_every_loss_is_replaced_and_put_back(name):
     with fused_losses.patch() as patched:
-        assert getattr(F, loss.name) is getattr(L, loss.name)
-        for place in (nn, nn.modules, nn.modules.loss):
-            assert getattr(place, loss.module) is getattr(fused_losses, loss.module)
-        assert f"torch.nn.functional.{loss.name}" in patched.replaced
-        assert f"torch.nn.{loss.module}" in patched.replaced
+        assert getattr(F, name) is getattr(L, name)
+        assert f"torch.nn.functional.{name}" in patched.replaced
+
+
+def test_nothing_but_losses_is_replaced():
+    places = (nn, nn.modules, nn.modules.loss, F, torch)
+    before = [dict(vars(place)) for place in places]
+    with fused_losses.patch():
+        during = [dict(vars(place)) for place in places]
+    changed = [
+        {name for name in old if name != "__warningregistry__" and old[name] is not new.get(name)}
+        for old, new in zip(before, during, strict=True)
+    ]
+    assert changed == [set(), set(), set(), set(NAMES), set()]
 
 
 @pytest.mark.parametrize("loss", TWINS.values(), ids=TWINS)
@@ -68,16 +76,133 @@ def test_torchs_functions_are_reached_by_ours_alone(loss):
 
 
 @pytest.mark.parametrize("loss", TWINS.values(), ids=TWINS)
-def test_modules_made_before_are_served(loss):
-    before = getattr(nn, loss.module)()
+def test_torchs_modules_call_ours(loss):
+    """Those made before, those made under the patch, and subclasses."""
+    torchs = getattr(nn, loss.module)
+    subclass = type("Subclass", (torchs,), {})
     operands = [x.double() if x.is_floating_point() else x for x in inputs(loss)]
     operands[0].requires_grad_()
-    expected = before(*operands)
+    before = [torchs(), subclass()]
+    expected = before[0](*operands)
     with fused_losses.patch():
-        fused = before(*operands)
-        assert is_fused(fused) and is_fused(getattr(nn, loss.module)()(*operands))
-    torch.testing.assert_close(fused, expected)
-    assert not is_fused(before(*operands))
+        for module in (*before, torchs(), subclass()):
+            result = module(*operands)
+            assert is_fused(result) and isinstance(module, torchs)
+            torch.testing.assert_close(result, expected)
+    assert not is_fused(before[0](*operands))
+
+
+@pytest.mark.skipif("linear_cross_entropy" not in NAMES, reason="torch 2.11 has no linear_cross_entropy")
+def test_the_linear_head_of_torch_calls_ours():
+    module = nn.LinearCrossEntropyLoss(8, 5)
+    operands = torch.randn(6, 8), torch.randint(5, (6,))
+    with fused_losses.patch():
+        assert fused_losses.explain(module, *operands).startswith("linear cross_entropy: chunks")
+
+
+class Meaning:
+    """Subclasses of torch's losses, and of this package's, whose attributes have names of our options."""
+
+    @staticmethod
+    def scaled(base):
+        class Scaled(base):
+            def __init__(self):
+                super().__init__()
+                self.logit_scale, self.entropy, self.softcap, self.z_loss = 10.0, "high", -1, None
+
+            def forward(self, input, target):
+                return super().forward(input * self.logit_scale, target)
+
+        return Scaled()
+
+    @staticmethod
+    def learned(base):
+        class Learned(base):
+            def __init__(self):
+                super().__init__()
+                self.logit_scale, self.z_loss = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.ones(3))
+                self.register_buffer("softcap", torch.ones(4))
+
+            def forward(self, input, target):
+                return super().forward(input * self.logit_scale, target)
+
+        return Learned()
+
+    @staticmethod
+    def with_methods(base):
+        class Methods(base):
+            def backward(self):
+                return "the user's"
+
+            def return_lse(self):
+                return "the user's"
+
+        module = Methods()
+        assert module.backward() == module.return_lse() == "the user's"
+        return module
+
+    @staticmethod
+    def by_name(base):
+        class ByName(base):
+            def __init__(self):
+                nn.CrossEntropyLoss.__init__(self)  # not by super()
+
+        return ByName()
+
+
+@pytest.mark.parametrize("kind", ("scaled", "learned", "with_methods", "by_name"))
+def test_attributes_mean_what_they_mean_to_the_user(kind):
+    logits, classes = logits_and_classes()
+    expected = getattr(Meaning, kind)(nn.CrossEntropyLoss)(logits, classes)
+    result = getattr(Meaning, kind)(fused_losses.CrossEntropyLoss)(logits, classes)
+    assert is_fused(result)
+    torch.testing.assert_close(result, expected)
+    with fused_losses.patch():
+        result = getattr(Meaning, kind)(nn.CrossEntropyLoss)(logits, classes)
+        assert is_fused(result)
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("name", ("BCELoss", "BCEWithLogitsLoss"))
+def test_an_ignore_index_of_a_subclass_is_its_own(name):
+    def loss_of(base):
+        class OneLabelLeftOut(base):
+            def __init__(self, ignore_index):
+                super().__init__()
+                self.ignore_index = ignore_index
+
+            def forward(self, input, target):
+                kept = [c for c in range(input.shape[1]) if c != self.ignore_index]
+                return super().forward(input[:, kept], target[:, kept])
+
+        return OneLabelLeftOut(0)
+
+    generator = torch.Generator().manual_seed(0)
+    operands = torch.rand(6, 5, generator=generator), torch.rand(6, 5, generator=generator).round()
+    expected = loss_of(getattr(nn, name))(*operands)
+    torch.testing.assert_close(loss_of(getattr(fused_losses, name))(*operands), expected)
+    with fused_losses.patch():
+        torch.testing.assert_close(loss_of(getattr(nn, name))(*operands), expected)
+
+
+def test_classes_stay_what_programs_know():
+    """Registries, default arguments and exact-class look-ups of code that was there before the patch."""
+    registry = {nn.CrossEntropyLoss: "classes", nn.MSELoss: "numbers"}
+
+    def default(kind=nn.NLLLoss):
+        return kind()
+
+    class Halved(nn.CrossEntropyLoss):
+        def forward(self, input, target):
+            return super().forward(input, target) / 2
+
+    logits, classes = logits_and_classes()
+    expected = Halved()(logits, classes)
+    with fused_losses.patch():
+        assert registry[type(nn.CrossEntropyLoss())] == "classes"
+        assert type(default()) is nn.NLLLoss
+        result = Halved()(logits, classes)
+    torch.testing.assert_close(result, expected)
 
 
 def test_double_backward_under_patch():
@@ -89,12 +214,12 @@ def test_double_backward_under_patch():
 
 def test_names():
     with fused_losses.patch(["mse_loss"]) as patched:
-        assert patched.replaced == ("torch.nn.functional.mse_loss", "torch.nn.MSELoss")
+        assert patched.replaced == ("torch.nn.functional.mse_loss",)
         assert F.mse_loss is L.mse_loss and F.l1_loss is TORCHS_FUNCTIONS["l1_loss"]
-        assert repr(patched).startswith("<Patch of 2 names (torch.nn.functional.mse_loss, torch.nn.MSELoss)")
+        assert repr(patched) == "<Patch of 1 names (torch.nn.functional.mse_loss), active>"
     assert repr(patched).endswith("undone>")
     with fused_losses.patch("mse_loss") as patched:
-        assert len(patched.replaced) == 2
+        assert len(patched.replaced) == 1
     for unknown in ("MSELoss", "ctc_loss"):  # a class, and one that we only pass on
         with pytest.raises(ValueError, match=f"no such loss: '{unknown}'; there are cross_entropy"):
             fused_losses.patch(["mse_loss", unknown])
@@ -104,8 +229,8 @@ def test_says_what_it_does(caplog, capsys):
     caplog.set_level(logging.INFO, "fused_losses")
     fused_losses.patch(["l1_loss"]).undo()
     assert caplog.messages == [
-        "replaced torch.nn.functional.l1_loss, torch.nn.L1Loss",
-        "restored torch.nn.functional.l1_loss, torch.nn.L1Loss",
+        "replaced torch.nn.functional.l1_loss",
+        "restored torch.nn.functional.l1_loss",
     ]
     assert capsys.readouterr() == ("", "")
 
@@ -158,47 +283,48 @@ def test_someone_elses_patch(monkeypatch):
     patched.undo()
 
 
-def test_classes():
-    torchs = nn.CrossEntropyLoss
-    with fused_losses.patch():
-        made = nn.CrossEntropyLoss(torch.ones(5))
-        from torch.nn.modules.loss import CrossEntropyLoss
-
-        assert type(made) is CrossEntropyLoss is fused_losses.CrossEntropyLoss
-        assert isinstance(made, torchs)
-
-        class Halved(nn.CrossEntropyLoss):
-            def forward(self, input, target):
-                return super().forward(input, target) / 2
-
-        logits, classes = logits_and_classes()
-        torch.testing.assert_close(Halved()(logits, classes), made(logits, classes) / 2)
-    assert is_fused(made(logits, classes))
-    assert list(made.state_dict()) == list(torchs(torch.ones(5)).state_dict()) == ["weight"]
-    made.load_state_dict(torchs(torch.zeros(5)).state_dict())
-    assert made.weight.count_nonzero() == 0
+class HoldsAFunction(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
 
 
 def test_pickles():
     torchs = nn.CrossEntropyLoss(torch.arange(5.0), label_smoothing=0.1)
+    ours = fused_losses.CrossEntropyLoss(torch.arange(5.0), label_smoothing=0.1, z_loss=0.5)
     stored = pickle.dumps(torchs)
     with fused_losses.patch():
-        ours = nn.CrossEntropyLoss(torch.arange(5.0), label_smoothing=0.1)
-        # By name, so this is ours now.
-        assert type(pickle.loads(stored)) is fused_losses.CrossEntropyLoss
-        pickled, pickled_torchs = pickle.dumps(ours), pickle.dumps(nn.Sequential(torchs))
-        assert type(copy.deepcopy(torchs)) is type(torchs)
+        assert pickle.dumps(torchs) == stored and type(pickle.loads(stored)) is nn.CrossEntropyLoss
+        assert type(copy.deepcopy(torchs)) is nn.CrossEntropyLoss
+        made = pickle.dumps(nn.Sequential(nn.CrossEntropyLoss(label_smoothing=0.1)))
+        pickled = pickle.dumps(ours)
+    assert type(pickle.loads(made)[0]) is nn.CrossEntropyLoss
+    loaded = pickle.loads(pickled)
+    assert type(loaded) is fused_losses.CrossEntropyLoss
+    assert (loaded.label_smoothing, loaded.fused_options["z_loss"]) == (0.1, 0.5)
+    assert torch.equal(loaded.weight, torch.arange(5.0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_functions_held_from_before_are_pickled(name):
+    torchs = getattr(F, name)
+    stored = pickle.dumps(torchs)
+    with fused_losses.patch():
+        held = pickle.dumps(torchs)
         file = io.BytesIO()
-        torch.save(torchs, file)
+        torch.save(HoldsAFunction(torchs), file)
+        ours = pickle.dumps(getattr(F, name))
+        assert pickle.loads(held) is torchs and pickle.loads(stored) is getattr(L, name)
     file.seek(0)
-    for loaded, kind in (
-        (pickle.loads(pickled), fused_losses.CrossEntropyLoss),
-        (pickle.loads(pickled_torchs)[0], nn.CrossEntropyLoss),
-        (torch.load(file, weights_only=False), nn.CrossEntropyLoss),
-    ):
-        assert type(loaded) is kind and loaded.label_smoothing == 0.1
-        assert torch.equal(loaded.weight, torch.arange(5.0))
+    assert torch.load(file, weights_only=False).function is torchs
+    assert pickle.loads(held) is torchs and pickle.loads(ours) is getattr(L, name)
     assert pickle.dumps(torchs) == stored
+
+
+def test_functions_that_were_imported_before_stay_torchs():
+    cross_entropy = F.cross_entropy
+    with fused_losses.patch():
+        assert not is_fused(cross_entropy(*logits_and_classes()))
 
 
 COMPILED = """
@@ -276,11 +402,8 @@ def test_replace_in_a_model(caplog):
     assert type(model.losses["b"]) is fused_losses.BCEWithLogitsLoss
     assert (type(model.custom), type(model.kept), type(model.ctc)) == (Custom, nn.Linear, nn.CTCLoss)
     assert cross_entropy.weight is weight and list(model.state_dict()) == state
-    assert (cross_entropy.note, cross_entropy.training, cross_entropy.backward) == (
-        "kept",
-        False,
-        "recompute",
-    )
+    assert (cross_entropy.note, cross_entropy.training) == ("kept", False)
+    assert cross_entropy.fused_options["backward"] == "recompute"
     loss = cross_entropy(logits, classes)
     assert is_fused(loss) and calls == ["hook", "hook"]
     torch.testing.assert_close(loss, expected)
@@ -296,6 +419,16 @@ def test_replace_a_loss(loss):
     assert type(module) is getattr(fused_losses, loss.module)
     result = module(*operands)
     assert is_fused(result)
+    torch.testing.assert_close(result, expected)
+
+
+def test_replace_takes_no_attribute_for_an_option():
+    logits, classes = logits_and_classes()
+    module = nn.CrossEntropyLoss()
+    module.logit_scale, module.z_loss, module.backward = 7.0, "any", "eager"
+    expected = module(logits, classes)
+    result = fused_losses.replace(module)(logits, classes)
+    assert is_fused(result) and module.logit_scale == 7.0
     torch.testing.assert_close(result, expected)
 
 
