@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.overrides import handle_torch_function, has_torch_function
 
 from fused_losses import devices, modes
 from fused_losses.autograd import (
@@ -30,13 +31,16 @@ MOST_DIMS = 8
 def kernels_take(*tensors: Tensor | None) -> bool:
     """Whether kernels can read these tensors, the first of which is the input, here and now.
 
-    They do not read subclasses, whose data may mean anything, nor sparse tensors or those of several devices,
-    and do not run under torch.func or forward-mode AD, which must see through the operators.
+    They do not read what is no tensor, or of a subclass, whose data may mean anything, nor sparse tensors or
+    those of several devices; and they do not run under torch.func or forward-mode AD, which must see through
+    the operators, nor where torch's own functions are to be seen.
     """
-    if modes.is_transformed():
+    if modes.is_transformed() or modes.is_traced():
         return False
     input = tensors[0]
     assert input is not None
+    if type(input) is not Tensor and type(input) is not Parameter:  # it may have no device to ask for
+        return False
     # Asking a tensor whether it is on the CPU takes a third of the time of comparing devices.
     on_cpu = input.is_cpu
     for tensor in tensors:
@@ -50,9 +54,41 @@ def kernels_take(*tensors: Tensor | None) -> bool:
     return devices.are_served("cpu" if on_cpu else input.device.type)
 
 
+def _is_plain(value: Any) -> bool:
+    return type(value) is Tensor or type(value) is Parameter
+
+
+def is_overridden(*operands: Any, by_subclasses: bool = True) -> bool:
+    """Whether the `__torch_function__` of an operand or a mode is to be asked, rather than the loss computed.
+
+    Without `by_subclasses`, those of subclasses of Tensor do not count. That is for a loss that torch does
+    not have: they are asked for each of the operators that it is composed of.
+    """
+    # torch.compile asks by itself, where it meets torch's function.
+    if modes.is_compiling() or not has_torch_function(operands):
+        return False
+    if modes.is_traced():
+        return True
+    # What is left of modes is a default device, which has nothing to answer.
+    others = [x for x in operands if not (_is_plain(x) if by_subclasses else isinstance(x, Tensor))]
+    return any(hasattr(x, "__torch_function__") for x in others)
+
+
+def by_override(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """What the `__torch_function__` of an argument or a mode makes of a call of that function."""
+    return handle_torch_function(function, (*arguments, *keywords.values()), *arguments, **keywords)
+
+
 def by_torch(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Tensor:
-    """Torch's own function, which also raises torch's own errors for calls that no one can take."""
-    result = function(*arguments, **keywords)
+    """Torch's own function, which also raises torch's own errors for calls that no one can take.
+
+    A `__torch_function__` of an operand or a mode is handed that function.
+    """
+    if is_overridden(*arguments, *keywords.values()):
+        # Torch's function would hand on what has its name, which under a patch is another.
+        result: Tensor = by_override(function, *arguments, **keywords)
+    else:
+        result = function(*arguments, **keywords)
     _tell(function.__name__, "torch's own function", arguments)
     return result
 
@@ -77,7 +113,9 @@ def _tell(name: str, what: str, arguments: tuple[Any, ...]) -> None:
     """Tells `explain` that no kernels ran; raises RuntimeError where kernels alone may run."""
     if (heard := modes.hear()) is not None:
         heard.append(f"{name}: {what}, because {_why_torch(arguments)}")
-    if not modes.is_compiling() and modes.strict.get() and not modes.is_transformed():
+    if modes.is_compiling() or modes.is_transformed() or modes.is_traced():
+        return
+    if modes.strict.get():
         raise RuntimeError(f"FUSED_LOSSES_STRICT: {name} would run through torch")
 
 
@@ -86,7 +124,9 @@ def _why_torch(arguments: tuple[Any, ...]) -> str:
     tensors = [x for x in arguments if isinstance(x, Tensor)]
     if modes.is_transformed():
         return "torch.func and forward-mode AD must see through the operators"
-    if any(type(tensor) is not Tensor and type(tensor) is not Parameter for tensor in tensors):
+    if modes.is_traced():
+        return "torch.jit.trace or a TorchFunctionMode is to see torch's functions"
+    if not all(map(_is_plain, tensors)):
         return "a subclass of Tensor may mean anything by its data"
     device = tensors[0].device
     if any(tensor.device != device for tensor in tensors):

@@ -14,12 +14,19 @@ the input's dtype, and float32 under autocast; arithmetic is in float32 (float64
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch.nn.functional import ctc_loss as ctc_loss
 
-from fused_losses import losses
+from fused_losses import losses, unpatched
 from fused_losses.linear.functions import linear_cross_entropy as linear_cross_entropy
 from fused_losses.linear.functions import linear_loss as linear_loss
 from fused_losses.losses import *  # noqa: F403
 
 __all__ = ["ctc_loss", "linear_cross_entropy", "linear_loss"]
 __all__ += losses.__all__
+
+for _name in __all__:
+    if hasattr(unpatched, _name) and _name != "ctc_loss":
+        # What torch.jit.script compiles where it meets this function: torch's.
+        globals()[_name].__prepare_scriptable__ = partial(getattr, unpatched, _name)

@@ -1,4 +1,4 @@
-"""What holds when a loss is called: what autocast, torch.func, hooks and users ask for, here and now.
+"""What holds when a loss is called: what autocast, torch.func, tracers, hooks and users ask for at the time.
 
 What a user asks for is a context variable, so that threads and asynchronous tasks do not hear of each other.
 torch.compile of torch 2.11 cannot read context variables: code that it traces asks `is_compiling` first.
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling as is_compiling
+from torch.overrides import _get_current_function_mode_stack
 
 PREFERRED = os.environ.get("FUSED_LOSSES_BACKEND", "compiled")
 """Whose kernels are preferred where no one says otherwise."""
@@ -23,6 +24,13 @@ PREFERRED = os.environ.get("FUSED_LOSSES_BACKEND", "compiled")
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 _are_functorch_transforms_active = torch._C._are_functorch_transforms_active
 _len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
+
+_BYSTANDERS = ("torch.utils._device", "torch.fx.experimental.proxy_tensor")
+"""Where the modes are defined that let functions be what they are: the default device, which has to do with
+new tensors alone, and the notes that make_fx takes while it traces operators."""
+
+_get_tracing_state = torch._C._get_tracing_state
+_is_torch_function_mode_enabled = torch._C._is_torch_function_mode_enabled
 
 _STRICT = os.environ.get("FUSED_LOSSES_STRICT") == "1"
 
@@ -89,6 +97,15 @@ def is_transformed() -> bool:
     if _are_functorch_transforms_active():
         return True
     return forward_ad._current_level >= 0 and not is_compiling()
+
+
+def is_traced() -> bool:
+    """Whether torch.jit.trace or a TorchFunctionMode is to see torch's own functions."""
+    if _get_tracing_state() is not None:
+        return True
+    return _is_torch_function_mode_enabled() and not all(
+        type(mode).__module__ in _BYSTANDERS for mode in _get_current_function_mode_stack()
+    )
 
 
 def is_batched(upstream: Tensor) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
 from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions, accumulate_dtype
-from fused_losses.dispatch import by_composed, by_torch, kernels_take, run
+from fused_losses.dispatch import by_composed, by_override, by_torch, is_overridden, kernels_take, run
 from fused_losses.losses.checks import (
     as_floating,
     promoted,
@@ -57,6 +58,12 @@ def binary_cross_entropy(
     call = _plan_of_probabilities(input, target, weight, reduction, ignore_index=ignore_index)
     if call is not None:
         return run(call, backward)
+    if ignore_index is None:
+        return by_torch(F.binary_cross_entropy, input, target, weight, reduction=reduction)
+    if is_overridden(input, target, weight, by_subclasses=False):
+        keywords = {"reduction": reduction, "ignore_index": ignore_index, "backward": backward}
+        result: Tensor = by_override(binary_cross_entropy, input, target, weight, **keywords)
+        return result
     options = PointwiseOptions((), ignore_index)
     return by_composed("binary_cross_entropy", input, target, weight, None, options, reduction)
 
@@ -70,13 +77,12 @@ def _plan_of_probabilities(
     *,
     ignore_index: float | None = None,
 ) -> Call | None:
-    autocast = autocasts(input)
     if not (
         kernels_take(input, target, weight)
         and reduction in REDUCTIONS
         and input.shape == target.shape
         and takes_elements(input, target, weight)
-        and (autocast or input.dtype is target.dtype)
+        and ((autocast := autocasts(input)) or input.dtype is target.dtype)
         and (autocast or weight is None or weight.dtype is input.dtype)
     ):
         return None
@@ -128,6 +134,13 @@ def binary_cross_entropy_with_logits(
     call = _plan_of_logits(input, target, weight, reduction, pos_weight, ignore_index=ignore_index)
     if call is not None:
         return run(call, backward)
+    keywords: dict[str, Any] = {"reduction": reduction, "pos_weight": pos_weight}
+    if ignore_index is None:
+        return by_torch(F.binary_cross_entropy_with_logits, input, target, weight, **keywords)
+    if is_overridden(input, target, weight, pos_weight, by_subclasses=False):
+        keywords |= {"ignore_index": ignore_index, "backward": backward}
+        result: Tensor = by_override(binary_cross_entropy_with_logits, input, target, weight, **keywords)
+        return result
     options = PointwiseOptions((), ignore_index)
     name = "binary_cross_entropy_with_logits"
     return by_composed(name, input, target, weight, pos_weight, options, reduction)

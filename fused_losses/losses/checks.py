@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 
 import torch
@@ -31,14 +33,19 @@ def reduction_of(backward: str, reduction: str, size_average: bool | None, reduc
     check_backward(backward)
     if size_average is None and reduce is None:
         return reduction
-    meant: str = legacy.legacy_get_string(size_average, reduce)
+    meant: str = legacy.legacy_get_string(size_average, reduce, emit_warning=False)
+    warn(f"size_average and reduce args will be deprecated, please use reduction='{meant}' instead.")
     return meant
 
 
+_INT64 = -(2**63), 2**63 - 1
+"""The smallest and the largest integer that torch's operators take, which are of 64 bits."""
+
+
 def are_numbers(*options: object) -> bool:
-    """Whether torch's own functions take these for numbers: not strings, which float() would read."""
-    for option in options:  # noqa: SIM110  # a loop takes half the time of `all` over so few
-        if not isinstance(option, (int, float)):
+    """Whether torch's own functions take these for numbers: not strings or arrays, which float() reads."""
+    for option in options:
+        if not isinstance(option, float) and not (isinstance(option, int) and _is_int64(option)):
             return False
     return True
 
@@ -53,7 +60,11 @@ def are_flags(*options: object) -> bool:
 
 def is_index(option: object) -> bool:
     """Whether torch's own functions take this for the number of a class."""
-    return isinstance(option, int) and not isinstance(option, bool)
+    return isinstance(option, int) and not isinstance(option, bool) and _is_int64(option)
+
+
+def _is_int64(option: int) -> bool:
+    return _INT64[0] <= option <= _INT64[1]
 
 
 def takes_softmax(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
@@ -158,16 +169,27 @@ def _promotion(input: Tensor, others: tuple[Tensor | None, ...]) -> torch.dtype:
 
 
 def warn_of_broadcast(input: Tensor, target: Tensor) -> None:
-    """Torch's warning, at the caller of the loss."""
+    """Torch's warning."""
     warn(
         f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "
         "This will likely lead to incorrect results due to broadcasting. "
-        "Please ensure they have the same size.",
-        stacklevel=5,
+        "Please ensure they have the same size."
     )
 
 
-def warn(message: str, stacklevel: int) -> None:
-    """A warning at the caller, but not from within a graph that is being compiled: it would break it."""
-    if not modes.is_compiling():
-        warnings.warn(message, stacklevel=stacklevel)
+_INTERNAL = os.path.dirname(modes.__file__), torch.nn.modules.module.__file__
+"""Where the files are whose frames are between a warning and the line of the user: of this package, and how
+torch.nn calls a module."""
+
+
+def warn(message: str) -> None:
+    """A warning at the line that called the loss, or the module, as torch's are at that of the function.
+
+    There is none from within a graph that is being compiled: it would break it.
+    """
+    if modes.is_compiling():
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

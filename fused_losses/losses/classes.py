@@ -139,8 +139,8 @@ def _plan_multi_margin(
     if not (
         kernels_take(input, target, weight)
         and reduction in REDUCTIONS
+        and are_numbers(p, margin)
         and (p == 1 or p == 2)
-        and are_numbers(margin)
         and takes_class_margin(input, target, weight)
         and target.numel() == (input.shape[0] if input.dim() == 2 else 1)
         and target.dim() <= 1

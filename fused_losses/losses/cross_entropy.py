@@ -6,14 +6,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from fused_losses import reference
 from fused_losses import unpatched as F
 from fused_losses.call import REDUCTIONS, Backward, Call, SoftmaxOptions
-from fused_losses.dispatch import by_composed, by_torch, kernels_take, run, run_with_rows
-from fused_losses.losses.checks import is_index, reduction_of, takes_softmax
+from fused_losses.dispatch import (
+    by_composed,
+    by_override,
+    by_torch,
+    is_overridden,
+    kernels_take,
+    run,
+    run_with_rows,
+)
+from fused_losses.losses.checks import are_numbers, is_index, reduction_of, takes_softmax
 from fused_losses.losses.plans import plans
-from fused_losses.losses.softmax_outputs import Requested, argmax_by_torch, build_output, divisor_of, terms_of
+from fused_losses.losses.softmax_outputs import (
+    Requested,
+    argmax_by_torch,
+    build_output,
+    divisor_of,
+    exceed_torch,
+    terms_of,
+)
 from fused_losses.modes import autocasts
 
 
@@ -82,6 +98,24 @@ def cross_entropy(
         TypeError: a factor that is no number.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
+    if has_torch_function_variadic(input, target, weight) and is_overridden(
+        input, target, weight, by_subclasses=False
+    ):
+        further: dict[str, Any] = {
+            "z_loss": z_loss,
+            "entropy": entropy,
+            "logit_scale": logit_scale,
+            "softcap": softcap,
+            "normalizer": normalizer,
+            "return_lse": return_lse,
+            "return_z_loss": return_z_loss,
+            "return_accuracy": return_accuracy,
+            "return_argmax": return_argmax,
+        }
+        if exceed_torch(further):
+            further |= {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+            further |= {"reduction": reduction, "backward": backward}
+            return by_override(cross_entropy, input, target, weight, **further)
     options, call = _options_and_plan(
         input,
         target,
@@ -179,6 +213,7 @@ def _options_and_plan(
         and reduction in REDUCTIONS
         and takes_softmax(input, target, weight)
         and is_index(ignore_index)
+        and are_numbers(label_smoothing)
         and 0.0 <= label_smoothing <= 1.0
         and (ignore_index < 0 or not target.is_floating_point())
     ):

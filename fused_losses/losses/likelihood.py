@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
+import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
 from fused_losses.call import REDUCTIONS, Backward, Call, PointwiseOptions, Reduction
-from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.dispatch import by_torch, is_overridden, kernels_take, run
 from fused_losses.losses.checks import (
     are_flags,
     are_numbers,
@@ -139,17 +138,13 @@ def _plan_gaussian_nll(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> Call | None:
-    if isinstance(var, float):
-        # An operand without dimensions, which is broadcast to every element.
-        variances = input.new_full((), var) if var >= 0 and input.dim() else None
-    else:
-        variances = _variances(input, var)
     if not (
-        variances is not None
-        and kernels_take(input, target, variances)
+        kernels_take(input, target, None if isinstance(var, float) else var)
         and are_flags(full)
         and are_numbers(eps)
+        and eps == eps  # by NaN, torch makes all variances NaN
         and reduction in REDUCTIONS
+        and (variances := _variances(input, var)) is not None
         and broadcast_shape(input, target, variances) is not None
     ):
         return None
@@ -167,10 +162,11 @@ def _plan_gaussian_nll(
     )
 
 
-def _variances(input: Tensor, var: Tensor) -> Tensor | None:
-    """The variances in a shape that broadcasts with input; None for a shape that torch does not take."""
-    if not isinstance(var, Tensor):
-        return None
+def _variances(input: Tensor, var: Tensor | float) -> Tensor | None:
+    """The variances in a shape that broadcasts with input; None for what torch does not take."""
+    if isinstance(var, float):
+        # An operand without dimensions, which is broadcast to every element.
+        return input.new_full((), var) if var >= 0 and input.dim() else None
     if var.shape == input.shape:
         return var
     if var.shape == input.shape[:-1]:
@@ -210,18 +206,21 @@ def kl_div(
     """
     named = size_average is None and reduce is None
     reduction = reduction_of(backward, reduction, size_average, reduce)
-    if reduction == "mean" and named:
-        warn(
-            "reduction='mean' averages over all elements; the divergence itself is 'batchmean'. torch "
-            "announces that 'mean' will become the same as 'batchmean'.",
-            stacklevel=3,
-        )
     call = _plan_kl_div(input, target, reduction, log_target)
+    if reduction != "mean" or (call is None and is_overridden(input, target)):
+        if call is not None:
+            return run(call, backward)
+        return by_torch(F.kl_div, input, target, reduction=reduction, log_target=log_target)
+    if named:
+        warn(
+            "reduction: 'mean' divides the total loss by both the batch size and the support size."
+            "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
+            "'mean' will be changed to behave the same as 'batchmean' in the next major release."
+        )
     if call is not None:
         return run(call, backward)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="reduction: 'mean' divides")  # given above
-        return by_torch(F.kl_div, input, target, reduction=reduction, log_target=log_target)
+    # Torch's function warns, too, but would name a line of this package; its operator does not.
+    return by_torch(torch.kl_div, input, target, REDUCTIONS[reduction], log_target=log_target)
 
 
 @plans("kl_div")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
 from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions
-from fused_losses.dispatch import by_torch, kernels_take, run
+from fused_losses.dispatch import by_torch, is_overridden, kernels_take, run
 from fused_losses.losses.checks import (
     FLOATING,
+    are_numbers,
     as_floating,
     check_backward,
     promoted,
@@ -138,10 +140,10 @@ def smooth_l1_loss(
 
 @plans("smooth_l1_loss")
 def _plan_smooth_l1(input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Call | None:
+    if not are_numbers(beta) or beta < 0 or beta != beta:
+        return None
     if beta == 0:
         return _plan_l1(input, target, reduction)
-    if not beta > 0:
-        return None
     return _difference("smooth_l1_loss", input, target, reduction, None, PointwiseOptions((float(beta),)))
 
 
@@ -188,9 +190,12 @@ def _plan_huber(
     delta: float = 1.0,
     weight: Tensor | None = None,
 ) -> Call | None:
-    if not delta > 0 or (input.dtype is not target.dtype and not autocasts(input)):
+    if not (are_numbers(delta) and delta > 0):
         return None
-    return _difference("huber_loss", input, target, reduction, weight, PointwiseOptions((float(delta),)))
+    call = _difference("huber_loss", input, target, reduction, weight, PointwiseOptions((float(delta),)))
+    if call is not None and input.dtype is not target.dtype and not autocasts(input):
+        return None
+    return call
 
 
 def _difference(
@@ -233,9 +238,18 @@ def _broadcast_or_twin(
     **keywords: Any,
 ) -> Tensor:
     """The loss of operands that broadcast, with torch's warning; without a call, that of `twin`."""
-    if call is None:
-        if weight is not None:
-            keywords["weight"] = weight
-        return by_torch(twin, input, target, **keywords)
-    warn_of_broadcast(input, target)
-    return run(call, backward)
+    if call is not None:
+        warn_of_broadcast(input, target)
+        return run(call, backward)
+    if weight is not None:
+        keywords["weight"] = weight
+    elif (
+        not is_overridden(input, target)
+        and isinstance(input, Tensor)
+        and isinstance(target, Tensor)
+        and input.shape != target.shape
+    ):
+        # The twin would warn as well, but at a line of this package; of broadcast operands, it does not.
+        warn_of_broadcast(input, target)
+        input, target = torch.broadcast_tensors(input, target)
+    return by_torch(twin, input, target, **keywords)

@@ -82,6 +82,26 @@ def build_output(
     )
 
 
+_UNSET = {
+    "z_loss": 0.0,
+    "entropy": 0.0,
+    "logit_scale": 1.0,
+    "softcap": None,
+    "normalizer": None,
+    "return_lse": False,
+    "return_z_loss": False,
+    "return_accuracy": False,
+    "return_argmax": False,
+}
+"""The options that torch's functions do not have, and their defaults, which change nothing."""
+
+
+def exceed_torch(options: dict[str, Any]) -> bool:
+    """Whether any of these options, all that torch's functions do not have, is set."""
+    # None first: a normalizer may be a tensor, or stand for one, and is not to be compared.
+    return any(x is not None and (_UNSET[name] is None or x != _UNSET[name]) for name, x in options.items())
+
+
 def terms_of(z_loss: float, entropy: float, logit_scale: float, softcap: float | None) -> tuple[float, ...]:
     """The operators' terms: empty where all have no effect.
 

@@ -107,9 +107,10 @@ def _plan_triplet_margin(
     reduction: str = "mean",
 ) -> Call | None:
     if not (
-        margin > 0
-        and are_numbers(margin, p, eps)
+        are_numbers(margin, p, eps)
+        and margin > 0
         and are_flags(swap)
+        and kernels_take(anchor, positive, negative)
         and _takes_vectors(anchor, positive, negative, p)
         and reduction in REDUCTIONS
     ):
@@ -195,9 +196,10 @@ def _plan_triplet_margin_with_distance(
     distance = _known_distance(distance_function)
     if not (
         distance is not None
-        and margin > 0
         and are_numbers(margin)
+        and margin > 0
         and are_flags(swap)
+        and kernels_take(anchor, positive, negative)
         and _takes_vectors(anchor, positive, negative, distance.p)
         and reduction in REDUCTIONS
     ):
@@ -255,7 +257,8 @@ def _plan_cosine_embedding(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, reduction: str = "mean"
 ) -> Call | None:
     if not (
-        target.dim() == input1.dim() - 1 <= 1
+        kernels_take(input1, input2, target)
+        and target.dim() == input1.dim() - 1 <= 1
         and are_numbers(margin)
         and _takes_vectors(input1, input2, signs := as_floating(target, input1).unsqueeze(-1))
         # Where one of them has a single number, torch takes the norm of that number.
@@ -275,13 +278,11 @@ def _plan_cosine_embedding(
 
 
 def _takes_vectors(input: Tensor, other: Tensor, third: Tensor, p: float = 2) -> bool:
-    """Whether the kernels of vectors are defined on operands (..., D) and the p-norm.
+    """Whether the losses of vectors are defined on operands (..., D) and the p-norm.
 
-    They are not on the 0-norm, for which torch has no gradient.
+    Kernels are not on the 0-norm, for which torch has no gradient.
     """
-    if not kernels_take(input, other, third) or p == 0:
-        return False
-    if not 0 < input.dim() == other.dim() == third.dim():
+    if p == 0 or not 0 < input.dim() == other.dim() == third.dim():
         return False
     shape = broadcast_shape(input, other, third)
     return (
