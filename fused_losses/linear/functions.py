@@ -9,7 +9,7 @@ from torch import Tensor
 from fused_losses import modes
 from fused_losses import unpatched as F
 from fused_losses.call import SoftmaxOptions
-from fused_losses.dispatch import by_torch, kernels_take
+from fused_losses.dispatch import by_override, by_torch, is_overridden, kernels_take
 from fused_losses.linear.autograd import Strategy
 from fused_losses.linear.choice import TRANSFORMED, over_head
 from fused_losses.linear.composition import composed, warn_of_all_logits
@@ -17,11 +17,13 @@ from fused_losses.linear.divergence import divergence
 from fused_losses.linear.head import Head, is_head, logits_like
 from fused_losses.linear.operators import LARGEST, LSE
 from fused_losses.linear.products import logits_dtype_of
+from fused_losses.losses.checks import are_numbers
 from fused_losses.losses.softmax_outputs import (
     CrossEntropyOutput,
     Requested,
     build_output,
     divisor_of,
+    exceed_torch,
     terms_of,
 )
 from fused_losses.modes import autocasts
@@ -99,6 +101,26 @@ def linear_cross_entropy(
         ValueError: another `backward`; a workspace that is not positive.
     """
     _check(workspace, backward)
+    operands = input, linear_weight, target, linear_bias, weight
+    if is_overridden(*operands):
+        keywords: dict[str, Any] = {"linear_bias": linear_bias, "weight": weight, "reduction": reduction}
+        keywords |= {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "options": options}
+        further = {
+            "z_loss": z_loss,
+            "entropy": entropy,
+            "logit_scale": logit_scale,
+            "softcap": softcap,
+            "normalizer": normalizer,
+            "return_lse": return_lse,
+            "return_z_loss": return_z_loss,
+            "return_accuracy": return_accuracy,
+            "return_argmax": return_argmax,
+        }
+        if not exceed_torch(further) and hasattr(F, "linear_cross_entropy"):
+            return by_override(F.linear_cross_entropy, input, linear_weight, target, **keywords)
+        if is_overridden(*operands, by_subclasses=False):
+            keywords |= {"workspace": workspace, "backward": backward, **further}
+            return by_override(linear_cross_entropy, input, linear_weight, target, **keywords)
     head = Head(input, linear_weight, linear_bias)
     terms = terms_of(z_loss, entropy, logit_scale, softcap)
     divisor = divisor_of(normalizer, reduction, input.device)
@@ -110,10 +132,11 @@ def linear_cross_entropy(
         or not is_head(head)
         or not kernels_take(target, weight)
         or reduction not in ("none", "mean", "sum")
+        or not are_numbers(label_smoothing)
         or (are_probabilities and ignore_index is not None)
         or (weight is not None and weight.dtype is not input.dtype and not autocasts(input))
     ):
-        further: dict[str, Any] = {}
+        further = {}
         function = getattr(F, "linear_cross_entropy", _composed_cross_entropy)
         if terms or divisor is not None or any(requested):
             function = _composed_cross_entropy
@@ -148,7 +171,7 @@ def linear_cross_entropy(
     if is_single_row:
         head, target = head._replace(input=input.unsqueeze(0)), target.unsqueeze(0)
     ignored = -100 if ignore_index is None else ignore_index
-    keywords: dict[str, Any] = {"target": target, "weight": weight, "normalizer": divisor}
+    keywords = {"target": target, "weight": weight, "normalizer": divisor}
     keywords |= {"ignore_index": ignored, "label_smoothing": label_smoothing}
     if terms:
         keywords |= {"z_loss": z_loss, "entropy": entropy, "logit_scale": logit_scale, "softcap": softcap}
@@ -211,7 +234,9 @@ def linear_loss(
         linear_bias: (V).
         reduction: as the loss takes it.
         workspace: bytes of logits at a time; 128 MiB at most if not given.
-        backward: "fused" or "recompute", as in :func:`linear_cross_entropy`.
+        backward: "fused": the forward makes the gradients, and holds them until the backward. "recompute":
+            the backward makes the logits again, as every backward of reduction="none" does, and any but the
+            first.
         **options: the loss's other arguments, by name. Where a tensor among them, or target, requires grad,
             all logits are made.
 
@@ -223,6 +248,11 @@ def linear_loss(
     _check(workspace, backward)
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, but it is {loss!r}")
+    if is_overridden(input, linear_weight, target, linear_bias, *options.values(), by_subclasses=False):
+        options |= {"linear_bias": linear_bias, "reduction": reduction}
+        options |= {"workspace": workspace, "backward": backward}
+        overriding: Tensor = by_override(linear_loss, input, linear_weight, target, loss, **options)
+        return overriding
     keywords = options if target is None else {"target": target, **options}
     head = Head(input, linear_weight, linear_bias)
     if loss == "kl_div":

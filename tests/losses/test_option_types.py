@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +16,20 @@ from kit.refusals import outcome
 import fused_losses.functional as L
 from fused_losses.registry import TWINS
 
-OTHERS = ("1", None, 1, True, 2.5, 1j, torch.tensor(1.0), [1])
+
+class One(enum.IntEnum):
+    ONE = 1
+
+
+OTHERS = (
+    *("1", None, 1, True, 2.5, 1j, [1], One.ONE, Fraction(1), Decimal(1)),
+    *(torch.tensor(1.0), torch.tensor(1), torch.ones(2)),
+    *(np.float32(1), np.float64(1), np.float16(1), np.int64(1), np.int32(1), np.uint8(1), np.bool_(True)),
+    *(np.array(1), np.array(1.0), np.array([1.0])),
+    # Within 64 bits, and not.
+    *(2**63 - 1, 2**63, 2**64, -(2**63), -(2**64), 10**400),
+    *(float("nan"), float("inf"), -1, 0),
+)
 
 OPTIONS = [
     (name, parameter.name)
@@ -29,6 +46,34 @@ def test_other_types(name, option):
         options = {**TWINS[name].call, option: value}
         ours, torchs = (outcome(getattr(package, name), operands, options) for package in (L, F))
         if isinstance(torchs, torch.Tensor):
-            torch.testing.assert_close(ours, torchs, msg=lambda text, value=value: f"{value!r}: {text}")
+            torch.testing.assert_close(
+                ours, torchs, equal_nan=True, msg=lambda text, value=value: f"{value!r}: {text}"
+            )
+        else:
+            assert ours is torchs, f"{value!r}: {ours} instead of {torchs}"
+
+
+@pytest.mark.parametrize("option", (2**64, np.array([1, 2]), "1"), ids=repr)
+@pytest.mark.parametrize("name", ("cross_entropy", "nll_loss"))
+def test_a_refused_index_is_named_in_torchs_words(name, option):
+    operands = TWINS[name].inputs((4, 5), torch.Generator().manual_seed(0))
+    words = []
+    for package in (L, F):
+        with pytest.raises((TypeError, ValueError, RuntimeError)) as refused:
+            getattr(package, name)(*operands, ignore_index=option)
+        words.append((refused.type, str(refused.value)))
+    assert words[0] == words[1]
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch 2.11 has no linear_cross_entropy")
+@pytest.mark.parametrize("option", ("ignore_index", "label_smoothing"))
+def test_other_types_for_a_linear_head(option):
+    operands = torch.randn(4, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 4])
+    for value in OTHERS:
+        ours, torchs = (outcome(p.linear_cross_entropy, operands, {option: value}) for p in (L, F))
+        if isinstance(torchs, torch.Tensor):
+            torch.testing.assert_close(
+                ours, torchs, equal_nan=True, msg=lambda text, value=value: f"{value!r}: {text}"
+            )
         else:
             assert ours is torchs, f"{value!r}: {ours} instead of {torchs}"
