@@ -89,7 +89,8 @@ def replace(model: Model, *, backward: Backward | None = None) -> Model:
 
     Args:
         model: changed in place.
-        backward: "fused", "recompute" or "inplace", for every module that is replaced.
+        backward: "fused", "recompute" or "inplace", for every module that is replaced; each function of
+            `fused_losses.functional` says what it means. Losses over a linear head have no "inplace".
 
     Returns:
         The model. The logger `fused_losses` tells the names of the modules at level INFO.

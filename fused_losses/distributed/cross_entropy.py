@@ -55,7 +55,8 @@ def cross_entropy(
         ignore_index: rows with this class count neither in the loss nor in the mean's divisor.
         reduction: "none", "mean" or "sum".
         label_smoothing: in [0, 1], over all classes.
-        backward: "recompute" makes the gradient in a buffer of its own, "inplace" over the input.
+        backward: "recompute": the backward makes the gradient in a buffer of its own. "inplace": it does so
+            over the input, which the forward leaves as it is.
         z_loss: the factor of each row's squared log-sum-exp.
         entropy: the factor of each row's entropy, which lessens the loss.
         logit_scale: what logits are multiplied by first.

@@ -46,8 +46,9 @@ def causal_lm_loss(
         num_items_in_batch: divides the sum; without it, the mean over tokens that are not ignored.
         ignore_index: tokens with this label do not count.
         shift_labels: labels that are shifted already.
-        backward: "fused", "recompute" or "inplace". The last overwrites the logits, which the model returns,
-            too.
+        backward: "fused": this call computes the gradient, too, and keeps it in a buffer until the backward.
+            "recompute": the backward computes it from the logits. "inplace": this call computes it, over the
+            logits, which the model returns, too.
         kwargs: ignored, as by transformers.
 
     Returns:
@@ -115,7 +116,7 @@ def sequence_classification_loss(
         config: the model's.
         num_items_in_batch: as in :func:`causal_lm_loss`, for a single label.
         ignore_index: as in :func:`causal_lm_loss`, for a single label.
-        backward: "fused", "recompute" or "inplace".
+        backward: as in :func:`causal_lm_loss`.
         kwargs: ignored.
 
     Raises:
@@ -204,8 +205,8 @@ def patch_transformers(*, backward: Backward = "fused") -> Patch:
     so how many tokens there are.
 
     Args:
-        backward: "fused", "recompute" or "inplace", for all of them. With "inplace", the logits that a model
-            returns beside the loss are overwritten.
+        backward: "fused", "recompute" or "inplace", for all of them, as :func:`causal_lm_loss` has them. With
+            "inplace", the logits that a model returns beside the loss are overwritten.
 
     Returns:
         A handle, which is a context manager: `undo()` puts transformers' losses back.

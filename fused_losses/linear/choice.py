@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fused_losses import modes
-from fused_losses.call import Reduction
+from fused_losses.call import Call, Reduction
 from fused_losses.linear import operators
 from fused_losses.linear.autograd import LinearLoss, Strategy
 from fused_losses.linear.chunks import rows_per_chunk
@@ -74,9 +74,13 @@ def over_head(
             why = "kernels do not take this loss, or not for a part of the rows"
         elif LOSSES[loss].warns_of_broadcast and call.target.shape != call.input.shape:
             warn_of_broadcast(call.input, call.target)
+    strategy: Strategy | None = None
+    how = "without gradients: none is asked for"
+    if call is not None and is_differentiated:
+        strategy, how = _strategy_of_gradient(call, backward)
     if (heard := modes.hear()) is not None:
-        how = f"chunks of {chunk_rows} rows, {backward}" if why is None else f"all logits, because {why}"
-        heard.append(f"linear {loss}: {how}")
+        told = f"chunks of {chunk_rows} rows, {how}" if why is None else f"all logits, because {why}"
+        heard.append(f"linear {loss}: {told}")
     if call is None:
         assert why is not None
         warn_of_all_logits(loss, asked, why, stacklevel + 1)
@@ -86,14 +90,24 @@ def over_head(
         results = composed(head, loss, reduction=reduction, **keywords)
         return results.loss, results.lse, results.argmax
     arguments = HeadCall(head, call, dtype or head.input.dtype, chunk_rows).to_arguments()
-    if not is_differentiated:
+    if strategy is None:
         result, _, *row_results = operators.linear_loss(*arguments, row_bits)
         return result, *row_results
-    is_hooked = not modes.is_compiling() and modes.saved_tensors_are_hooked()
-    recompute = backward == "recompute" or call.reduction == Reduction.NONE or is_hooked
-    strategy: Strategy = "recompute" if recompute else "fused"
     results_and_rows: tuple[Tensor, ...] = LinearLoss.apply(strategy, row_bits, *arguments)
     return results_and_rows
+
+
+def _strategy_of_gradient(call: Call, backward: Strategy) -> tuple[Strategy, str]:
+    """The strategy of a call with a gradient, and as `explain` tells it."""
+    if backward == "recompute":
+        return "recompute", "recompute, as asked for"
+    if call.reduction == Reduction.NONE:
+        why = "each loss has an upstream gradient of its own, which must be known first"
+    elif not modes.is_compiling() and modes.saved_tensors_are_hooked():
+        why = "hooks are to see all tensors that are saved"
+    else:
+        return "fused", "fused, as asked for"
+    return "recompute", f"recompute, because {why}"
 
 
 def _autocast(head: Head) -> Head:

@@ -19,7 +19,8 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
         in_features: D.
         num_classes: C.
         workspace: bytes of logits at a time; 128 MiB at most if not given.
-        backward: "fused" or "recompute".
+        backward: "fused": the forward makes the gradients, and holds them until the backward. "recompute":
+            the backward makes the logits again.
         keywords: those of :class:`torch.nn.LinearCrossEntropyLoss`.
     """
 

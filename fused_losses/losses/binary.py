@@ -48,7 +48,11 @@ def binary_cross_entropy(
         reduction: "none", "mean" or "sum".
         ignore_index: elements whose target equals this count neither in the loss nor in the mean's divisor
             (not in torch).
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         ValueError: input and target of different shapes.
@@ -124,7 +128,11 @@ def binary_cross_entropy_with_logits(
         pos_weight: broadcastable to input, the factor of positive targets.
         ignore_index: elements whose target equals this count neither in the loss nor in the mean's divisor
             (not in torch).
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         ValueError: input and target of different shapes.
@@ -203,7 +211,11 @@ def multilabel_soft_margin_loss(
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (over rows) or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: shapes that do not broadcast.
@@ -277,7 +289,11 @@ def soft_margin_loss(
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: shapes that do not broadcast; a target that requires grad.

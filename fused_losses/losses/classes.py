@@ -45,7 +45,11 @@ def nll_loss(
         ignore_index: rows with this class index count neither in the loss nor in the mean's divisor.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (over the weights of the rows' classes) or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         IndexError: a class index outside [0, C) that is not ignore_index.
@@ -112,7 +116,11 @@ def multi_margin_loss(
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (over rows) or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: a class index outside [0, C); shapes or dtypes that do not fit.
@@ -181,7 +189,11 @@ def multilabel_margin_loss(
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (over rows) or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: an element of target outside [-1, C); shapes or dtypes that do not fit.

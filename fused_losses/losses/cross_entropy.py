@@ -75,7 +75,11 @@ def cross_entropy(
         reduction: "none", "sum", or "mean": over the weights of the rows' classes, or over rows where the
             target holds probabilities.
         label_smoothing: in [0, 1].
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
         z_loss: z.
         entropy: b.
         logit_scale: a.

@@ -49,7 +49,11 @@ def poisson_nll_loss(
         eps: added to a rate before its logarithm is taken.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: shapes that do not broadcast.
@@ -116,7 +120,11 @@ def gaussian_nll_loss(
         full: whether to add :math:`\frac{1}{2} \log 2\pi`.
         eps: the smallest variance.
         reduction: "none", "mean" or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         ValueError: a negative variance, one of another shape, another reduction.
@@ -198,7 +206,11 @@ def kl_div(
         reduction: "none", "sum", "batchmean" (the sum over the size of the first dimension: the divergence),
             or "mean" (over all elements, with torch's warning that this is not the divergence).
         log_target: whether target holds logarithms.
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: shapes that do not broadcast; integers.

@@ -34,7 +34,11 @@ def hinge_embedding_loss(
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: shapes that do not broadcast.
@@ -93,7 +97,11 @@ def margin_ranking_loss(
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" or "sum".
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.

@@ -45,7 +45,11 @@ def mse_loss(
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (over the sum of the weights, if there are any) or "sum".
         weight: shaped as input.
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         ValueError: a weight shaped otherwise than input.
@@ -84,7 +88,11 @@ def l1_loss(
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (over the sum of the weights, if there are any) or "sum".
         weight: shaped as input.
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         ValueError: a weight shaped otherwise than input.
@@ -126,7 +134,11 @@ def smooth_l1_loss(
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" or "sum".
         beta: where the parabola ends; 0 makes it the absolute error.
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         RuntimeError: shapes that do not broadcast; a negative beta.
@@ -167,7 +179,11 @@ def huber_loss(
         reduction: "none", "mean" (over elements, whatever their weights) or "sum".
         delta: where the parabola ends, above 0.
         weight: shaped as input.
-        backward: "fused", "recompute" or "inplace".
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
+            of the input's size. "recompute": the backward computes it from the operands, and nothing else is
+            kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
+            is needed.
 
     Raises:
         ValueError: a weight shaped otherwise than input.

@@ -72,7 +72,10 @@ def triplet_margin_loss(
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (over vectors) or "sum".
-        backward: "fused", "recompute" or "inplace" (the anchor's gradient overwrites the anchor).
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in buffers
+            of the operands' sizes. "recompute": the backward computes it from the operands, and nothing else
+            is kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient of anchor overwrites it.
 
     Raises:
         ValueError: a margin that is not above 0.
@@ -152,7 +155,10 @@ def triplet_margin_with_distance_loss(
         margin: by how much negatives should be farther, above 0.
         swap: take :math:`\min(d(a, n), d(p, n))` for :math:`d(a, n)`.
         reduction: "none", "mean" (over vectors) or "sum".
-        backward: "fused", "recompute" or "inplace" (the anchor's gradient overwrites the anchor).
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in buffers
+            of the operands' sizes. "recompute": the backward computes it from the operands, and nothing else
+            is kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient of anchor overwrites it.
 
     Raises:
         ValueError: a margin that is not above 0, another reduction.
@@ -240,7 +246,10 @@ def cosine_embedding_loss(
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (over vectors) or "sum".
-        backward: "fused", "recompute" or "inplace" (the gradient of input1 overwrites it).
+        backward: "fused": this call computes the gradient, too, and keeps it until the backward, in buffers
+            of the operands' sizes. "recompute": the backward computes it from the operands, and nothing else
+            is kept; it takes the place of "fused" where the upstream gradient must be known first: for
+            reduction="none" and for float16. "inplace": the gradient of input1 overwrites it.
 
     Raises:
         RuntimeError: other numbers of dimensions, shapes that do not broadcast.

@@ -211,7 +211,7 @@ def test_the_size_of_chunks_changes_little_and_runs_nothing():
         by_options = L.linear_cross_entropy(x, weight, LABELS, linear_bias=bias, options=options)
         torch.testing.assert_close(by_options, every[0][0])
     said = fused_losses.explain(L.linear_cross_entropy, x, weight, LABELS, workspace=4 * V * 64)
-    assert "chunks of 64 rows, fused" in said
+    assert "chunks of 64 rows, fused, as asked for" in said
 
 
 def test_layouts_of_the_head():

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from kit.older_torch import makes_documents
 
 import fused_losses
-from fused_losses import functional, modules
+from fused_losses import distributed, functional, modules
+from fused_losses.integrations import transformers
 from fused_losses.registry import LOSSES
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +109,30 @@ def test_losses_say_formula_arguments_and_errors(loss):
     assert re.findall(r"^    (\w+Error): ", errors, flags=re.MULTILINE)
     module = getattr(modules, loss.module)
     assert f":func:`fused_losses.functional.{loss.name}`" in module.__doc__
+
+
+STRATEGIES = [
+    function
+    for place in (functional, distributed, transformers)
+    for function in vars(place).values()
+    if inspect.isfunction(function)
+    and not function.__name__.startswith(("_", "check_"))
+    and "backward" in inspect.signature(function).parameters
+]
+
+
+@pytest.mark.parametrize("function", STRATEGIES, ids=lambda f: f"{f.__module__}.{f.__name__}")
+def test_functions_explain_each_strategy(function):
+    text = inspect.getdoc(function)
+    if ":func:`causal_lm_loss`" in text:  # which explains it for the others
+        text = inspect.getdoc(transformers.causal_lm_loss)
+    explained = re.search(r"^    backward: (.*(?:\n      .*)*)", text, flags=re.MULTILINE)[1]
+    annotation = inspect.signature(function).parameters["backward"].annotation
+    values = get_args(eval(annotation, vars(inspect.getmodule(function))))
+    assert len(values) > 1
+    for value in values:
+        assert f'"{value}"' in explained
+    assert len(explained.split()) > 15
 
 
 @pytest.mark.parametrize("name", sorted(set(fused_losses.__all__) - {"functional"}))
