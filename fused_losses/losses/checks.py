@@ -177,9 +177,9 @@ def warn_of_broadcast(input: Tensor, target: Tensor) -> None:
     )
 
 
-_INTERNAL = os.path.dirname(modes.__file__), torch.nn.modules.module.__file__
-"""Where the files are whose frames are between a warning and the line of the user: of this package, and how
-torch.nn calls a module."""
+_INTERNAL = os.path.join(os.path.dirname(modes.__file__), ""), torch.nn.modules.module.__file__
+"""The folder and the file whose functions are between a warning and the line of the user: this package's, and
+the one by which torch.nn calls a module."""
 
 
 def warn(message: str) -> None:
