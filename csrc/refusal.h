@@ -8,6 +8,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -23,6 +24,9 @@ struct Refusal : std::runtime_error {
   throw Refusal(argument + " must " + expected + ", but " + found);
 }
 
+// Torch's words, by which programs that look for the largest batch know that there is no more memory.
+inline constexpr const char* kNoMemory = "DefaultCPUAllocator: can't allocate memory";
+
 // Runs an operator's body, under the name that its errors begin with.
 template <class Body>
 auto named(const char* name, const Body& body) {
@@ -30,6 +34,8 @@ auto named(const char* name, const Body& body) {
     return body();
   } catch (const Refusal& refusal) {
     throw std::runtime_error(std::string(name) + ": " + refusal.what());
+  } catch (const std::bad_alloc&) {
+    throw std::runtime_error(std::string(name) + ": " + kNoMemory);
   }
 }
 

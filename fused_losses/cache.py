@@ -22,7 +22,8 @@ def set_cache_limit(bytes: int) -> None:
     """Sets how many bytes of freed gradient buffers may be held (1 GiB by default).
 
     Args:
-        bytes: the limit; 0 holds none. Buffers beyond it are given back at once.
+        bytes: the limit. Buffers beyond it are given back at once, and larger ones come from torch's
+            allocator. So with 0, all do, and the storages of gradients can be resized, as torch's.
 
     Raises:
         ValueError: a negative number.

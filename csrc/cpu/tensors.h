@@ -3,21 +3,11 @@
 
 #include "../tensor.h"
 #include "gather.h"
-#include "memory.h"
 
 namespace fused_losses {
 
-inline Tensor empty(const Layout& layout, ScalarType dtype) {
-  const size_t width =
-      dtype == ScalarType::Long ? sizeof(int64_t) : with_storage(dtype, [](auto s) { return sizeof(s); });
-  const size_t bytes = static_cast<size_t>(layout.count) * width;
-  if (bytes >= kPooledBytes) {
-    return torch::stable::from_blob(pool_allocate(bytes), {layout.sizes, static_cast<size_t>(layout.dims)},
-                                    {layout.strides, static_cast<size_t>(layout.dims)},
-                                    torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype, pool_free);
-  }
-  return empty_strided(layout, dtype, aoti_torch_device_type_cpu(), 0);
-}
+// Not initialised.
+Tensor empty(const Layout& layout, ScalarType dtype);
 
 // The number in a tensor of one element, and below, setting it.
 inline double number(const View& view) { return load_as<double>(view.data, view.dtype, 0); }
