@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,13 +17,12 @@ from fused_losses import devices, modes
 from fused_losses.architectures import serve
 from fused_losses.registry import LOSSES
 
-logger = logging.getLogger("fused_losses")
-logger.addHandler(logging.NullHandler())
-
 # From the widest registers to the narrowest: a machine runs every set after its own, too.
 _INSTRUCTION_SETS = ("avx512", "avx2", "default")
 
 BACKENDS = ("compiled", "triton")
+
+_REINSTALL = "Install again: pip install --no-build-isolation . in the source tree."
 
 cpu_library: Path | None = None
 """The library that serves the CPU: the best of those built that the machine can run."""
@@ -55,14 +54,26 @@ def usable_instruction_sets() -> tuple[str, ...]:
 
 
 def load() -> None:
-    """Loads what there is. Without any kernels, everything still works, through torch."""
+    """Loads what there is. Without any kernels, everything still works, through torch; a warning says so."""
     _load_cpu_library()
     _load_cuda_library()
-    wanted = modes.backend.get()
-    if wanted not in BACKENDS:
-        logger.warning("fused_losses: FUSED_LOSSES_BACKEND=%s is none of %s", wanted, ", ".join(BACKENDS))
+    _check_preference()
     _register_or_remove_triton()
     _warn_of_stale_libraries()
+
+
+def _warn(problem: str, remedy: str) -> None:
+    warnings.warn(f"fused_losses: {problem}. {remedy}", stacklevel=3)
+
+
+def _check_preference() -> None:
+    if modes.PREFERRED not in BACKENDS:
+        _warn(
+            f"FUSED_LOSSES_BACKEND is {modes.PREFERRED}, which is none of {', '.join(BACKENDS)}",
+            "Correct it; until then, it means nothing.",
+        )
+    if modes.PREFERRED == "triton" and not has_triton():
+        _warn("FUSED_LOSSES_BACKEND is triton, which is not installed", "Install it: pip install triton.")
 
 
 def _warn_of_stale_libraries() -> None:
@@ -73,7 +84,10 @@ def _warn_of_stale_libraries() -> None:
         return
     missing = LOSSES.keys() - {name for names in _C.losses.values() for name in names}
     if missing:
-        logger.warning("fused_losses: the libraries were built without %s: build again", ", ".join(missing))
+        _warn(
+            f"the libraries were built without {', '.join(sorted(missing))}: their calls fail",
+            _REINSTALL,
+        )
 
 
 def _load_cpu_library() -> None:
@@ -85,17 +99,19 @@ def _load_cpu_library() -> None:
         try:
             torch.ops.load_library(str(built[name]))
         except OSError as error:
-            logger.warning("fused_losses: %s does not load (%s)", built[name].name, error)
+            _warn(f"{built[name].name} does not load ({error})", _REINSTALL)
             continue
         cpu_library = built[name]
         devices.compiled["cpu"] = f"C++ ({name})"
         return
-    logger.warning(
-        "fused_losses: no CPU library for %s among those built (%s); losses run through torch. "
-        "Reinstall with FUSED_LOSSES_CPU=all to build every one.",
-        " or ".join(usable_instruction_sets()),
-        ", ".join(built) or "none",
-    )
+    if built:
+        _warn(
+            f"no CPU library was built for {' or '.join(usable_instruction_sets())}, as this machine runs, "
+            f"but for {', '.join(built)}; losses on the CPU run through torch",
+            "Install again with FUSED_LOSSES_CPU=all in the environment, which builds all that there are.",
+        )
+    else:
+        _warn("no CPU library was built; losses on the CPU run through torch", _REINSTALL)
 
 
 def _load_cuda_library() -> None:
@@ -105,7 +121,10 @@ def _load_cuda_library() -> None:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:  # built for a torch with CUDA, and run with one without
-        logger.warning("fused_losses: %s does not load (%s)", path.name, error)
+        _warn(
+            f"{path.name} does not load ({error})",
+            "Install again, or with FUSED_LOSSES_CUDA=0 in the environment if torch is to have no CUDA.",
+        )
         return
     devices.compiled["cuda"] = (
         f"{devices.CUDA} ({', '.join(_cuda_architectures()) or 'unknown architectures'})"
@@ -128,10 +147,10 @@ def _check_gpus() -> None:
             cuda_library_rests = f"it is built for {', '.join(built)}, but {name} is {major}.{minor}"
             del devices.compiled["cuda"]
             _register_or_remove_triton()
-            logger.warning(
-                "fused_losses: the CUDA library serves no GPU: %s; %s serves them",
-                cuda_library_rests,
-                devices.kernels_for("cuda") or "torch",
+            _warn(
+                f"the CUDA library serves no GPU: {cuda_library_rests}; "
+                f"{devices.kernels_for('cuda') or 'torch'} serves them",
+                f"Install again with {major}.{minor} in TORCH_CUDA_ARCH_LIST.",
             )
             return
 
@@ -215,7 +234,10 @@ def _register_triton() -> torch.library.Library | None:
 
         return triton_kernels.register(_where_preferred)
     except Exception as error:  # whatever a broken installation of Triton raises when it is imported
-        logger.warning("fused_losses: Triton's kernels cannot be used (%s: %s)", type(error).__name__, error)
+        _warn(
+            f"Triton's kernels cannot be used ({type(error).__name__}: {error})",
+            "Install the Triton that this torch brings.",
+        )
         return None
 
 

@@ -1,14 +1,19 @@
-"""Which GPUs the CUDA library serves, and who serves the others."""
+"""Which library serves the CPU, which GPUs the CUDA library serves, and what a fall-back says."""
 
 from __future__ import annotations
 
-import logging
+import os
+import re
+import shutil
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
+import fused_losses
 from fused_losses import backends, devices, info
 from fused_losses.architectures import serve
 
@@ -54,27 +59,28 @@ def gpus(monkeypatch):
     backends._register_or_remove_triton()
 
 
-def test_gpus_that_the_library_was_built_for(gpus, caplog):
-    gpus((8, 6), (9, 0))
-    assert devices.kernels_for("cuda") == devices.CUDA and not caplog.records
+def test_gpus_that_the_library_was_built_for(gpus):
+    with warnings.catch_warnings(action="error"):
+        gpus((8, 6), (9, 0))
+    assert devices.kernels_for("cuda") == devices.CUDA
     assert info._cuda_library() == "loaded"
 
 
-def test_a_gpu_that_it_was_not_built_for(gpus, caplog):
+def test_a_gpu_that_it_was_not_built_for(gpus):
     """Triton serves all of them, and says why, once."""
-    with caplog.at_level(logging.WARNING, "fused_losses"):
+    with pytest.warns(UserWarning, match="CUDA library") as caught:
         gpus((9, 0), (12, 0), (7, 5))
-    (record,) = caplog.records
-    assert "built for 8.0, 9.0, but GPU 1 is 12.0; Triton serves them" in record.getMessage()
+    (warning,) = caught
+    assert "built for 8.0, 9.0, but GPU 1 is 12.0; Triton serves them" in str(warning.message)
+    assert "12.0 in TORCH_CUDA_ARCH_LIST" in str(warning.message)
     assert devices.kernels_for("cuda") == "Triton"
     assert "GPU 1 is 12.0" in info._cuda_library()
 
 
-def test_a_gpu_that_no_one_has_kernels_for(gpus, monkeypatch, caplog):
+def test_a_gpu_that_no_one_has_kernels_for(gpus, monkeypatch):
     monkeypatch.setattr(backends, "has_triton", lambda: False)
-    with caplog.at_level(logging.WARNING, "fused_losses"):
+    with pytest.warns(UserWarning, match="torch serves them"):
         gpus((7, 5))
-    assert "torch serves them" in caplog.records[0].getMessage()
     assert "cuda" not in devices.table()
 
 
@@ -107,3 +113,84 @@ def test_triton_registers_while_cuda_is_initialised():
         "    assert backends._register_triton() is not None\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+PACKAGE = Path(fused_losses.__file__).parent
+BUILT = backends.built_cpu_libraries()
+
+
+@pytest.fixture
+def installation(tmp_path):
+    """installation(*sets): a copy of the package with these CPU libraries, or empty files."""
+
+    def make(*instruction_sets):
+        shutil.copytree(
+            PACKAGE, tmp_path / "fused_losses", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+        )
+        for name in instruction_sets:
+            path = tmp_path / "fused_losses" / f"_cpu_{name}.so"
+            path.symlink_to(BUILT[name]) if name in BUILT else path.touch()
+        return tmp_path
+
+    return make
+
+
+def said_at_import(folder, **environment):
+    """What warnings a process shows that imports the package, twice, and computes a loss."""
+    code = (
+        "import sys, torch, fused_losses, fused_losses.functional as L\n"
+        "assert fused_losses.__file__.startswith(sys.argv[1])\n"
+        "fused_losses.backends.load()\n"
+        "x = torch.ones(3, requires_grad=True)\n"
+        "L.mse_loss(x, torch.zeros(3)).backward()\n"
+        "assert x.grad.tolist() == [torch.tensor(2 / 3)] * 3\n"
+    )
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("FUSED_", "TRITON_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=folder,
+        env={**inherited, **environment, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+USABLE = [name for name in backends.usable_instruction_sets() if name in BUILT]
+
+
+def test_nothing_is_said_where_a_library_fits(installation):
+    assert USABLE
+    assert "fused_losses:" not in said_at_import(installation(USABLE[0]))
+
+
+@pytest.mark.parametrize(
+    ("instruction_sets", "environment", "said"),
+    [
+        ((), {}, "no CPU library was built.*Install again: pip install"),
+        (
+            ("avx512",),
+            {"ATEN_CPU_CAPABILITY": "avx2"},
+            "for avx2 or default,.*but for avx512;.*FUSED_LOSSES_CPU=all",
+        ),
+        (
+            USABLE[:1],
+            {"FUSED_LOSSES_BACKEND": "tritn"},
+            "FUSED_LOSSES_BACKEND is tritn, which is none of compiled, tri",
+        ),
+    ],
+    ids=["no library", "another instruction set", "no such backend"],
+)
+def test_a_fall_back_is_said_once_with_the_remedy(installation, instruction_sets, environment, said):
+    errors = said_at_import(installation(*instruction_sets), **environment)
+    assert errors.count("fused_losses: ") == errors.count("UserWarning: ") == 1
+    assert re.search(said, errors), errors
+
+
+def test_a_preferred_triton_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(backends.modes, "PREFERRED", "triton")
+    monkeypatch.setattr(backends, "has_triton", lambda: False)
+    with pytest.warns(UserWarning, match="not installed. Install it: pip install triton"):
+        backends._check_preference()
