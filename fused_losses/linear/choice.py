@@ -30,7 +30,6 @@ def over_head(
     backward: Strategy,
     *,
     chunk_rows: int | None = None,
-    stacklevel: int = 2,
     dtype: torch.dtype | None = None,
     logits_dtype: torch.dtype | None = None,
     row_bits: int = 0,
@@ -45,7 +44,6 @@ def over_head(
         workspace: bytes of logits at a time.
         backward: the strategy that is asked for.
         chunk_rows: how many rows have logits at a time, whatever that takes.
-        stacklevel: how many calls above this one the user's is, whom warnings are for.
         dtype: the loss's dtype, if not the input's.
         logits_dtype: the logits', if it is not to be chosen by what the device multiplies well.
         row_bits: bits of `operators`: what is wanted of each row of a softmax, log-sum-exp and largest class.
@@ -83,7 +81,7 @@ def over_head(
         heard.append(f"linear {loss}: {told}")
     if call is None:
         assert why is not None
-        warn_of_all_logits(loss, asked, why, stacklevel + 1)
+        warn_of_all_logits(loss, asked, why)
         if not row_bits:
             return (composed(head, loss, reduction=reduction, **keywords),)
         keywords |= {"return_lse": True, "return_argmax": bool(row_bits & operators.LARGEST)}

@@ -19,20 +19,16 @@ def logits_of(head: Head) -> Tensor:
     return logits if len(head.classes) == 1 else logits.reshape(*head.input.shape[:-1], *head.classes)
 
 
-def warn_of_all_logits(loss: str, asked: str | None, why: str, stacklevel: int) -> None:
+def warn_of_all_logits(loss: str, asked: str | None, why: str) -> None:
     """Tells a user who has asked for chunks that there are none.
 
     Args:
         loss: its name.
         asked: the argument by which chunks were asked for; None if they were not.
         why: why all logits are made.
-        stacklevel: how many calls above this one the user's is.
     """
     if asked is not None:
-        warn(
-            f"linear {loss}: ``{asked}`` ignored; all logits are in memory, since {why}.",
-            stacklevel=stacklevel + 2,
-        )
+        warn(f"linear {loss}: ``{asked}`` ignored; all logits are in memory, since {why}.")
 
 
 def composed(head: Head, loss: str, **keywords: Any) -> Any:

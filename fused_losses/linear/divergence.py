@@ -42,7 +42,7 @@ def divergence(
         target = target.to_dense()
     if not by_chunks or (target.requires_grad and torch.is_grad_enabled()):
         why = "each row has a loss, or the target requires grad or has another shape"
-        warn_of_all_logits("kl_div", None if workspace is None else "workspace", why, stacklevel=3)
+        warn_of_all_logits("kl_div", None if workspace is None else "workspace", why)
         log_probabilities = logits_of(head).log_softmax(-1)
         target = target.to_dense() if target.is_sparse else target
         return losses.kl_div(log_probabilities, target, reduction=reduction, log_target=log_target)
@@ -52,9 +52,7 @@ def divergence(
         raise ValueError(f"{reduction} is not a valid value for reduction")
     dtype = head.accumulate_dtype
     keywords = {"target": probabilities}
-    (cross,) = over_head(
-        head, "cross_entropy", keywords, "sum", workspace, backward, dtype=dtype, stacklevel=3
-    )
+    (cross,) = over_head(head, "cross_entropy", keywords, "sum", workspace, backward, dtype=dtype)
     chunk_rows = rows_per_chunk(target.shape[-1], dtype.itemsize, workspace, target.device)
     constant = _negative_entropy(probabilities, chunk_rows)
     loss: Tensor = (cross + constant) / divisors[reduction]

@@ -136,7 +136,7 @@ def linear_cross_entropy(
         or (are_probabilities and ignore_index is not None)
         or (weight is not None and weight.dtype is not input.dtype and not autocasts(input))
     ):
-        further = {}
+        further: dict[str, Any] = {}
         function = getattr(F, "linear_cross_entropy", _composed_cross_entropy)
         if terms or divisor is not None or any(requested):
             function = _composed_cross_entropy
@@ -165,7 +165,7 @@ def linear_cross_entropy(
             label_smoothing=label_smoothing,
             **further,
         )
-        warn_of_all_logits("cross_entropy", asked, TRANSFORMED if is_transformed else UNTAKEN, stacklevel=2)
+        warn_of_all_logits("cross_entropy", asked, TRANSFORMED if is_transformed else UNTAKEN)
         return of_all
     is_single_row = input.dim() == 1
     if is_single_row:
@@ -260,7 +260,7 @@ def linear_loss(
     if not is_head(head) or input.dim() != 2:
         result: Tensor = composed(head, loss, reduction=reduction, **keywords)
         asked = None if workspace is None else "workspace"
-        warn_of_all_logits(loss, asked, TRANSFORMED if modes.is_transformed() else UNTAKEN, stacklevel=2)
+        warn_of_all_logits(loss, asked, TRANSFORMED if modes.is_transformed() else UNTAKEN)
         return result
     (result,) = over_head(head, loss, keywords, reduction, workspace, backward)
     return result
