@@ -105,7 +105,7 @@ def linear_cross_entropy(
     if is_overridden(*operands):
         keywords: dict[str, Any] = {"linear_bias": linear_bias, "weight": weight, "reduction": reduction}
         keywords |= {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "options": options}
-        further = {
+        further: dict[str, Any] = {
             "z_loss": z_loss,
             "entropy": entropy,
             "logit_scale": logit_scale,
@@ -136,7 +136,7 @@ def linear_cross_entropy(
         or (are_probabilities and ignore_index is not None)
         or (weight is not None and weight.dtype is not input.dtype and not autocasts(input))
     ):
-        further: dict[str, Any] = {}
+        further = {}
         function = getattr(F, "linear_cross_entropy", _composed_cross_entropy)
         if terms or divisor is not None or any(requested):
             function = _composed_cross_entropy
