@@ -13,6 +13,7 @@ from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseO
 from fused_losses.dispatch import by_composed, by_override, by_torch, is_overridden, kernels_take, run
 from fused_losses.losses.checks import (
     as_floating,
+    check_ignored,
     promoted,
     promoted_without_autocast,
     reduction_of,
@@ -56,9 +57,12 @@ def binary_cross_entropy(
 
     Raises:
         ValueError: input and target of different shapes.
+        TypeError: an `ignore_index` that is no number.
         RuntimeError: input outside [0, 1]; operands of different dtypes.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
+    if ignore_index is not None:
+        check_ignored(ignore_index)
     call = _plan_of_probabilities(input, target, weight, reduction, ignore_index=ignore_index)
     if call is not None:
         return run(call, backward)
@@ -136,9 +140,12 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         ValueError: input and target of different shapes.
+        TypeError: an `ignore_index` that is no number.
         RuntimeError: a weight that requires grad, for which torch has no gradient either.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
+    if ignore_index is not None:
+        check_ignored(ignore_index)
     call = _plan_of_logits(input, target, weight, reduction, pos_weight, ignore_index=ignore_index)
     if call is not None:
         return run(call, backward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -56,6 +57,12 @@ def are_flags(*options: object) -> bool:
         if not isinstance(option, bool):
             return False
     return True
+
+
+def check_ignored(ignore_index: object) -> None:
+    """Raises TypeError for an ignored target that is no real number."""
+    if not isinstance(ignore_index, (Real, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"ignore_index must be a number, not {type(ignore_index).__name__}")
 
 
 def is_index(option: object) -> bool:

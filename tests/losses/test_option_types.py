@@ -77,3 +77,14 @@ def test_other_types_for_a_linear_head(option):
             )
         else:
             assert ours is torchs, f"{value!r}: {ours} instead of {torchs}"
+
+
+@pytest.mark.parametrize("name", ("binary_cross_entropy", "binary_cross_entropy_with_logits"))
+def test_what_may_be_ignored_is_a_number(name):
+    operands = TWINS[name].inputs((4, 5), torch.Generator().manual_seed(0))
+    loss = getattr(L, name)
+    for value in ("0", [0], 1j, np.array([0.0, 1.0]), torch.ones(2)):
+        with pytest.raises(TypeError, match="ignore_index must be a number, not"):
+            loss(*operands, ignore_index=value)
+    for value in (0, 0.0, False, np.float32(0), np.int64(0), Fraction(0)):
+        torch.testing.assert_close(loss(*operands, ignore_index=value), loss(*operands, ignore_index=0))
