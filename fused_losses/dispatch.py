@@ -137,6 +137,8 @@ def _why_torch(arguments: tuple[Any, ...]) -> str:
         return "a tensor is not strided"
     if any(tensor.dim() > MOST_DIMS for tensor in tensors):
         return f"kernels take tensors of up to {MOST_DIMS} dimensions"
+    if any(tensor.is_inference() for tensor in tensors):
+        return "autograd saves nothing for kernels that was made in inference mode"
     return "kernels do not take these dtypes, shapes or options"
 
 
@@ -158,7 +160,8 @@ def run(call: Call, backward: Backward) -> Tensor:
             if "Inference tensors cannot be saved for backward" not in str(error):
                 raise
             # Some of torch's losses do not save what was made in inference mode, and take it.
-            return run_by_torch(call)
+            loss = composed(call.name, call.operands, call.options, call.reduction, call.dtype)
+            _tell(call.name, "torch's own operators after all", call.operands)
     return loss if call.finish is None else call.finish(loss)
 
 

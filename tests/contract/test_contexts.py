@@ -81,6 +81,16 @@ def test_explain_says_why_a_strategy_is_not_the_one_asked_for(
     assert said in line
 
 
+def test_explain_of_a_target_made_in_inference_mode():
+    with torch.inference_mode():
+        target = T.clone()
+    x = X.clone().requires_grad_()
+    with modes.explained() as lines:
+        L.l1_loss(x, target).backward()
+    assert torch.equal(x.grad, (x.detach() - target).sign() / 5)
+    assert "because autograd saves nothing for kernels that was made in inference mode" in lines[-1]
+
+
 def test_explain_after_an_error():
     with pytest.raises(ValueError, match="backward"):
         fused_losses.explain(L.mse_loss, X, T, backward="no such")
