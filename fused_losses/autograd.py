@@ -184,7 +184,7 @@ def _backward(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> tuple[
     return input_gradient, target_gradient, None, extra_gradient, None, None
 
 
-def take_gradients(ctx: Any) -> list[Tensor] | None:
+def take_gradients(ctx: Any) -> Any:
     """The gradients that the forward left to one backward; None if it left none, or another has taken them.
 
     That is one step, since two threads may run backwards of one retained graph at the same time.
@@ -192,10 +192,9 @@ def take_gradients(ctx: Any) -> list[Tensor] | None:
     if ctx.gradients is None:
         return None
     try:
-        ready: list[Tensor] = ctx.gradients.pop()
+        return ctx.gradients.pop()
     except IndexError:
         return None
-    return ready
 
 
 def _gradients_by_kernels(

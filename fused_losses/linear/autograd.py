@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fused_losses import devices, modes, reference
+from fused_losses.autograd import take_gradients
 from fused_losses.call import REDUCTION_NAMES, Reduction, SoftmaxOptions
 from fused_losses.linear.composition import logits_of
 from fused_losses.linear.counted import Counted, scaled
@@ -52,8 +53,9 @@ class LinearLoss(Function):
             ctx.mark_non_differentiable(row_results[1])
         ctx.set_materialize_grads(False)
         ready = scale, gradients, Counted(*counts) if counts else None
-        ctx.gradients = ready if strategy == "fused" else None
+        ctx.gradients = [ready] if strategy == "fused" else None
         ctx.wanted = wanted
+        ctx.dtypes = tuple(x.dtype if isinstance(x, Tensor) else None for x in arguments[:3])
         ctx.backend = devices.preferred()
         # Tensors are saved where autograd sees them, and their places are kept with the other arguments.
         ctx.save_for_backward(*(x for x in arguments if isinstance(x, Tensor)))
@@ -65,44 +67,57 @@ class LinearLoss(Function):
         ctx: Any, upstream: Tensor | None, *row_gradients: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """The gradients of the head's operands, where they are needed, each shaped as its operand."""
-        saved = iter(ctx.saved_tensors)  # once: checkpointing unpacks no tensor twice
-        arguments = tuple(next(saved) if x is _Saved else x for x in ctx.arguments)
-        head_call = HeadCall.from_arguments(*arguments)
         lse_gradient = row_gradients[0] if row_gradients else None
-        nothing = (None,) * (2 + len(arguments))
-        if upstream is None:
-            if lse_gradient is None:
-                return nothing
-            by_row = head_call.call.reduction == Reduction.NONE
-            upstream = lse_gradient.new_zeros(lse_gradient.shape if by_row else ())
-            if not by_row:
-                # A sum divides by 1. A mean may divide by 0, and 0 / 0 would reach the gradient of lse.
-                head_call = replace(head_call, call=replace(head_call.call, reduction=Reduction.SUM))
-        ready = ctx.gradients
-        if torch.is_grad_enabled() or modes.is_batched(upstream):
-            gradients = _gradients_by_torch(head_call, ctx.wanted, upstream, lse_gradient)
-        elif ready is not None and lse_gradient is None:
-            if not modes.is_compiling():
-                ctx.gradients = None
-            scale, gradients, counts = ready
-            in_place = not modes.is_compiling()  # a compiler decides that itself
-            made = scaled(_by_operand(gradients, ctx.wanted), scale * upstream, counts, in_place)
-            gradients = [gradient for gradient in made if gradient is not None]
-        else:
-            with modes.prefer(ctx.backend):
-                gradients = linear_loss_backward(
-                    upstream, lse_gradient, *head_call.to_arguments(), ctx.wanted
-                )
-        operands = head_call.head
+        nothing = (None,) * (2 + len(ctx.arguments))
+        if upstream is None and lse_gradient is None:
+            return nothing
+        gradients = None
+        if upstream is not None and lse_gradient is None:
+            gradients = _stored_gradients(ctx, upstream)
+        if gradients is None:
+            # Operands are asked for only here: whoever has the stored gradients may have changed them.
+            gradients = _computed_gradients(ctx, upstream, lse_gradient)
         head_gradients = (
-            None if gradient is None or operand is None else gradient.to(operand.dtype)
-            for gradient, operand in zip(_by_operand(gradients, ctx.wanted), operands, strict=True)
+            None if gradient is None else gradient.to(dtype)
+            for gradient, dtype in zip(_by_operand(gradients, ctx.wanted), ctx.dtypes, strict=True)
         )
         return None, None, *head_gradients, *nothing[5:]
 
 
 class _Saved:
     """Stands for an argument that autograd has saved."""
+
+
+def _stored_gradients(ctx: Any, upstream: Tensor) -> list[Tensor] | None:
+    """The wanted gradients that the forward made, times upstream; None if there are none to be had."""
+    if torch.is_grad_enabled() or modes.is_batched(upstream) or ctx.gradients is None:
+        return None
+    in_place = not modes.is_compiling()  # a compiler decides that itself
+    ready = take_gradients(ctx) if in_place else ctx.gradients[0]
+    if ready is None:
+        return None
+    scale, gradients, counts = ready
+    made = scaled(_by_operand(gradients, ctx.wanted), scale * upstream, counts, in_place)
+    return [gradient for gradient in made if gradient is not None]
+
+
+def _computed_gradients(ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None) -> list[Tensor]:
+    """The wanted gradients, computed from the operands."""
+    saved = iter(ctx.saved_tensors)  # once: checkpointing unpacks no tensor twice
+    head_call = HeadCall.from_arguments(*(next(saved) if x is _Saved else x for x in ctx.arguments))
+    if upstream is None:
+        assert lse_gradient is not None
+        by_row = head_call.call.reduction == Reduction.NONE
+        upstream = lse_gradient.new_zeros(lse_gradient.shape if by_row else ())
+        if not by_row:
+            # A sum divides by 1. A mean may divide by 0, and 0 / 0 would reach the gradient of lse.
+            head_call = replace(head_call, call=replace(head_call.call, reduction=Reduction.SUM))
+    if torch.is_grad_enabled() or modes.is_batched(upstream):
+        return _gradients_by_torch(head_call, ctx.wanted, upstream, lse_gradient)
+    arguments = head_call.to_arguments()
+    with modes.prefer(ctx.backend):
+        gradients: list[Tensor] = linear_loss_backward(upstream, lse_gradient, *arguments, ctx.wanted)
+    return gradients
 
 
 def _by_operand(gradients: list[Tensor], wanted: int) -> list[Tensor | None]:

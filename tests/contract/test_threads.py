@@ -9,6 +9,7 @@ import pytest
 import torch
 from kit.contract import call, case_of, expected
 
+import fused_losses.functional as L
 from fused_losses import autograd
 from fused_losses.linear import autograd as linear_autograd
 
@@ -88,6 +89,20 @@ def test_each_backward_has_a_buffer_of_its_own(name, reduction, backward):
         return call(case, case.ours, input, reduction=reduction, backward=backward), input
 
     right = expected(case, reduction=reduction)
+    for first, second in backwards_in_any_order(loss_of):
+        assert first.data_ptr() != second.data_ptr()
+        torch.testing.assert_close(first, right)
+        torch.testing.assert_close(second, right)
+
+
+def test_each_backward_of_a_head_has_buffers_of_its_own():
+    hidden, head, labels = torch.randn(8, 5), torch.randn(7, 5), torch.randint(0, 7, (8,))
+
+    def loss_of():
+        weight = head.clone().requires_grad_()
+        return L.linear_cross_entropy(hidden, weight, labels), weight
+
+    right = torch.autograd.grad(*loss_of())[0]
     for first, second in backwards_in_any_order(loss_of):
         assert first.data_ptr() != second.data_ptr()
         torch.testing.assert_close(first, right)

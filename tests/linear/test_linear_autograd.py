@@ -53,6 +53,28 @@ def test_a_retained_graph(strategy):
         torch.testing.assert_close(other, 2 * one)
 
 
+@pytest.mark.parametrize("changed", range(4))
+def test_operands_that_are_changed_after_the_loss(changed):
+    """Stored gradients do not read them again; where there are none, autograd raises its error."""
+
+    def loss_of(strategy):
+        leaves = head()
+        operands = [*(x * 1 for x in leaves), LABELS.clone()]
+        loss = chunked("cross_entropy", backward=strategy)(*operands[:3], target=operands[3]) * 0.5
+        with torch.no_grad():
+            operands[changed].zero_()
+        return loss, leaves
+
+    right = head()
+    right = torch.autograd.grad(chunked("cross_entropy")(*right, target=LABELS) * 0.5, right)
+    loss, leaves = loss_of("fused")
+    for mine, exact in zip(torch.autograd.grad(loss, leaves, retain_graph=True), right, strict=True):
+        assert torch.equal(mine, exact)
+    for again, operands in ((loss, leaves), loss_of("recompute")):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(again, operands)
+
+
 def test_double_backward_and_transforms():
     operands = [
         x.detach()[: 6 if x.dim() == 1 else None].double().requires_grad_() for x in head(classes=(6,))
