@@ -234,6 +234,22 @@ def test_more_than_2_to_the_31_elements(gigabytes):
 
 
 @each_loss
+def test_operands_that_are_changed_after_the_loss(name):
+    """The stored gradient is multiplied, on the GPU and without waiting for it."""
+    operands = operands_of(name)
+    _, right = step(name, *operands)
+    upstream = torch.full((), 0.3, device="cuda")
+    for changed in range(len(operands)):
+        copies = [operands[0] * 1, *(x.clone() for x in operands[1:])]
+        loss = getattr(L, name)(*copies, **LOSSES[name].call)
+        with torch.no_grad(), no_waiting():
+            copies[changed].zero_()
+        with no_waiting():
+            (gradient,) = torch.autograd.grad(loss, operands[0], upstream)
+        torch.testing.assert_close(gradient, right * 0.3)
+
+
+@each_loss
 def test_operands_on_different_devices_raise(name):
     """As from torch: what a kernel would read elsewhere is no memory of its own."""
     operands = operands_of(name)

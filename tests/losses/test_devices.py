@@ -80,6 +80,17 @@ def test_a_number_on_the_cpu_is_taken_where_torch_takes_it():
     assert loss.is_meta and loss.dim() == 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_number_on_the_cpu_beside_logits_on_a_gpu():
+    logits, target = torch.randn(8, 7, device="cuda"), torch.rand(8, 7, device="cuda")
+    results = [
+        module.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor(3.0))
+        for module in (L, F)
+    ]
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize(
     "options",
     ({"z_loss": 0.1}, {"softcap": 3.0}, {"normalizer": 5.0}, {"return_lse": True}, {"return_accuracy": True}),
