@@ -163,9 +163,11 @@ def _backward(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> tuple[
     # create_graph=True, or a batch of upstream gradients, as jacobians have
     by_torch = torch.is_grad_enabled() or modes.is_batched(upstream)
     # A compiled backward computes gradients anew, too, unless there is nothing left to compute them from.
-    anew = by_torch or (modes.is_compiling() and not ctx.is_overwritten)
+    is_compiling = modes.is_compiling()
+    anew = by_torch or (is_compiling and not ctx.is_overwritten)
     ready = None if anew else take_gradients(ctx)
-    if ready is not None and lse_gradient is None and ctx.only_input and _is_plainly_one(upstream):
+    is_at_hand = lse_gradient is None and ctx.only_input and not is_compiling
+    if ready is not None and is_at_hand and _is_plainly_one(upstream):
         # Most training steps: nothing is left to compute, so nothing else is looked at.
         gradient = ctx.saved_tensors[0] if ctx.is_overwritten else ready[0]
         return gradient, None, None, None, None, None
@@ -234,7 +236,7 @@ def _gradients_by_kernels(
 
 def _multiplied(gradients: list[Tensor], upstream: Tensor) -> list[Tensor]:
     """Gradients that were made for an upstream gradient of 1, times upstream, in their own memory."""
-    if not _is_plainly_one(upstream):
+    if modes.is_compiling() or not _is_plainly_one(upstream):
         for gradient in gradients:
             scale_(gradient, upstream)
     return gradients
@@ -244,7 +246,7 @@ def _is_plainly_one(upstream: Tensor) -> bool:
     """Whether the upstream gradient can be seen to be 1 without waiting for a device.
 
     A look at the CPU's own memory is cheaper than the operator, which looks for itself. Nothing is seen of
-    tensors that a compiler or another mode follows, nor of subclasses.
+    subclasses, nor where a mode follows; what a compiler traces must not come here.
     """
     return (
         type(upstream) is Tensor

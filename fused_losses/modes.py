@@ -116,8 +116,8 @@ def is_batched(upstream: Tensor) -> bool:
 
 
 def is_followed() -> bool:
-    """Whether a compiler or a mode sees every operator, such as make_fx: it may refuse to show values."""
-    return is_compiling() or _len_torch_dispatch_stack() > 0
+    """Whether a mode sees every operator, as that of make_fx: it may refuse to show values."""
+    return _len_torch_dispatch_stack() > 0
 
 
 def saved_tensors_are_hooked() -> bool:
