@@ -58,7 +58,7 @@ class LossFunction(Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of the operands, where they are needed, each shaped as its operand."""
-        return _backward(ctx, upstream, None)
+        return _backward(ctx, upstream, None, ctx.settings[2])
 
 
 class LossWithRows(Function):
@@ -91,11 +91,14 @@ class LossWithRows(Function):
         """The gradients of the operands, where they are needed."""
         if upstream is None and lse_gradient is None:
             return (None,) * 7
+        reduction = ctx.settings[2]
         if upstream is None:
             assert lse_gradient is not None
-            reduction = ctx.settings[2]
-            upstream = lse_gradient.new_zeros(lse_gradient.shape if reduction == Reduction.NONE else ())
-        return *_backward(ctx, upstream, lse_gradient), None
+            by_row = reduction == Reduction.NONE
+            upstream = lse_gradient.new_zeros(lse_gradient.shape if by_row else ())
+            # A sum divides by 1. A mean may divide by 0, and 0 / 0 would reach the gradient of lse.
+            reduction = reduction if by_row else Reduction.SUM
+        return *_backward(ctx, upstream, lse_gradient, reduction), None
 
 
 def rows_without_gradient(call: Call, argmax: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -158,7 +161,9 @@ def _forward(
     return loss, extra_or_statistics, largest
 
 
-def _backward(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, upstream: Tensor, lse_gradient: Tensor | None, reduction: int
+) -> tuple[Tensor | None, ...]:
     """The gradients of what the forward was given, whose first four are the operands."""
     # create_graph=True, or a batch of upstream gradients, as jacobians have
     by_torch = torch.is_grad_enabled() or modes.is_batched(upstream)
@@ -176,9 +181,9 @@ def _backward(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> tuple[
         if ctx.is_overwritten:
             gradients = _gradients_in_place(ctx, ready, upstream, by_torch, lse_gradient)
         elif by_torch:
-            gradients = _gradients_by_torch(ctx, upstream, lse_gradient)
+            gradients = _gradients_by_torch(ctx, upstream, lse_gradient, reduction)
         else:
-            gradients = _gradients_by_kernels(ctx, ready, upstream, lse_gradient)
+            gradients = _gradients_by_kernels(ctx, ready, upstream, lse_gradient, reduction)
     remaining = iter(gradients)
     input_gradient, target_gradient, extra_gradient = (
         next(remaining) if wanted & bit else None for bit in (INPUT_GRADIENT, TARGET_GRADIENT, EXTRA_GRADIENT)
@@ -200,7 +205,7 @@ def take_gradients(ctx: Any) -> Any:
 
 
 def _gradients_by_kernels(
-    ctx: Any, ready: list[Tensor] | None, upstream: Tensor, lse_gradient: Tensor | None
+    ctx: Any, ready: list[Tensor] | None, upstream: Tensor, lse_gradient: Tensor | None, reduction: int
 ) -> list[Tensor]:
     """The wanted gradients, in the order of operands.
 
@@ -209,8 +214,9 @@ def _gradients_by_kernels(
         ready: the gradients for an upstream gradient of 1, if the forward made them.
         upstream: the gradient of the loss.
         lse_gradient: that of log-sum-exps, or None.
+        reduction: the forward's, or for log-sum-exps alone, another whose divisor is not 0.
     """
-    name, options, reduction, _, strategy, wanted, _ = ctx.settings
+    name, options, _, _, strategy, wanted, _ = ctx.settings
     operators = OPERATORS[name]
     if lse_gradient is not None:
         options = options._replace(lse_gradient=lse_gradient)
@@ -296,9 +302,11 @@ def _gradients_into_input(operators: Operators, arguments: tuple[Any, ...]) -> l
     return [memory, *others]
 
 
-def _gradients_by_torch(ctx: Any, upstream: Tensor, lse_gradient: Tensor | None) -> list[Tensor]:
+def _gradients_by_torch(
+    ctx: Any, upstream: Tensor, lse_gradient: Tensor | None, reduction: int
+) -> list[Tensor]:
     """The gradients through torch's own operators, which autograd and vmap can see through."""
-    name, options, reduction, dtype, _, wanted, _ = ctx.settings
+    name, options, _, dtype, _, wanted, _ = ctx.settings
     input, target, weight, extra_or_statistics = ctx.saved_tensors
     extra = None if LOSSES[name].has_statistics else extra_or_statistics
     bits = ((input, INPUT_GRADIENT), (target, TARGET_GRADIENT), (extra, EXTRA_GRADIENT))

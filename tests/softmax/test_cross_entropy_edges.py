@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from kit import composed
@@ -192,3 +194,19 @@ def test_threads_that_share_work_give_the_same_bits(shape):
         torch.set_num_threads(1)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("create_graph", (False, True), ids=("kernels", "composed"))
+@pytest.mark.parametrize("backward", ("fused", "recompute"))
+def test_log_sum_exps_of_a_mean_that_divides_by_zero(backward, create_graph):
+    """Their gradient does not depend on the loss, which no one differentiates."""
+    logits, target = torch.linspace(-2, 2, 30).view(6, 5), torch.tensor([-100, 0, 1, -100, 4, 2])
+
+    def gradient(lse):
+        leaf = logits.clone().requires_grad_()
+        return torch.autograd.grad(lse(leaf), leaf, create_graph=create_graph)[0].detach()
+
+    expected = gradient(lambda x: x.logsumexp(1)[target != -100].sum())
+    for options in ({"weight": torch.zeros(5)}, {"normalizer": 0}):
+        ours = there(functools.partial(L.cross_entropy, return_lse=True, backward=backward))
+        torch.testing.assert_close(gradient(lambda x: ours(x, target, **options).lse.sum()), expected)  # noqa: B023
