@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from fused_losses.autograd import take_gradients
 from fused_losses.distributed.results import Rows, build_output, reduce_losses, slopes
 from fused_losses.distributed.rows import Merged, local_numbers, merge, write_gradient
 from fused_losses.distributed.shard import Shard, localized, whole
@@ -129,7 +130,7 @@ class LinearVocabParallel(Function):
         merged, gradients = _forward(chunks, wanted if in_forward else (False,) * 3, largest)
         rows, ctx.factor = reduce_losses(merged, target, normalizer, input.dtype)
         ctx.target, ctx.merged, ctx.wanted, ctx.workspace = target, merged, wanted, workspace
-        ctx.gradients = gradients if in_forward else None
+        ctx.gradients = [gradients] if in_forward else None
         ctx.mark_non_differentiable(rows.argmax, rows.right, rows.divisor)
         ctx.set_materialize_grads(False)
         # The backward has the target at hand; autograd tells if someone has written to it since.
@@ -141,15 +142,14 @@ class LinearVocabParallel(Function):
     def backward(ctx: Any, upstream: Tensor | None, lse_gradient: Tensor | None, *_: None) -> tuple[Any, ...]:
         """The gradients of input (N, D), added up over processes, weight (C_local, D) and bias (C_local)."""
         (input, weight, bias, *_), target = ctx.saved_tensors, ctx.target
-        gradients, ctx.gradients = ctx.gradients, None
+        gradients = take_gradients(ctx)
         if gradients is None or upstream is None or lse_gradient is not None:
             chunks = _Chunks(Head(input, weight, bias), target, ctx.workspace)
             slope = slopes(upstream, ctx.factor, target)
-            gradients, factor = _backward(chunks, ctx.wanted, ctx.merged, slope, lse_gradient), None
+            gradients = _backward(chunks, ctx.wanted, ctx.merged, slope, lse_gradient)
         else:
-            factor = upstream.double() * ctx.factor
-        if factor is not None:
-            gradients = scaled(gradients, factor, Counted.of_rows(target.counts), in_place=True)
+            counts = Counted.of_rows(target.counts)
+            gradients = scaled(gradients, upstream.double() * ctx.factor, counts, in_place=True)
         results = [
             None if made is None else made.to(operand.dtype)
             for made, operand in zip(gradients, (input, weight, bias), strict=True)

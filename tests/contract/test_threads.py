@@ -124,3 +124,20 @@ def test_one_of_them_overwrites_the_input(name, reduction):
         assert "second time" in str(error)
         (gradient,) = (x for x in results if isinstance(x, torch.Tensor))
         torch.testing.assert_close(gradient, right)
+
+
+@pytest.mark.parametrize("backward", ("fused", "recompute"))
+def test_linear_heads(backward):
+    weight, labels = torch.randn(5, 3), torch.tensor([0, -100, 4, 2])
+    x = torch.randn(4, 3)
+
+    def loss_of():
+        input = x.clone().requires_grad_()
+        return L.linear_cross_entropy(input, weight, labels, backward=backward), input
+
+    loss, input = loss_of()
+    (right,) = torch.autograd.grad(loss, input)
+    for first, second in backwards_in_any_order(loss_of):
+        assert first.data_ptr() != second.data_ptr()
+        torch.testing.assert_close(first, right)
+        torch.testing.assert_close(second, right)
