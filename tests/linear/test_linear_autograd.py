@@ -128,7 +128,7 @@ def test_compiled_with_all_logits():
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
-def test_16_bits_are_compiled_as_a_whole(dtype):
+def test_16_bits_are_compiled_as_a_whole(dtype, cpu_products):
     """On a CPU, the logits' dtype depends on the instructions that it has."""
     torch._dynamo.reset()
     operands = head(dtype)
@@ -142,7 +142,7 @@ def test_16_bits_are_compiled_as_a_whole(dtype):
         torch.testing.assert_close(mine, theirs)
 
 
-def test_autocast():
+def test_autocast(cpu_products):
     operands = head()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mine, theirs = (f("cross_entropy")(*operands, target=LABELS) for f in (chunked, composed))
