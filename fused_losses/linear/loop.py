@@ -41,7 +41,7 @@ def over_chunks(
     """
     input, weight, bias = head
     products = Products(
-        weight.reshape(-1, weight.shape[-1]),
+        weight.flatten(0, -2),
         None if bias is None else bias.reshape(-1),
         logits_dtype,
         *wanted,

@@ -231,6 +231,26 @@ def changed_operands(rank, world):
                 raise AssertionError((strategy, changed))
 
 
+def heads_of_nothing(rank, world):
+    """No rows, or no features, so that the logits are the bias."""
+    shard = Shard.of_rank(C)
+    bias = torch.randn(C, dtype=torch.float64)
+    for (rows, features), reduction in itertools.product(((0, D), (N, 0)), ("mean", "sum", "none")):
+        x = torch.randn(rows, features, dtype=torch.float64)
+        head, labels = torch.randn(C, features, dtype=torch.float64), torch.arange(rows)
+        whole = [t.clone().requires_grad_() for t in (x, head, bias)]
+        local = [t.clone().requires_grad_() for t in (x, parts(shard, 0, head), parts(shard, 0, bias))]
+        expected = F.cross_entropy(F.linear(*whole), labels, reduction=reduction)
+        loss = linear_cross_entropy(
+            *local[:2], labels, linear_bias=local[2], shard=shard, reduction=reduction
+        )
+        torch.testing.assert_close(loss, expected, equal_nan=True)
+        theirs = torch.autograd.grad(expected, whole, torch.ones_like(expected))
+        theirs = theirs[0], *(parts(shard, 0, gradient) for gradient in theirs[1:])
+        for one, other in zip(torch.autograd.grad(loss, local, torch.ones_like(loss)), theirs, strict=True):
+            torch.testing.assert_close(one, other)
+
+
 def ignored_heads(rank, world):
     """Where nothing counts, gradients are 0, whatever the sum is divided by; so are those of ignored rows.
 
@@ -299,6 +319,7 @@ CHECKS = (
     tensors,
     heads,
     changed_operands,
+    heads_of_nothing,
     ignored_heads,
     errors,
     sharded_modules,
