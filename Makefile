@@ -19,7 +19,8 @@ export FUSED_LOSSES_CUDA ?= $(shell nvidia-smi -L > /dev/null 2>&1 && echo 1 || 
 CPP := $(shell find csrc tests/backends -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # Of every set of kernels.
-KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_extensions.py tests/contract/test_backward_contract*.py \
+KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_special_values.py tests/losses/test_extensions.py \
+	tests/contract/test_backward_contract*.py \
 	tests/softmax/test_cross_entropy_terms.py tests/softmax/test_cross_entropy_operators.py \
 	tests/softmax/test_cross_entropy_edges.py tests/distributed/test_shards.py tests/linear/test_linear_ignored.py
 

@@ -6,8 +6,8 @@
 namespace fused_losses {
 
 // Writes the results that the arguments ask for, and returns the sum of the values, or 0 if it is not asked for. Throws
-// the formula's DomainError if an operand is outside of its domain, after it has written the results: where these may
-// overwrite the input, call it first with arguments that ask for none.
+// the formula's DomainError if an element does not meet its conditions, after it has written the results: where these
+// may overwrite the input, call it first with arguments that ask for none.
 template <class Formula>
 double pointwise(const PointwiseArguments& arguments);
 

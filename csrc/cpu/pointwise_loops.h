@@ -51,7 +51,7 @@ struct Chunk {
 
 struct ChunkResult {
   double sum = 0;
-  bool in_domain = true;
+  unsigned unmet = 0;  // bit k: whether the formula's k-th condition is not met by all elements
 };
 
 // Whether a mask is set in all lanes.
@@ -70,7 +70,7 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   using V = Vector<T>;
   const V zero{};
   V sum{}, partial{};
-  auto outside = zero != zero;
+  decltype(zero != zero) unmet[std::max(1, Formula::kConditions)]{};
   const auto one_register = [&](int64_t i, auto count) {
     V operands[3];
     for (int k = 0; k < kOperands; ++k) operands[k] = load(chunk.operands[k] + i, count, 0);
@@ -90,12 +90,14 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
       if constexpr (variant.ignored) v = select(t == chunk.ignored, zero, v);
       return v;
     };
-    if constexpr (Formula::kNeedsDomain) {
-      auto good = call([&](auto... each) { return formula.in_domain(each...); });
-      if constexpr (variant.ignored) good |= t == chunk.ignored;
-      // The lanes beyond the end hold zeros, which may be outside of the domain, and do not count.
-      if constexpr (std::is_same_v<decltype(count), int>) good |= ~first_lanes<V>(count);
-      outside |= ~good;
+    if constexpr (Formula::kConditions > 0) {
+      for (int k = 0; k < Formula::kConditions; ++k) {
+        auto good = call([&](auto... each) { return formula.holds(k, each...); });
+        if constexpr (variant.ignored) good |= t == chunk.ignored;
+        // The lanes beyond the end hold zeros, which may not meet the condition, and do not count.
+        if constexpr (std::is_same_v<decltype(count), int>) good |= ~first_lanes<V>(count);
+        unmet[k] |= ~good;
+      }
     }
     if constexpr (variant.values == Values::kSummed) {
       V value = finish(terms.value);
@@ -106,14 +108,11 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
     if constexpr (variant.derivatives != Derivatives::kNone) {
       V scale = zero + chunk.scale;
       if constexpr (variant.factor) scale *= factor;
-      const auto scaled = [&](V v) {
-        v *= scale;
-        if constexpr (variant.ignored) v = select(t == chunk.ignored, zero, v);
-        return v;
-      };
       constexpr int wanted = variant.derivatives == Derivatives::kFirst ? 1 : Formula::kDerivatives;
       for (int k = 0; k < wanted; ++k) {
-        store(chunk.derivatives[k] + i, scaled(terms.derivative[k]), count, chunk.streamed[k]);
+        V v = call([&](auto... each) { return formula.scaled(k, terms.derivative[k], scale, each...); });
+        if constexpr (variant.ignored) v = select(t == chunk.ignored, zero, v);
+        store(chunk.derivatives[k] + i, v, count, chunk.streamed[k]);
       }
     }
   };
@@ -122,7 +121,12 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
     sum += partial;
     partial = zero;
   }
-  return {variant.values == Values::kSummed ? sum_of_lanes(sum) : 0, !Formula::kNeedsDomain || all_set(~outside)};
+  ChunkResult result;
+  if constexpr (variant.values == Values::kSummed) result.sum = sum_of_lanes(sum);
+  for (int k = 0; k < Formula::kConditions; ++k) {
+    if (!all_set(~unmet[k])) result.unmet |= 1u << k;
+  }
+  return result;
 }
 
 // Elements [begin, end), which are one block, as elements of type S: the operands' own type where all have the same and
@@ -176,7 +180,7 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     }
     const ChunkResult one = run_chunk<variant, kOperands>(formula, chunk);
     result.sum += one.sum;
-    result.in_domain &= one.in_domain;
+    result.unmet |= one.unmet;
     const auto deliver = [&](const Result& wanted, const S* made) {
       if (!wanted.data || wanted.dtype == kScalarType<S>) return;
       with_storage(wanted.dtype, [&](auto storage) {
@@ -191,16 +195,18 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
 
 template <LoopVariant variant, int kOperands, class S, class Formula>
 double run_pointwise(const Formula& formula, const PointwiseArguments& arguments) {
-  std::atomic<bool> in_domain{true};  // an exception may not leave a parallel region
+  std::atomic<unsigned> unmet{0};  // an exception may not leave a parallel region
   const double sum = sum_over_blocks(arguments.iteration.count, kBlock, kBlocksPerThread, [&] {
     return [&](int64_t begin, int64_t end) {
       const ChunkResult result = run_block<variant, kOperands, Formula, S>(formula, arguments, begin, end);
-      if (!result.in_domain) in_domain = false;
+      if (result.unmet) unmet |= result.unmet;
       return result.sum;
     };
   });
-  if constexpr (Formula::kNeedsDomain) {
-    if (!in_domain) throw typename Formula::DomainError(Formula::kOutside);
+  if constexpr (Formula::kConditions > 0) {
+    for (int k = 0; k < Formula::kConditions; ++k) {
+      if (unmet >> k & 1) throw typename Formula::DomainError(Formula::refusal(k));
+    }
   }
   return sum;
 }

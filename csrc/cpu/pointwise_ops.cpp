@@ -18,9 +18,9 @@ class Call : public PointwiseCall<Formula>, public OnCpu<Call<Formula>> {
     if (this->divides_by_kept(reduction)) divisor_ = pointwise_divisor(this->arguments_, false);
   }
 
-  // Where the gradient overwrites the input, operands outside of the domain must be found before.
+  // Where the gradient overwrites the input, elements that do not meet the formula's conditions must be found before.
   void prepare() const {
-    if (!Formula::kNeedsDomain || this->arguments_.derivatives[0].data != this->arguments_.operands[0].data) return;
+    if (!Formula::kConditions || this->arguments_.derivatives[0].data != this->arguments_.operands[0].data) return;
     PointwiseArguments check = this->arguments_;
     check.values = {};
     for (Result& derivative : check.derivatives) derivative = {};

@@ -248,8 +248,8 @@ double triplet_margin(const VectorsArguments& arguments) {
   const bool cosine = arguments.parameter_count > 4 && parameters[4] != 0;
   const auto with = [&](const auto& distance) { return run(TripletMargin{distance, margin, swap}, arguments); };
   if (cosine) return with(CosineDistance{});
+  if (p == 1 || (arguments.length == 1 && std::isfinite(p))) return with(ManhattanDistance{{}, eps, p});
   if (p == 2) return with(EuclideanDistance{{}, eps});
-  if (p == 1) return with(ManhattanDistance{{}, eps});
   if (std::isinf(p)) return with(ExtremeDistance{eps, p < 0});
   return with(PowerDistance{{}, eps, p});
 }

@@ -41,26 +41,28 @@ class PointwiseElement {
   template <bool kThird>
   __device__ Terms<T, Formula::kDerivatives> finish(const T* x, const T* factors, std::bool_constant<kThird>) const {
     const bool counts = !(kernel_.tensors.has_ignored && x[1] == ignored_);
-    if constexpr (Formula::kNeedsDomain) {
-      bool inside;
+    const auto call = [&](const auto& function) {
       if constexpr (kThird) {
-        inside = Formula::in_domain(x[0], x[1], x[2]);
+        return function(x[0], x[1], x[2]);
       } else {
-        inside = Formula::in_domain(x[0], x[1]);
+        return function(x[0], x[1]);
       }
-      check(inside || !counts, Formula::kOutside);
+    };
+    if constexpr (Formula::kConditions > 0) {
+      unrolled<Formula::kConditions>([&](int k) {
+        const bool holds = call([&](auto... each) { return Formula::holds(k, each...); });
+        check(holds || !counts, Formula::refusal(k));
+      });
     }
-    auto terms = [&] {
-      if constexpr (kThird) {
-        return kernel_.formula.terms(x[0], x[1], x[2]);
-      } else {
-        return kernel_.formula.terms(x[0], x[1]);
-      }
-    }();
+    auto terms = call([&](auto... each) { return kernel_.formula.terms(each...); });
     const T factor = factors[0] * factors[1];
     const T slope = scale_ * factor;
     terms.value = counts ? terms.value * factor : T(0);
-    for (int k = 0; k < Formula::kDerivatives; ++k) terms.derivative[k] = counts ? terms.derivative[k] * slope : T(0);
+    unrolled<Formula::kDerivatives>([&](int k) {
+      const T scaled =
+          call([&](auto... each) { return kernel_.formula.scaled(k, terms.derivative[k], slope, each...); });
+      terms.derivative[k] = counts ? scaled : T(0);
+    });
     return terms;
   }
 

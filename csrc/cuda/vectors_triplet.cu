@@ -13,8 +13,8 @@ void triplet_margin(const VectorsArguments& arguments, const Scaling& scaling, c
     vectors(TripletMargin{distance, margin, swap}, arguments, scaling, reduced, queue);
   };
   if (cosine) return with(CosineDistance{});
+  if (p == 1 || (arguments.length == 1 && std::isfinite(p))) return with(ManhattanDistance{{}, eps, p});
   if (p == 2) return with(EuclideanDistance{{}, eps});
-  if (p == 1) return with(ManhattanDistance{{}, eps});
   if (std::isinf(p)) return with(ExtremeDistance{eps, p < 0});
   triplet_margin_by_powers(arguments, scaling, reduced, queue);
 }

@@ -5,35 +5,44 @@
 
 namespace fused_losses {
 
-// The softplus log(1 + e^-x), the sigmoids s(x) and s(-x), all from one exponential of -|x|, which never overflows.
+// The sigmoids s(x) and s(-x) and the softplus log(1 + e^-x) and log(1 + e^x), all from one exponential of -|x|, which
+// never overflows.
 template <class V>
 struct Sigmoid {
-  V softplus_of_minus, sigmoid, sigmoid_of_minus;
+  V x;
+  decltype(V{} >= V{}) positive;  // whether x >= 0
+  V larger, smaller;              // s(|x|) and s(-|x|)
+  V excess;                       // log(1 + e^-|x|)
 
-  FUSED_LOSSES_HOST_DEVICE explicit Sigmoid(V x) {
+  FUSED_LOSSES_HOST_DEVICE explicit Sigmoid(V x) : x(x), positive(x >= splat<V>(0)) {
     const V one = splat<V>(1);
     const V e = exp_below_88(-abs(x));
-    const auto positive = x >= splat<V>(0);
-    const V larger = reciprocal_of_one_to_two(one + e);
-    const V smaller = e * larger;
-    softplus_of_minus = log1p_of_unit(e) + select(positive, splat<V>(0), -x);
-    sigmoid = select(positive, larger, smaller);
-    sigmoid_of_minus = select(positive, smaller, larger);
+    larger = reciprocal_of_one_to_two(one + e);
+    smaller = e * larger;
+    excess = log1p_of_unit(e);
   }
+  FUSED_LOSSES_HOST_DEVICE V sigmoid() const { return select(positive, larger, smaller); }
+  FUSED_LOSSES_HOST_DEVICE V sigmoid_of_minus() const { return select(positive, smaller, larger); }
+  FUSED_LOSSES_HOST_DEVICE V softplus() const { return excess + select(positive, x, splat<V>(0)); }
+  FUSED_LOSSES_HOST_DEVICE V softplus_of_minus() const { return excess + select(positive, splat<V>(0), -x); }
 };
 
 // -t log(x) - (1 - t) log(1 - x), with the logarithms held above -100 and the slope's denominator above
 // 1e-12, as torch does, so that x = 0 and x = 1 give finite losses and gradients.
 struct BinaryCrossEntropy : PointwiseFormula {
   static constexpr bool kIgnores = true;
-  static constexpr bool kNeedsDomain = true;
+  static constexpr int kConditions = 2;
   using DomainError = std::runtime_error;
-  static constexpr const char* kOutside = "all elements of input should be between 0 and 1";
   using PointwiseFormula::PointwiseFormula;
 
+  FUSED_LOSSES_HOST_DEVICE static constexpr const char* refusal(int k) {
+    return k == 0 ? "all elements of input should be between 0 and 1"
+                  : "all elements of target should be between 0 and 1";
+  }
   template <class V>
-  FUSED_LOSSES_HOST_DEVICE static auto in_domain(V x, V) {
-    return (x >= splat<V>(0)) & (x <= splat<V>(1));
+  FUSED_LOSSES_HOST_DEVICE static auto holds(int k, V x, V t) {
+    const V p = k == 0 ? x : t;
+    return (p >= splat<V>(0)) & (p <= splat<V>(1));
   }
 
   template <class V>
@@ -51,6 +60,7 @@ struct BinaryCrossEntropy : PointwiseFormula {
 
 // With sigmoid s, softplus p(x) = log(1 + e^x) and pos_weight w (1 where there is none):
 //   (1 - t) x + (1 + (w - 1) t) p(-x),   d/dx = (1 - t) s(x) - w t s(-x),   d/dt = w p(-x) - p(x).
+// Without w, d/dx is s(x) - t. For a positive x, it is (1 - t) - s(-x), of which nothing cancels at t = 1.
 struct BinaryCrossEntropyWithLogits : PointwiseFormula {
   static constexpr int kOperands = 3;
   static constexpr bool kOptionalThird = true;
@@ -60,22 +70,28 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     const Sigmoid<V> parts(x);
-    const V one = splat<V>(1);
-    return {(one - t) * x + parts.softplus_of_minus, {(one - t) * parts.sigmoid - t * parts.sigmoid_of_minus, -x}};
+    const V rest = splat<V>(1) - t;
+    return {rest * x + parts.softplus_of_minus(),
+            {select(parts.positive, rest - parts.smaller, parts.smaller - t), -x}};
   }
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t, V w) const {
     const Sigmoid<V> parts(x);
     const V one = splat<V>(1);
-    const V rest = one - t;
-    return {rest * x + (one + (w - one) * t) * parts.softplus_of_minus,
-            {rest * parts.sigmoid - w * t * parts.sigmoid_of_minus, (w - one) * parts.softplus_of_minus - x}};
+    const V rest = one - t, positives = w * t;
+    // Where w t is infinite, torch subtracts it from itself: 0 times it is NaN, too, else nothing.
+    const V slope = rest * parts.sigmoid() - positives * parts.sigmoid_of_minus() + splat<V>(0) * positives;
+    // w p(-x) - p(x), which for a positive x is summed up in the order in which nothing cancels.
+    const V of_target =
+        select(parts.positive, (w - one) * parts.excess - x, w * parts.softplus_of_minus() - parts.excess);
+    return {rest * x + (one + (w - one) * t) * parts.softplus_of_minus(), {slope, of_target}};
   }
 };
 
-// Binary cross-entropy with logits, times `share`. The loss of a row is a mean over its C classes: share is 1 / C where
-// the reduction does not divide by them already, as the mean over all elements does.
+// Binary cross-entropy with logits, times `share`, as t p(-x) + (1 - t) p(x) with p(x) = log(1 + e^x). The loss of a
+// row is a mean over its C classes: share is 1 / C where the reduction does not divide by them already, as the mean
+// over all elements does.
 struct MultiLabelSoftMargin : PointwiseFormula {
   static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit MultiLabelSoftMargin(const double* parameters)
@@ -83,9 +99,11 @@ struct MultiLabelSoftMargin : PointwiseFormula {
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
-    const Terms<V, 2> terms = BinaryCrossEntropyWithLogits(nullptr).terms(x, t);
-    const V share = splat<V>(share_);
-    return {share * terms.value, {share * terms.derivative[0], share * terms.derivative[1]}};
+    const Sigmoid<V> parts(x);
+    const V rest = splat<V>(1) - t, share = splat<V>(share_);
+    const V value = t * parts.softplus_of_minus() + rest * parts.softplus();
+    const V slope = rest * parts.sigmoid() - t * parts.sigmoid_of_minus();
+    return {share * value, {share * slope, share * -x}};
   }
 
  private:
@@ -100,7 +118,7 @@ struct SoftMargin : PointwiseFormula {
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 1> terms(V x, V t) const {
     const Sigmoid<V> parts(t * x);
-    return {parts.softplus_of_minus, {-t * parts.sigmoid_of_minus}};
+    return {parts.softplus_of_minus(), {-t * parts.sigmoid_of_minus()}};
   }
 };
 

@@ -60,10 +60,12 @@ struct EuclideanDistance : SumDistance {
   }
 };
 
-// sum |d|
+// sum |d|: for p = 1, and for any other finite p but 0 where vectors have a single element, whose |d|^p may be out of
+// range.
 struct ManhattanDistance : SumDistance {
   static constexpr int kNumbers = 1;
   double eps;
+  double p;
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE void add(V x, V y, V* numbers) const {
@@ -73,9 +75,10 @@ struct ManhattanDistance : SumDistance {
   FUSED_LOSSES_HOST_DEVICE R value(const R* numbers) const {
     return numbers[0];
   }
+  // For p other than 1, torch divides |d| by the distance: NaN where both are infinite.
   template <class R>
-  FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R*, R, R factor) const {
-    return {factor, 0, 0};
+  FUSED_LOSSES_HOST_DEVICE Slope<R> slope(const R*, R value, R factor) const {
+    return {p == 1 ? factor : factor + 0 * value, 0, 0};
   }
   template <class R, class V>
   FUSED_LOSSES_HOST_DEVICE Pair<V> derivatives(const Slope<R>& slope, V x, V y) const {

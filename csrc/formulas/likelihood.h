@@ -28,8 +28,9 @@ struct PoissonNLL : PointwiseFormula {
       const V log_t = log(t), half = splat<V>(0.5), one = splat<V>(1);
       const auto counts = t > one;
       result.value += select(counts, (t * log_t - t) + (half * log_t + splat<V>(kHalfLogTwoPi)), splat<V>(0));
-      // For t <= 0, the logarithm is infinite or NaN, and 0 times it is NaN: torch's derivative.
-      result.derivative[1] += select(counts, log_t + half / t, splat<V>(0) * log_t);
+      // 0 times an infinite target, and for t <= 0 an infinite logarithm, is NaN: torch's derivative.
+      const V zero = splat<V>(0);
+      result.derivative[1] += select(counts, log_t + half / t, zero) + zero * select(counts, t, log_t);
     }
     return result;
   }
@@ -45,16 +46,17 @@ struct GaussianNLL : PointwiseFormula {
   static constexpr int kParameters = 2;
   static constexpr int kOperands = 3;
   static constexpr int kDerivatives = 3;
-  static constexpr bool kNeedsDomain = true;
+  static constexpr int kConditions = 1;
   using DomainError = std::invalid_argument;
-  static constexpr const char* kOutside = "var has negative entry/entries";
 
   FUSED_LOSSES_HOST_DEVICE explicit GaussianNLL(const double* parameters)
       : PointwiseFormula(parameters), constant_(parameters[0] != 0 ? 0.91893853320467274 : 0), eps_(parameters[1]) {}
 
-  // NaN counts as inside: torch asks whether any element is below 0.
+  FUSED_LOSSES_HOST_DEVICE static constexpr const char* refusal(int) { return "var has negative entry/entries"; }
+
+  // NaN is not refused: torch asks whether any element is below 0.
   template <class V>
-  FUSED_LOSSES_HOST_DEVICE static auto in_domain(V, V, V var) {
+  FUSED_LOSSES_HOST_DEVICE static auto holds(int, V, V, V var) {
     return (var >= splat<V>(0)) | (var != var);
   }
 
@@ -85,13 +87,22 @@ struct KLDiv : PointwiseFormula {
     if (log_target_) {
       const V p = exp(t);
       const V log_ratio = t - x;
-      return {p * log_ratio, {-p, p * (log_ratio + splat<V>(1))}};
+      return {p * log_ratio, {-p, multiply_add(p, log_ratio, p)}};
     }
     const V zero = splat<V>(0);
     const V log_t = log(t);
     const V entropy = select(t == zero, zero, t * log_t);
     // t / t is 1, but NaN at t = 0: torch's derivative there.
     return {entropy - t * x, {-t, (log_t - x) + t / t}};
+  }
+
+  // Torch does not ask for log t where the upstream gradient is 0, so the derivative of a negative target, which is NaN
+  // otherwise, is 0 there.
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE V scaled(int k, V derivative, V scale, V x, V t) const {
+    if (k == 0 || log_target_) return derivative * scale;
+    const V zero = splat<V>(0);
+    return scale * select((scale == zero) & (t < zero), x + t, derivative);
   }
 
  private:

@@ -5,13 +5,15 @@
 //   kOperands        how many tensors it reads: 2, input and target; or 3
 //   kOptionalThird   whether the third may be absent: terms() then exists for two operands and for three
 //   kDerivatives     how many operands it has derivatives for, from the first one on
-//   kNeedsDomain     whether in_domain(operands...) must hold for every element; where it does not, the CPU's engine
-//                    throws a DomainError with the text kOutside, and CUDA's ends with an assertion of that text
+//   kConditions      how many conditions every element must meet: holds(k, operands...) says whether the k-th is met;
+//                    where it is not, the CPU's engine throws a DomainError with the text refusal(k), and CUDA's ends
+//                    with an assertion of that text
 //   kIgnores         whether elements can be ignored by the value of their target
 //   kParameters      how many parameters it takes
 //   kMeanOverWeight  whether reduction="mean" divides by the sum of the weights instead of the number of elements
 //   a constructor from the loss's parameters, in the order of the registry
 //   terms(operands...)  value and derivatives
+//   scaled(k, derivative, scale, operands...)  the k-th derivative times the upstream gradient and the weight
 // Element weights, ignored elements, reductions and upstream gradients are the engines' work. Parameters such as `full`
 // are the same for all elements, so a branch on them is predicted and costs next to nothing.
 #pragma once
@@ -32,11 +34,16 @@ struct PointwiseFormula {
   static constexpr int kOperands = 2;
   static constexpr bool kOptionalThird = false;
   static constexpr int kDerivatives = 2;
-  static constexpr bool kNeedsDomain = false;
+  static constexpr int kConditions = 0;
   static constexpr bool kIgnores = false;
   static constexpr bool kMeanOverWeight = false;
   static constexpr int kParameters = 0;
   FUSED_LOSSES_HOST_DEVICE explicit PointwiseFormula(const double*) {}
+
+  template <class V, class... Operands>
+  FUSED_LOSSES_HOST_DEVICE static V scaled(int, V derivative, V scale, Operands...) {
+    return derivative * scale;
+  }
 };
 
 }  // namespace fused_losses

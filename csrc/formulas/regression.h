@@ -53,7 +53,7 @@ struct SmoothL1 : PointwiseFormula {
   double beta_;
 };
 
-// With d = x - t: d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) above.
+// With d = x - t: d^2 / 2 below |d| = delta, delta (|d| - delta / 2) from there on.
 struct Huber : PointwiseFormula {
   static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit Huber(const double* parameters)
@@ -64,7 +64,7 @@ struct Huber : PointwiseFormula {
     const V difference = x - t;
     const V distance = abs(difference);
     const V delta = splat<V>(delta_), half = splat<V>(0.5);
-    const auto far = distance > delta;
+    const auto far = distance >= delta;
     const V slope = select(far, select(difference < splat<V>(0), -delta, delta), difference);
     return {select(far, delta * (distance - half * delta), half * difference * difference), {slope, -slope}};
   }

@@ -42,7 +42,7 @@ def binary_cross_entropy(
 
     Args:
         input: probabilities in [0, 1], any shape.
-        target: shaped as input.
+        target: in [0, 1] or `ignore_index`, shaped as input.
         weight: broadcastable to input.
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
@@ -58,7 +58,7 @@ def binary_cross_entropy(
     Raises:
         ValueError: input and target of different shapes.
         TypeError: an `ignore_index` that is no number.
-        RuntimeError: input outside [0, 1]; operands of different dtypes.
+        RuntimeError: input or target outside [0, 1]; operands of different dtypes.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     if ignore_index is not None:

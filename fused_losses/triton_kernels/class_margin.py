@@ -61,7 +61,8 @@ def run(call: EngineCall) -> None:
         **reduction_arguments(call, programs),
         "rows": count,
         "classes": classes,
-        "divisor": float(count) if call.reduction == Reduction.MEAN else 1.0,
+        # Without rows, the mean is 0.
+        "divisor": float(max(count, 1)) if call.reduction == Reduction.MEAN else 1.0,
     }
     constants: dict[str, Any] = {
         "READY": call.ready,

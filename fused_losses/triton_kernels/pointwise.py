@@ -60,8 +60,9 @@ def pointwise(
     ignored: "fp64",
     divisor: "fp64",
     TERMS: tl.constexpr,
-    IN_DOMAIN: tl.constexpr,
-    OUTSIDE: tl.constexpr,
+    HOLDS: tl.constexpr,
+    REFUSALS: tl.constexpr,
+    SCALED: tl.constexpr,
     FLAGS: tl.constexpr,
     IGNORES: tl.constexpr,
     READY: tl.constexpr,
@@ -99,8 +100,8 @@ def pointwise(
         counts = mask
         if IGNORES:
             counts = mask & (t != splat(ignored, t))
-        if IN_DOMAIN is not None:
-            tl.device_assert(IN_DOMAIN(x, t, third) | ~counts, OUTSIDE)
+        for k in tl.static_range(len(REFUSALS)):
+            tl.device_assert(HOLDS(k, x, t, third) | ~counts, REFUSALS[k])
         value, derivatives = TERMS(x, t, third, numbers, FLAGS)
         slope = splat(scale, x)
         for k in tl.static_range(2):
@@ -112,7 +113,7 @@ def pointwise(
         total += value
         store_numbers(losses, sizes, i, mask, value)
         for k in tl.static_range(len(derivatives)):
-            gradient = derivatives[k] * slope
+            gradient = SCALED(k, derivatives[k], slope, x, t, third, FLAGS)
             if IGNORES:
                 gradient = tl.where(counts, gradient, 0.0)
             store_numbers(gradients[k], sizes, i, mask, gradient)
@@ -157,8 +158,9 @@ def run(call: EngineCall) -> None:
             "divisor": divisor,
         },
         TERMS=formula.terms,
-        IN_DOMAIN=formula.in_domain,
-        OUTSIDE=formula.outside,
+        HOLDS=formula.holds,
+        REFUSALS=formula.refusals,
+        SCALED=formula.scaled,
         FLAGS=flags,
         IGNORES=ignored is not None,
         READY=call.ready,

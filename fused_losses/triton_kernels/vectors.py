@@ -5,6 +5,8 @@ or three vectors of D elements. A loss's formula (`formulas/vectors.py`) says wh
 adds up (START, ADD, WHOLE), and what value and derivatives these make (FINISH, DERIVATIVES).
 """
 
+import math
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -174,7 +176,7 @@ def run(call: EngineCall) -> None:
     )
     losses_upstream, losses, *targets = numbers
 
-    distance, swap, margin, p, eps = _parameters(*call.options[0])
+    distance, swap, margin, p, eps = _parameters(length, *call.options[0])
     dtype = compute_dtype(*operands)
     tile, resident = tiling.for_vectors(
         length, is_float64=dtype is tl.float64, has_powers=distance == distances.POWER.value
@@ -220,15 +222,22 @@ def run(call: EngineCall) -> None:
 
 
 def _parameters(
-    margin: float, p: float | None = None, eps: float = 0.0, swap: float = 0.0, cosine: float = 0.0
+    length: int,
+    margin: float,
+    p: float | None = None,
+    eps: float = 0.0,
+    swap: float = 0.0,
+    cosine: float = 0.0,
 ) -> tuple[int, bool, float, float, float]:
     """What is compiled in, the distance and `swap`; and what is not: margin, p and eps.
 
-    Arguments are the loss's parameters, in the registry's order; `cosine` is 1 for a triplet of cosine
-    distances.
+    Arguments are the length of vectors, and the loss's parameters, in the registry's order; `cosine` is 1 for
+    a triplet of cosine distances.
     """
     if p is None or cosine:
         return distances.COSINE.value, bool(swap), margin, 0.0, 0.0
+    if length == 1 and math.isfinite(p):
+        return distances.MANHATTAN.value, bool(swap), margin, p, eps
     distances_of_p = {
         2.0: distances.EUCLIDEAN,
         1.0: distances.MANHATTAN,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from kit.cases import DTYPES
 from kit.refusals import same
 
 import fused_losses.functional as L
@@ -96,14 +98,50 @@ def test_variances():
     assert torch.equal(input, before)
 
 
-@pytest.mark.parametrize("bad", (-0.1, 1.1, torch.nan, torch.inf))
-def test_probabilities_out_of_range(bad):
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bad", (-0.1, 1.1, torch.nan, torch.inf, -torch.inf, 2.0))
+@pytest.mark.parametrize("operand", ("input", "target"))
+def test_probabilities_out_of_range(operand, bad, dtype):
+    """By either operand, in torch's words; also where the gradient would overwrite the input."""
     for count in (1, 40000):
-        x = torch.full((count,), 0.5)
-        x[-1] = bad
-        same("binary_cross_entropy", x, torch.rand(count))
-        with pytest.raises(RuntimeError, match="between 0 and 1"):
-            L.binary_cross_entropy(x.requires_grad_(), torch.rand(count))
+        for place in (0, -1):
+            operands = {
+                "input": torch.full((count,), 0.5, dtype=dtype),
+                "target": torch.rand(count, dtype=dtype),
+            }
+            operands[operand][place] = bad
+            for options in (
+                {},
+                {"reduction": "none"},
+                {"reduction": "sum"},
+                {"weight": torch.zeros(count, dtype=dtype)},
+            ):
+                assert words(F.binary_cross_entropy, operands, options) == words(
+                    L.binary_cross_entropy, operands, options
+                )
+            before = operands["input"].clone()
+            for backward in ("fused", "recompute", "inplace"):
+                given = before.clone().requires_grad_() * 1
+                with pytest.raises(
+                    RuntimeError, match=f"all elements of {operand} should be between 0 and 1"
+                ):
+                    L.binary_cross_entropy(given, operands["target"], backward=backward)
+                assert torch.equal(given.nan_to_num(7.0), before.nan_to_num(7.0))
+
+
+def words(function, operands, options):
+    """What the exception says that the call must raise."""
+    with pytest.raises(RuntimeError) as caught:
+        function(**operands, **options)
+    return str(caught.value)
+
+
+def test_an_ignored_target_may_be_out_of_range():
+    x, t = torch.tensor([0.5, 2.0, 0.25]), torch.tensor([1.0, -1.0, 0.0])
+    loss = L.binary_cross_entropy(x, t, ignore_index=-1)
+    torch.testing.assert_close(loss, F.binary_cross_entropy(x[::2], t[::2]))
+    with pytest.raises(RuntimeError, match="all elements of target"):
+        L.binary_cross_entropy(torch.tensor([0.5, 0.5]), torch.tensor([-1.0, 3.0]), ignore_index=-1)
 
 
 def test_pos_weight():

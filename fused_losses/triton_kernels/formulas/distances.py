@@ -22,7 +22,8 @@ from fused_losses.triton_kernels.formulas.math import pow, splat
 EUCLIDEAN = tl.constexpr(0)
 """(sum d^2)^(1/2)."""
 MANHATTAN = tl.constexpr(1)
-"""sum |d|."""
+"""sum |d|: for p = 1, and for any other finite p but 0 where vectors have a single element, whose |d|^p may
+be out of range."""
 POWER = tl.constexpr(2)
 """(sum |d|^p)^(1/p) for any finite p but 0."""
 EXTREME = tl.constexpr(3)
@@ -139,12 +140,13 @@ def _along(factor, cosine, square):
 
 
 @triton.jit
-def slope(numbers, value, factor, DISTANCE: tl.constexpr):
+def slope(numbers, value, factor, p, DISTANCE: tl.constexpr):
     """What `derivatives` takes, from the numbers of whole vectors and their distance."""
     if DISTANCE == EUCLIDEAN:
         return (tl.where(value == 0, 0.0, quotient(factor, value)),)
     elif DISTANCE == MANHATTAN:
-        return (factor,)
+        # For p other than 1, torch divides |d| by the distance: NaN where both are infinite.
+        return (tl.where(splat(p, value) == 1, factor, factor + 0 * value),)
     elif DISTANCE == POWER:
         is_zero = value == 0
         return tl.where(is_zero, 0.0, factor), tl.where(is_zero, 1.0, quotient(splat(1.0, value), value))

@@ -32,13 +32,13 @@ def poisson_nll(x, t, third, numbers, FLAGS: tl.constexpr):
         log_t = tl.log(t)
         counts = t > 1
         value += tl.where(counts, (t * log_t - t) + (0.5 * log_t + HALF_LOG_TWO_PI), 0.0)
-        # 0 times a logarithm, so that the derivative at t <= 0 is NaN, as in torch.
-        d_target += tl.where(counts, log_t + 0.5 / t, 0 * log_t)
+        # 0 times an infinite target, and for t <= 0 an infinite logarithm, is NaN: torch's derivative.
+        d_target += tl.where(counts, log_t + 0.5 / t, 0.0) + 0 * tl.where(counts, t, log_t)
     return value, (d_input, d_target)
 
 
 @triton.jit
-def is_variance(x, t, var):
+def is_variance(k, x, t, var):
     """Whether the variance is not below 0; NaN passes, as in torch."""
     return (var >= 0) | (var != var)
 
@@ -68,7 +68,7 @@ def kl_div(x, t, third, numbers, FLAGS: tl.constexpr):
         log_ratio = t - x
         value = p * log_ratio
         d_input = -p
-        d_target = p * (log_ratio + 1)
+        d_target = tl.fma(p, log_ratio, p)
     else:
         log_t = tl.log(t)
         value = tl.where(t == 0, 0.0, t * log_t) - t * x
@@ -78,10 +78,23 @@ def kl_div(x, t, third, numbers, FLAGS: tl.constexpr):
     return value, (d_input, d_target)
 
 
+@triton.jit
+def scaled_kl_div(k, derivative, scale, x, t, third, FLAGS: tl.constexpr):
+    """The k-th derivative times `scale`.
+
+    Torch does not ask for log t where the upstream gradient is 0, so the derivative of a negative target,
+    which is NaN otherwise, is 0 there.
+    """
+    if k == 0 or FLAGS[0]:
+        return derivative * scale
+    else:
+        return tl.where((scale == 0) & (t < 0), x + t, derivative) * scale
+
+
 FORMULAS = {
     "poisson_nll_loss": Formula(poisson_nll),
     "gaussian_nll_loss": Formula(
-        gaussian_nll, in_domain=is_variance, outside="var has negative entry/entries"
+        gaussian_nll, holds=is_variance, refusals=("var has negative entry/entries",)
     ),
-    "kl_div": Formula(kl_div),
+    "kl_div": Formula(kl_div, scaled=scaled_kl_div),
 }

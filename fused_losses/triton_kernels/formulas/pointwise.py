@@ -16,9 +16,18 @@ upstream gradients belong to the engine.
 from dataclasses import dataclass
 from typing import Any
 
+import triton
+import triton.language as tl
+
 MOST_NUMBERS = 4
 """How many float parameters a loss may have. Each is an argument of the kernel by itself, since Triton passes
 the numbers in a tuple as float32."""
+
+
+@triton.jit
+def scaled(k, derivative, scale, x, t, third, FLAGS: tl.constexpr):
+    """The k-th derivative times the upstream gradient and the weight."""
+    return derivative * scale
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,9 @@ class Formula:
 
     terms: Any
     """The function: value and derivatives."""
-    in_domain: Any = None
-    """A function (x, t, third): whether the loss is defined for these; if not, `outside` says why."""
-    outside: str = ""
+    holds: Any = None
+    """A function (k, x, t, third): whether the k-th condition is met, as it must be for every element."""
+    refusals: tuple[str, ...] = ()
+    """For each condition, what the device's assertion says where it is not met."""
+    scaled: Any = scaled
+    """A function (k, derivative, scale, x, t, third, FLAGS): the k-th derivative times `scale`."""

@@ -37,11 +37,11 @@ def smooth_l1(x, t, third, numbers, FLAGS: tl.constexpr):
 
 @triton.jit
 def huber(x, t, third, numbers, FLAGS: tl.constexpr):
-    """With d = x - t: d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) above; the number is delta."""
+    """With d = x - t: d^2 / 2 below |d| = delta, else delta (|d| - delta / 2); the number is delta."""
     delta = splat(numbers[0], x)
     difference = x - t
     distance = tl.abs(difference)
-    far = distance > delta
+    far = distance >= delta
     slope = tl.where(far, tl.where(difference < 0, -delta, delta), difference)
     value = tl.where(far, delta * (distance - 0.5 * delta), 0.5 * difference * difference)
     return value, (slope, -slope)

@@ -104,10 +104,10 @@ def triplet_margin(numbers, target, scale, parameters, FLAGS: tl.constexpr):
     gap = splat(parameters[0], scale) + to_positive - to_negative
     value = tl.where(gap <= 0, 0.0, gap)
     factor = tl.where(gap > 0, scale, 0.0)
-    slope_to_positive = distances.slope(positive_numbers, to_positive, factor, FLAGS[0])
-    slope_to_negative = distances.slope(negative_numbers, from_anchor, -factor * share, FLAGS[0])
+    slope_to_positive = distances.slope(positive_numbers, to_positive, factor, p, FLAGS[0])
+    slope_to_negative = distances.slope(negative_numbers, from_anchor, -factor * share, p, FLAGS[0])
     if FLAGS[1]:
-        slope_between = distances.slope(between_numbers, from_positive, -factor * (1 - share), FLAGS[0])
+        slope_between = distances.slope(between_numbers, from_positive, -factor * (1 - share), p, FLAGS[0])
         return value, (slope_to_positive, slope_to_negative, slope_between)
     else:
         return value, (slope_to_positive, slope_to_negative)
