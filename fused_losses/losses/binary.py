@@ -14,8 +14,9 @@ from fused_losses.dispatch import by_composed, by_override, by_torch, is_overrid
 from fused_losses.losses.checks import (
     as_floating,
     check_ignored,
+    meets_in_dtype,
     promoted,
-    promoted_without_autocast,
+    promoted_by_operators,
     reduction_of,
     takes_elements,
     takes_factor,
@@ -58,7 +59,7 @@ def binary_cross_entropy(
     Raises:
         ValueError: input and target of different shapes.
         TypeError: an `ignore_index` that is no number.
-        RuntimeError: input or target outside [0, 1]; operands of different dtypes.
+        RuntimeError: input or target outside [0, 1]; operands of different dtypes; autocast on a GPU.
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     if ignore_index is not None:
@@ -90,8 +91,9 @@ def _plan_of_probabilities(
         and reduction in REDUCTIONS
         and input.shape == target.shape
         and takes_elements(input, target, weight)
-        and ((autocast := autocasts(input)) or input.dtype is target.dtype)
-        and (autocast or weight is None or weight.dtype is input.dtype)
+        and meets_in_dtype(input, target)
+        and (weight is None or meets_in_dtype(input, weight))
+        and (input.is_cpu or not autocasts(input))  # on a GPU, torch refuses it under autocast
     ):
         return None
     return Call(
@@ -100,7 +102,7 @@ def _plan_of_probabilities(
         target,
         NO_OPTIONS if ignore_index is None else PointwiseOptions((), ignore_index),
         REDUCTIONS[reduction],
-        promoted(input, target, weight) if autocast else None,
+        promoted(input),
         weight=weight,
     )
 
@@ -179,17 +181,17 @@ def _plan_of_logits(
         and (pos_weight is None or takes_factor(input, pos_weight))
     ):
         return None
-    if autocasts(input):
-        dtype = promoted(input, target, weight, pos_weight)
-    else:  # torch builds the loss up in the target's dtype
-        dtype = None if target.dtype is input.dtype else target.dtype
+    # Torch builds the loss up in the target's dtype, which autocast makes float32, but for float64.
+    dtype = target.dtype
+    if autocasts(input) and dtype is not torch.float64:
+        dtype = torch.float32
     return Call(
         "binary_cross_entropy_with_logits",
         input,
         target,
         NO_OPTIONS if ignore_index is None else PointwiseOptions((), ignore_index),
         REDUCTIONS[reduction],
-        dtype,
+        None if dtype is input.dtype else dtype,
         weight=weight,
         extra=pos_weight,
     )
@@ -250,7 +252,7 @@ def _plan_multilabel_soft_margin(
     target = as_floating(target, input)
     if not takes_elements(input, target, weight):
         return None
-    dtype = promoted_without_autocast(input, target, weight)
+    dtype = promoted_by_operators(input, target, weight)
     # The mean over rows of the mean over classes is that over elements.
     share = 1.0 if reduction == "mean" else 1 / input.shape[-1]
     finish = None

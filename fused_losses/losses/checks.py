@@ -119,8 +119,17 @@ def _takes_class_weight(input: Tensor, weight: Tensor, classes: int) -> bool:
         weight.dim() == 1
         and weight.shape[0] == classes
         and not weight.requires_grad
-        and (weight.dtype is input.dtype or (autocasts(input) and weight.dtype in FLOATING))
+        and (weight.dtype is input.dtype or meets_in_dtype(input, weight))
     )
+
+
+def meets_in_dtype(input: Tensor, other: Tensor) -> bool:
+    """Whether torch's function, which promotes neither, gets both in one dtype: autocast widens 16 bits."""
+    if input.dtype is other.dtype:
+        return True
+    if not autocasts(input) or other.dtype not in FLOATING:
+        return False
+    return (input.dtype is torch.float64) == (other.dtype is torch.float64)
 
 
 def takes_elements(input: Tensor, target: Tensor, weight: Tensor | None = None) -> bool:
@@ -157,9 +166,18 @@ def promoted(input: Tensor, *others: Tensor | None) -> torch.dtype | None:
 
 
 def promoted_without_autocast(input: Tensor, *others: Tensor | None) -> torch.dtype | None:
-    """The dtype that `promoted` returns without autocast, which leaves some losses alone on the CPU."""
+    """The dtype that `promoted` returns without autocast."""
     dtype = _promotion(input, others)
     return None if dtype is input.dtype else dtype
+
+
+def promoted_by_operators(input: Tensor, *others: Tensor | None) -> torch.dtype | None:
+    """The dtype that `promoted` returns, for a loss that torch.nn composes of operators.
+
+    They are powers, logarithms, norms and sums: autocast computes these in float32 on a GPU, and leaves them
+    alone on a CPU.
+    """
+    return promoted_without_autocast(input, *others) if input.is_cpu else promoted(input, *others)
 
 
 def _promotion(input: Tensor, others: tuple[Tensor | None, ...]) -> torch.dtype:

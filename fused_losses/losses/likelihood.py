@@ -14,7 +14,7 @@ from fused_losses.losses.checks import (
     as_floating,
     check_backward,
     promoted,
-    promoted_without_autocast,
+    promoted_by_operators,
     reduction_of,
     takes_elements,
     warn,
@@ -165,7 +165,7 @@ def _plan_gaussian_nll(
         target,
         PointwiseOptions((float(full), float(eps))),
         REDUCTIONS[reduction],
-        promoted_without_autocast(input, target, variances),
+        promoted_by_operators(input, target, variances),
         extra=variances,
     )
 

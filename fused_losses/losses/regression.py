@@ -16,13 +16,15 @@ from fused_losses.losses.checks import (
     are_numbers,
     as_floating,
     check_backward,
+    meets_in_dtype,
     promoted,
+    promoted_by_operators,
+    promoted_without_autocast,
     reduction_of,
     takes_elements,
     warn_of_broadcast,
 )
 from fused_losses.losses.plans import plans
-from fused_losses.modes import autocasts
 from fused_losses.shapes import broadcast_shape
 
 
@@ -209,9 +211,7 @@ def _plan_huber(
     if not (are_numbers(delta) and delta > 0):
         return None
     call = _difference("huber_loss", input, target, reduction, weight, PointwiseOptions((float(delta),)))
-    if call is not None and input.dtype is not target.dtype and not autocasts(input):
-        return None
-    return call
+    return call if call is not None and meets_in_dtype(input, target) else None
 
 
 def _difference(
@@ -239,9 +239,20 @@ def _difference(
         target,
         options,
         REDUCTIONS[reduction],
-        promoted(input, target, weight),
+        _dtype(name, input, target, weight, reduction),
         weight=weight,
     )
+
+
+def _dtype(
+    name: str, input: Tensor, target: Tensor, weight: Tensor | None, reduction: str
+) -> torch.dtype | None:
+    """The loss's dtype where it is not the input's; with weights, torch composes two losses of operators."""
+    if weight is None or name == "huber_loss":
+        return promoted(input, target, weight)
+    if name == "l1_loss" and reduction == "none":  # no operator of which autocast knows
+        return promoted_without_autocast(input, target, weight)
+    return promoted_by_operators(input, target, weight)
 
 
 def _broadcast_or_twin(

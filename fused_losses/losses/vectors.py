@@ -19,7 +19,7 @@ from fused_losses.losses.checks import (
     as_floating,
     check_backward,
     promoted,
-    promoted_without_autocast,
+    promoted_by_operators,
     reduction_of,
 )
 from fused_losses.losses.plans import plans
@@ -217,7 +217,7 @@ def _plan_triplet_margin_with_distance(
         positive,
         Parameters((float(margin), float(p), float(eps), float(swap), float(cosine))),
         REDUCTIONS[reduction],
-        promoted_without_autocast(anchor, positive, negative),
+        promoted_by_operators(anchor, positive, negative),
         extra=negative,
     )
 
