@@ -31,9 +31,9 @@ MOST_DIMS = 8
 def kernels_take(*tensors: Tensor | None) -> bool:
     """Whether kernels can read these tensors, the first of which is the input, here and now.
 
-    They do not read what is no tensor, or of a subclass, whose data may mean anything, nor sparse tensors or
-    those of several devices; and they do not run under torch.func or forward-mode AD, which must see through
-    the operators, nor where torch's own functions are to be seen.
+    They do not read what is no tensor, or of a subclass, whose data may mean anything, nor sparse or nested
+    tensors or those of several devices; and they do not run under torch.func or forward-mode AD, which must
+    see through the operators, nor where torch's own functions are to be seen.
     """
     if modes.is_transformed() or modes.is_traced():
         return False
@@ -47,6 +47,7 @@ def kernels_take(*tensors: Tensor | None) -> bool:
         if tensor is not None and (
             (type(tensor) is not Tensor and type(tensor) is not Parameter)
             or tensor.layout is not _STRIDED
+            or tensor.is_nested  # such a tensor calls itself strided
             or tensor.dim() > MOST_DIMS
             or (tensor is not input and not (tensor.is_cpu if on_cpu else tensor.device == input.device))
         ):
@@ -133,7 +134,7 @@ def _why_torch(arguments: tuple[Any, ...]) -> str:
         return "the tensors are on several devices"
     if not devices.are_served(device.type):
         return f"no kernels serve {device.type}"
-    if any(tensor.layout is not torch.strided for tensor in tensors):
+    if any(tensor.layout is not torch.strided or tensor.is_nested for tensor in tensors):
         return "a tensor is not strided"
     if any(tensor.dim() > MOST_DIMS for tensor in tensors):
         return f"kernels take tensors of up to {MOST_DIMS} dimensions"
