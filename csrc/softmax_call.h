@@ -1,6 +1,8 @@
 // A call of cross_entropy or nll_loss, from tensors to the arguments of an engine. See loss_operators.h.
 #pragma once
 
+#include <type_traits>
+
 #include "loss_operators.h"
 #include "softmax_arguments.h"
 
@@ -9,6 +11,12 @@ namespace fused_losses {
 // Which of a tensor's dimensions is dimension d of the positions (N, d1, ...): if it has classes, (N, C, d1, ...), C is
 // left out.
 inline int own_dimension(int d, bool has_classes, int dims) { return has_classes && (d > 0 || dims == 1) ? d + 1 : d; }
+
+// Whether two engines are one. Their addresses cannot be compared by the compiler where a sanitizer looks at pointers;
+// types that are made of them can.
+template <auto a, auto b>
+inline constexpr bool kSameEngine =
+    std::is_same_v<std::integral_constant<decltype(a), a>, std::integral_constant<decltype(b), b>>;
 
 // kSoftmax says whether the loss begins with a softmax, whose statistics are worth keeping.
 template <bool kSoftmax>

@@ -8,9 +8,9 @@ namespace fused_losses {
 namespace {
 
 template <double (*engine)(const SoftmaxArguments&)>
-class Call : public SoftmaxCall<engine == cross_entropy>, public OnCpu<Call<engine>> {
+class Call : public SoftmaxCall<kSameEngine<engine, cross_entropy>>, public OnCpu<Call<engine>> {
  public:
-  using SoftmaxCall<engine == cross_entropy>::SoftmaxCall;
+  using SoftmaxCall<kSameEngine<engine, cross_entropy>>::SoftmaxCall;
 
   void prepare() {
     this->merge_positions();

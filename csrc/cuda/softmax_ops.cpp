@@ -15,13 +15,13 @@ constexpr int64_t kFewLabels = 16384;
 using Engine = void (*)(const SoftmaxArguments&, const Scaling&, LabelDivisor, const Reduced&, const Queue&);
 
 template <Engine engine>
-class Call : public SoftmaxCall<engine == cross_entropy>, public OnGpu<Call<engine>> {
+class Call : public SoftmaxCall<kSameEngine<engine, cross_entropy>>, public OnGpu<Call<engine>> {
  public:
   Call(const Operands& operands, int64_t ignore_index, double label_smoothing, const std::vector<double>& terms,
        const OptionalTensor& normalizer, const OptionalTensor& lse_gradient, int64_t reduction,
        const OptionalTensor& upstream)
-      : SoftmaxCall<engine == cross_entropy>(operands, ignore_index, label_smoothing, terms, normalizer, lse_gradient,
-                                             reduction, upstream),
+      : SoftmaxCall<kSameEngine<engine, cross_entropy>>(operands, ignore_index, label_smoothing, terms, normalizer,
+                                                        lse_gradient, reduction, upstream),
         OnGpu<Call<engine>>(operands.input) {}
 
   void run(Scaling scaling, const Reduced& reduced, bool forward) {

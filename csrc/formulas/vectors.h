@@ -82,6 +82,10 @@ struct TripletMargin {
   }
 };
 
+// Clang has deduced this by itself since version 17.
+template <class Distance>
+TripletMargin(Distance, double, bool) -> TripletMargin<Distance>;
+
 // 1 - cos for a target of 1, max(0, cos - margin) for -1, 0 for any other. The squares of the norms have 1e-12
 // added, as in torch.
 struct CosineEmbedding {
