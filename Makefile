@@ -86,7 +86,7 @@ test-gpu-sanitize: ## some of these tests under compute-sanitizer
 		$(PY) -m pytest -n0 --device cuda tests/losses/test_extensions.py tests/losses/test_losses.py \
 		-k "not 33000 and not 40000" || exit 1; done
 
-test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer
+test-sanitize: $(VENV)/.tools ## the tests of bad inputs and odd shapes under AddressSanitizer and UndefinedBehaviorSanitizer
 	tests/sanitize.sh $(BIN)/python
 
 lint: $(VENV)/.tools

@@ -137,6 +137,14 @@ def test_without_a_pool_gradients_of_any_size_can_be_resized(elements):
 
 
 @pytest.mark.usefixtures("empty_pool")
+def test_gradients_from_the_pool_refuse_to_be_resized():
+    gradient = gradient_of(2**21)
+    with pytest.raises(RuntimeError, match="not resizable"):
+        gradient.untyped_storage().resize_(0)
+    assert gradient.untyped_storage().nbytes() == 8 * MIB
+
+
+@pytest.mark.usefixtures("empty_pool")
 def test_gradients_that_processes_share_leave_the_pool():
     """Torch copies them to shared memory, and what they had is free."""
     gradient = gradient_of(2**21)
