@@ -233,13 +233,24 @@ class Build(BuildExtension):
         return super().get_ext_filename(fullname)
 
 
-def main() -> None:
-    # The compiler may have words before and after its name, as in "ccache g++".
-    if not shutil.which(shlex.split(os.environ.get("CXX", "c++"))[0]):
+def find_compiler() -> None:
+    """Looks for the C++ compiler, and makes a script of one of several words, which torch would not run."""
+    words = shlex.split(os.environ.get("CXX") or "c++")
+    if not shutil.which(words[0]):
         sys.exit(
             "fused_losses needs a C++20 compiler (GCC 11 or Clang 14, or later), and finds none: "
             "install one or set CXX."
         )
+    if len(words) > 1:  # such as "ccache g++"
+        script = Path("build/cxx").absolute()
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        script.chmod(0o755)
+        os.environ |= {"CXX": str(script), "TORCH_NO_COMPILER_WRAPPER": "1"}
+
+
+def main() -> None:
+    find_compiler()
     libraries, architectures = cpu_libraries(), cuda_architectures()
     say(f"torch {torch.__version__}, CPU libraries: {', '.join(libraries)}")
     extensions = [*map(cpu_extension, libraries), module_extension(libraries, architectures)]
