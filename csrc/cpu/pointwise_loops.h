@@ -63,6 +63,28 @@ bool all_set(Mask mask) {
   return all;
 }
 
+// Bit k: whether an element of the chunk does not meet the formula's k-th condition. Called only if one does not.
+template <LoopVariant variant, int kOperands, class Formula, class S>
+[[gnu::noinline]] unsigned unmet_conditions(const Chunk<S>& chunk) {
+  using T = Compute<S>;
+  unsigned unmet = 0;
+  for (int64_t i = 0; i < chunk.count; ++i) {
+    T x[3]{};
+    for (int k = 0; k < kOperands; ++k) x[k] = static_cast<T>(chunk.operands[k][i]);
+    if (variant.ignored && x[1] == chunk.ignored) continue;
+    for (int k = 0; k < Formula::kConditions; ++k) {
+      bool holds;
+      if constexpr (kOperands == 3) {
+        holds = Formula::holds(k, x[0], x[1], x[2]);
+      } else {
+        holds = Formula::holds(k, x[0], x[1]);
+      }
+      if (!holds) unmet |= 1u << k;
+    }
+  }
+  return unmet;
+}
+
 // One chunk. kOperands is 2 or 3, since the third operand of some formulas may be absent.
 template <LoopVariant variant, int kOperands, class Formula, class S>
 ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
@@ -70,7 +92,7 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   using V = Vector<T>;
   const V zero{};
   V sum{}, partial{};
-  decltype(zero != zero) unmet[std::max(1, Formula::kConditions)]{};
+  auto unmet = zero != zero;
   const auto one_register = [&](int64_t i, auto count) {
     V operands[3];
     for (int k = 0; k < kOperands; ++k) operands[k] = load(chunk.operands[k] + i, count, 0);
@@ -91,13 +113,14 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
       return v;
     };
     if constexpr (Formula::kConditions > 0) {
-      for (int k = 0; k < Formula::kConditions; ++k) {
-        auto good = call([&](auto... each) { return formula.holds(k, each...); });
-        if constexpr (variant.ignored) good |= t == chunk.ignored;
-        // The lanes beyond the end hold zeros, which may not meet the condition, and do not count.
-        if constexpr (std::is_same_v<decltype(count), int>) good |= ~first_lanes<V>(count);
-        unmet[k] |= ~good;
+      auto good = call([&](auto... each) { return formula.holds(0, each...); });
+      for (int k = 1; k < Formula::kConditions; ++k) {
+        good &= call([&](auto... each) { return formula.holds(k, each...); });
       }
+      if constexpr (variant.ignored) good |= t == chunk.ignored;
+      // The lanes beyond the end hold zeros, which may not meet a condition, and do not count.
+      if constexpr (std::is_same_v<decltype(count), int>) good |= ~first_lanes<V>(count);
+      unmet |= ~good;
     }
     if constexpr (variant.values == Values::kSummed) {
       V value = finish(terms.value);
@@ -123,8 +146,8 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   }
   ChunkResult result;
   if constexpr (variant.values == Values::kSummed) result.sum = sum_of_lanes(sum);
-  for (int k = 0; k < Formula::kConditions; ++k) {
-    if (!all_set(~unmet[k])) result.unmet |= 1u << k;
+  if constexpr (Formula::kConditions > 0) {
+    if (!all_set(~unmet)) result.unmet = unmet_conditions<variant, kOperands, Formula>(chunk);
   }
   return result;
 }

@@ -166,6 +166,17 @@ def test_vectors_of_one_element(dtype, p, swap):
     check(case, judge, dtype, 1.0)
 
 
+@pytest.mark.cpu
+@pytest.mark.parametrize("operand", ("input", "target"))
+def test_what_is_no_probability_is_refused(operand):
+    """By every set of kernels, in the same words; on a device, it would end the process."""
+    for bad in (-1e-7, 1 + 2e-7, -TINY, INF, NAN):
+        operands = {"input": torch.full((3, 7), 0.5), "target": torch.full((3, 7), 0.25)}
+        operands[operand][1, 2] = bad
+        with pytest.raises(Exception, match=f"all elements of {operand} should be between 0 and 1"):
+            Case("", "binary_cross_entropy", ()).ours(**operands)
+
+
 def test_confident_logits():
     """Of answers that are as small as e^-|x|, no digits are lost to terms as large as x."""
     x = torch.linspace(-60, 60, 241)
