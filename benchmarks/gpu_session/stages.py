@@ -16,13 +16,18 @@ SERVED = "tests/backends/test_gpu.py::test_kernels_serve_the_gpu"
 # Files of tests, those that say most first. test_conformance.py takes hours: `make test-gpu` has it.
 TESTS = (
     "backends/test_gpu*",
+    "losses/test_special_values",
+    "losses/test_devices",
     "losses/test_sizes",
+    "losses/test_random_steps",
     "softmax/test_cross_entropy_edges",
     "distributed/test_shards",
     "losses/test_extensions",
     "softmax/test_cross_entropy_terms",
     "softmax/test_cross_entropy_operators",
     "losses/test_losses",
+    "losses/test_autocast",
+    "linear/test_linear_ignored",
     "contract/test_backward_contract*",
 )
 
