@@ -14,8 +14,6 @@ SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') setup.py pyproject.to
 WHEEL_PIP := build/wheel-env/bin/pip --quiet
 # Wheels have no CUDA library unless FUSED_LOSSES_CUDA=1 asks for it.
 WHEEL_CUDA := $(or $(FUSED_LOSSES_CUDA),0)
-# CUDA's library takes minutes to build: only where there is a GPU to run it, unless FUSED_LOSSES_CUDA=1 asks for it.
-export FUSED_LOSSES_CUDA ?= $(shell nvidia-smi -L > /dev/null 2>&1 && echo 1 || echo 0)
 CPP := $(shell find csrc tests/backends -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # Of every set of kernels.
