@@ -134,7 +134,8 @@ def test_autocast_returns_torch_s_dtype_and_reads_the_input_as_it_is(name, dtype
     exact = call(case.cast(torch.float64), case.torchs, case.operands[0].double())
     rtol = 4 * torch.finfo(loss.dtype).eps
     torch.testing.assert_close(loss.double(), exact, rtol=rtol, atol=0)
-    if name in TWINS:  # a composition rounds between its operators
+    # Torch rounds between the operators of a composition; on an H200, its cross_entropy was 2e-5 off, too.
+    if name in TWINS and not on_gpu:
         torch.testing.assert_close(loss, theirs, rtol=rtol, atol=0)
     loss.backward()
     assert input.grad.dtype == dtype

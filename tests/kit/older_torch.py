@@ -46,8 +46,9 @@ def hinge_embedding_loss(
 
 
 def mse_loss(input: Tensor, target: Tensor, **options) -> Tensor:
-    """With a target of integers, the backward raised before torch 2.13."""
-    return F.mse_loss(input, target if target.is_floating_point() else target.to(input.dtype), **options)
+    """With operands of two dtypes, the backward raised before torch 2.13."""
+    dtype = torch.result_type(input, target)
+    return F.mse_loss(input.to(dtype), target.to(dtype), **options)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {}
