@@ -69,7 +69,7 @@ def _warn(problem: str, remedy: str) -> None:
 def _check_preference() -> None:
     if modes.PREFERRED not in BACKENDS:
         _warn(
-            f"FUSED_LOSSES_BACKEND is {modes.PREFERRED}, which is none of {', '.join(BACKENDS)}",
+            f"FUSED_LOSSES_BACKEND is {modes.PREFERRED!r}, which is none of {', '.join(BACKENDS)}",
             "Correct it; until then, it means nothing.",
         )
     if modes.PREFERRED == "triton" and not has_triton():
@@ -93,9 +93,8 @@ def _warn_of_stale_libraries() -> None:
 def _load_cpu_library() -> None:
     global cpu_library
     built = built_cpu_libraries()
-    for name in usable_instruction_sets():
-        if name not in built:
-            continue
+    fitting = [name for name in usable_instruction_sets() if name in built]
+    for name in fitting:
         try:
             torch.ops.load_library(str(built[name]))
         except OSError as error:
@@ -103,6 +102,8 @@ def _load_cpu_library() -> None:
             continue
         cpu_library = built[name]
         devices.compiled["cpu"] = f"C++ ({name})"
+        return
+    if fitting:  # of which a warning says why they do not load
         return
     if built:
         _warn(

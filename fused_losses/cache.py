@@ -26,9 +26,11 @@ def set_cache_limit(bytes: int) -> None:
             allocator. So with 0, all do, and the storages of gradients can be resized, as torch's.
 
     Raises:
-        ValueError: a negative number.
+        ValueError: a negative number, or one of more than 64 bits.
     """
-    if bytes < 0:
-        raise ValueError(f"the limit must not be negative, but it is {bytes}")
+    if not 0 <= bytes < 2**63:
+        raise ValueError(
+            f"the limit must be a number of bytes, not negative and of 64 bits, but it is {bytes}"
+        )
     if "cpu" in devices.compiled:
         torch.ops.fused_losses.set_cache_limit(bytes)

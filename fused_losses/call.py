@@ -32,6 +32,9 @@ class Reduction:
 REDUCTIONS = {"none": Reduction.NONE, "mean": Reduction.MEAN, "sum": Reduction.SUM}
 """The reductions that every loss has, by torch's names for them."""
 
+EVERY_REDUCTION = tuple(REDUCTIONS)
+"""Their names. Whatever a user gives as a reduction can be looked for in a tuple: it need not be hashable."""
+
 REDUCTION_NAMES = ("none", "mean", "sum", "batchmean")
 """Torch's names of reductions, by their numbers."""
 

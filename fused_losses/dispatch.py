@@ -29,7 +29,7 @@ MOST_DIMS = 8
 
 
 def kernels_take(*tensors: Tensor | None) -> bool:
-    """Whether kernels can read these tensors, the first of which is the input, here and now.
+    """Whether kernels can read these tensors, of which the first two must be there, here and now.
 
     They do not read what is no tensor, or of a subclass, whose data may mean anything, nor sparse or nested
     tensors or those of several devices; and they do not run under torch.func or forward-mode AD, which must
@@ -38,7 +38,8 @@ def kernels_take(*tensors: Tensor | None) -> bool:
     if modes.is_transformed() or modes.is_traced():
         return False
     input = tensors[0]
-    assert input is not None
+    if input is None or tensors[1] is None:
+        return False
     if type(input) is not Tensor and type(input) is not Parameter:  # it may have no device to ask for
         return False
     # Asking a tensor whether it is on the CPU takes a third of the time of comparing devices.

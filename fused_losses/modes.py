@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling as is_compiling
 from torch.overrides import _get_current_function_mode_stack
 
-PREFERRED = os.environ.get("FUSED_LOSSES_BACKEND", "compiled")
+PREFERRED = os.environ.get("FUSED_LOSSES_BACKEND") or "compiled"
 """Whose kernels are preferred where no one says otherwise."""
 
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled

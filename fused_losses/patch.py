@@ -105,7 +105,8 @@ def replace(model: Model, *, backward: Backward | None = None) -> Model:
         if replacement is None:
             continue
         module.__class__ = replacement
+        module.fused_options = {**replacement.fused_options}
         if backward is not None:
-            module.fused_options = {**replacement.fused_options, "backward": backward}
+            module.fused_options["backward"] = backward
         logger.info("replaced %s (%s)", name or "the model itself", replacement.__name__)
     return model

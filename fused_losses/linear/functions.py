@@ -100,7 +100,7 @@ def linear_cross_entropy(
         RuntimeError: shapes or dtypes that do not fit.
         ValueError: another `backward`; a workspace that is not positive.
     """
-    _check(workspace, backward)
+    _check(workspace, backward, input, linear_weight, linear_bias)
     operands = input, linear_weight, target, linear_bias, weight
     if is_overridden(*operands):
         keywords: dict[str, Any] = {"linear_bias": linear_bias, "weight": weight, "reduction": reduction}
@@ -130,7 +130,7 @@ def linear_cross_entropy(
         input.dim() not in (1, 2)
         or (input.dim() == 1 and linear_weight.dim() != 2)
         or not is_head(head)
-        or not kernels_take(target, weight)
+        or not kernels_take(input, target, weight)
         or reduction not in ("none", "mean", "sum")
         or not are_numbers(label_smoothing)
         or (are_probabilities and ignore_index is not None)
@@ -245,7 +245,7 @@ def linear_loss(
             positive.
         RuntimeError: shapes or dtypes that do not fit.
     """
-    _check(workspace, backward)
+    _check(workspace, backward, input, linear_weight, linear_bias)
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, but it is {loss!r}")
     if is_overridden(input, linear_weight, target, linear_bias, *options.values(), by_subclasses=False):
@@ -266,12 +266,27 @@ def linear_loss(
     return result
 
 
-def _check(workspace: int | None, backward: str) -> None:
-    """Raises ValueError for a `backward` or a workspace that no head can have."""
+def _check(workspace: int | None, backward: str, *operands: Tensor | None) -> None:
+    """What no head can have.
+
+    Raises:
+        ValueError: another `backward`; a workspace that is not positive.
+        TypeError: a workspace that is no whole number.
+        RuntimeError: input, weight and bias on several devices.
+    """
     if backward not in ("fused", "recompute"):
         raise ValueError(f"backward must be 'fused' or 'recompute', but it is {backward!r}")
-    if workspace is not None and workspace <= 0:
-        raise ValueError(f"workspace must be a positive number of bytes, but it is {workspace}")
+    if workspace is not None:
+        if not isinstance(workspace, int) or isinstance(workspace, bool):
+            raise TypeError(f"workspace must be a number of bytes, not {type(workspace).__name__}")
+        if not 0 < workspace < 2**63:  # operators take 64 bits
+            raise ValueError(f"workspace must be a positive number of bytes, but it is {workspace}")
+    devices = {x.device for x in operands if isinstance(x, Tensor)}
+    if len(devices) > 1:  # a matrix product does not look, if one of them is the meta device
+        found = " and ".join(sorted(map(str, devices)))
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, {found}!"
+        )
 
 
 def _composed_cross_entropy(

@@ -9,9 +9,18 @@ import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions, accumulate_dtype
+from fused_losses.call import (
+    EVERY_REDUCTION,
+    NO_OPTIONS,
+    REDUCTIONS,
+    Backward,
+    Call,
+    PointwiseOptions,
+    accumulate_dtype,
+)
 from fused_losses.dispatch import by_composed, by_override, by_torch, is_overridden, kernels_take, run
 from fused_losses.losses.checks import (
+    as_element,
     as_floating,
     check_ignored,
     meets_in_dtype,
@@ -64,6 +73,8 @@ def binary_cross_entropy(
     reduction = reduction_of(backward, reduction, size_average, reduce)
     if ignore_index is not None:
         check_ignored(ignore_index)
+        if isinstance(target, Tensor):
+            ignore_index = as_element(ignore_index, target.dtype)
     call = _plan_of_probabilities(input, target, weight, reduction, ignore_index=ignore_index)
     if call is not None:
         return run(call, backward)
@@ -88,7 +99,7 @@ def _plan_of_probabilities(
 ) -> Call | None:
     if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and input.shape == target.shape
         and takes_elements(input, target, weight)
         and meets_in_dtype(input, target)
@@ -100,7 +111,7 @@ def _plan_of_probabilities(
         "binary_cross_entropy",
         input,
         target,
-        NO_OPTIONS if ignore_index is None else PointwiseOptions((), ignore_index),
+        NO_OPTIONS if ignore_index is None else PointwiseOptions((), as_element(ignore_index, target.dtype)),
         REDUCTIONS[reduction],
         promoted(input),
         weight=weight,
@@ -148,6 +159,8 @@ def binary_cross_entropy_with_logits(
     reduction = reduction_of(backward, reduction, size_average, reduce)
     if ignore_index is not None:
         check_ignored(ignore_index)
+        if isinstance(target, Tensor):
+            ignore_index = as_element(ignore_index, target.dtype)
     call = _plan_of_logits(input, target, weight, reduction, pos_weight, ignore_index=ignore_index)
     if call is not None:
         return run(call, backward)
@@ -175,7 +188,7 @@ def _plan_of_logits(
 ) -> Call | None:
     if not (
         kernels_take(input, target, weight, pos_weight)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and input.shape == target.shape
         and takes_elements(input, target, weight)
         and (pos_weight is None or takes_factor(input, pos_weight))
@@ -189,7 +202,7 @@ def _plan_of_logits(
         "binary_cross_entropy_with_logits",
         input,
         target,
-        NO_OPTIONS if ignore_index is None else PointwiseOptions((), ignore_index),
+        NO_OPTIONS if ignore_index is None else PointwiseOptions((), as_element(ignore_index, target.dtype)),
         REDUCTIONS[reduction],
         None if dtype is input.dtype else dtype,
         weight=weight,
@@ -243,7 +256,7 @@ def _plan_multilabel_soft_margin(
 ) -> Call | None:
     if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and input.dim() > 0
         and input.shape[-1] > 0
         and broadcast_shape(input, target) == input.shape
@@ -320,7 +333,7 @@ def soft_margin_loss(
 def _plan_soft_margin(input: Tensor, target: Tensor, reduction: str = "mean") -> Call | None:
     if not (
         kernels_take(input, target)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and not target.requires_grad
         and broadcast_shape(input, target) == input.shape
     ):

@@ -65,6 +65,14 @@ def check_ignored(ignore_index: object) -> None:
         raise TypeError(f"ignore_index must be a number, not {type(ignore_index).__name__}")
 
 
+def as_element(number: float, dtype: torch.dtype) -> float:
+    """A number as comparisons with elements of a dtype take it: rounded to it, where that has 16 bits."""
+    # Both dtypes of 16 bits have all whole numbers up to 256, and most users ignore one of these.
+    if dtype not in (torch.bfloat16, torch.float16) or (-256 <= number <= 256 and number == int(number)):
+        return number
+    return torch.tensor(number, dtype=dtype).item()
+
+
 def is_index(option: object) -> bool:
     """Whether torch's own functions take this for the number of a class."""
     return isinstance(option, int) and not isinstance(option, bool) and _is_int64(option)

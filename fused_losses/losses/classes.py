@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Parameters, SoftmaxOptions
+from fused_losses.call import EVERY_REDUCTION, REDUCTIONS, Backward, Call, Parameters, SoftmaxOptions
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     are_numbers,
@@ -73,7 +73,7 @@ def _plan_nll(
 ) -> Call | None:
     if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and takes_softmax(input, target, weight)
         and not target.is_floating_point()
         and is_index(ignore_index)
@@ -146,7 +146,7 @@ def _plan_multi_margin(
 ) -> Call | None:
     if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and are_numbers(p, margin)
         and (p == 1 or p == 2)
         and takes_class_margin(input, target, weight)
@@ -209,7 +209,7 @@ def multilabel_margin_loss(
 def _plan_multilabel_margin(input: Tensor, target: Tensor, reduction: str = "mean") -> Call | None:
     if not (
         kernels_take(input, target)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and takes_class_margin(input, target, None)
         and target.shape == input.shape
     ):

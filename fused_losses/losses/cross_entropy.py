@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function_variadic
 
 from fused_losses import reference
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, SoftmaxOptions
+from fused_losses.call import EVERY_REDUCTION, REDUCTIONS, Backward, Call, SoftmaxOptions
 from fused_losses.dispatch import (
     by_composed,
     by_override,
@@ -214,7 +214,7 @@ def _options_and_plan(
         options = SoftmaxOptions(ignore_index, label_smoothing)
     if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and takes_softmax(input, target, weight)
         and is_index(ignore_index)
         and are_numbers(label_smoothing)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, PointwiseOptions, Reduction
+from fused_losses.call import EVERY_REDUCTION, REDUCTIONS, Backward, Call, PointwiseOptions, Reduction
 from fused_losses.dispatch import by_torch, is_overridden, kernels_take, run
 from fused_losses.losses.checks import (
     are_flags,
@@ -81,7 +81,7 @@ def _plan_poisson_nll(
         kernels_take(input, target)
         and are_flags(log_input, full)
         and are_numbers(eps)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and broadcast_shape(input, target) is not None
     ):
         return None
@@ -151,7 +151,7 @@ def _plan_gaussian_nll(
         and are_flags(full)
         and are_numbers(eps)
         and eps == eps  # by NaN, torch makes all variances NaN
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and (variances := _variances(input, var)) is not None
         and broadcast_shape(input, target, variances) is not None
     ):
@@ -242,7 +242,7 @@ def _plan_kl_div(
     if not (
         kernels_take(input, target)
         and are_flags(log_target)
-        and (reduction in REDUCTIONS or reduction == "batchmean")
+        and (reduction in EVERY_REDUCTION or reduction == "batchmean")
         and broadcast_shape(input, target) is not None
         and takes_elements(input, target)
     ):

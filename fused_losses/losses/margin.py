@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, PointwiseOptions
+from fused_losses.call import EVERY_REDUCTION, REDUCTIONS, Backward, Call, PointwiseOptions
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import are_numbers, as_floating, promoted, reduction_of, takes_elements
 from fused_losses.losses.plans import plans
@@ -57,7 +57,7 @@ def _plan_hinge_embedding(
     if not (
         kernels_take(input, target)
         and are_numbers(margin)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and broadcast_shape(input, target) is not None
     ):
         return None
@@ -120,7 +120,7 @@ def _plan_margin_ranking(
     if not (
         kernels_take(input1, input2, target)
         and are_numbers(margin)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and input1.dim() == input2.dim() == target.dim()
         and broadcast_shape(input1, input2, target) is not None
     ):

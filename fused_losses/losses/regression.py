@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions
+from fused_losses.call import EVERY_REDUCTION, NO_OPTIONS, REDUCTIONS, Backward, Call, PointwiseOptions
 from fused_losses.dispatch import by_torch, is_overridden, kernels_take, run
 from fused_losses.losses.checks import (
     FLOATING,
@@ -225,7 +225,7 @@ def _difference(
     """The plan of a loss of the difference of two tensors that broadcast with each other."""
     if not (
         kernels_take(input, target, weight)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
         and (weight is None or (weight.shape == input.shape and not weight.requires_grad))
         and (input.shape == target.shape or broadcast_shape(input, target) is not None)
     ):

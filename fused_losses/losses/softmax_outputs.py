@@ -123,7 +123,7 @@ def divisor_of(normalizer: Any, reduction: str, device: torch.device) -> Tensor 
     """The normalizer as a tensor (), float64, on that device; a number gets there without waiting.
 
     Raises:
-        ValueError: a reduction that divides nothing; a normalizer of several numbers.
+        ValueError: a reduction that divides nothing; a normalizer of several numbers, or that requires grad.
     """
     if normalizer is None:
         return None
@@ -133,6 +133,8 @@ def divisor_of(normalizer: Any, reduction: str, device: torch.device) -> Tensor 
         return torch.full((), normalizer, dtype=torch.float64, device=device)
     if normalizer.numel() != 1:
         raise ValueError(f"normalizer must be one number, but it has {normalizer.numel()}")
+    if normalizer.requires_grad and torch.is_grad_enabled():
+        raise ValueError("normalizer requires grad, but losses have no gradient for it: give it detached")
     divisor = normalizer.detach().reshape(())
     if divisor.is_cpu and device.type != "cpu":
         # A copy would wait for the device; a number that is filled in does not.

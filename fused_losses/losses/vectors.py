@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fused_losses import unpatched as F
-from fused_losses.call import REDUCTIONS, Backward, Call, Parameters
+from fused_losses.call import EVERY_REDUCTION, REDUCTIONS, Backward, Call, Parameters
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import (
     FLOATING,
@@ -115,7 +115,7 @@ def _plan_triplet_margin(
         and are_flags(swap)
         and kernels_take(anchor, positive, negative)
         and _takes_vectors(anchor, positive, negative, p)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
     ):
         return None
     return Call(
@@ -207,7 +207,7 @@ def _plan_triplet_margin_with_distance(
         and are_flags(swap)
         and kernels_take(anchor, positive, negative)
         and _takes_vectors(anchor, positive, negative, distance.p)
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
     ):
         return None
     p, eps, cosine = distance
@@ -272,7 +272,7 @@ def _plan_cosine_embedding(
         and _takes_vectors(input1, input2, signs := as_floating(target, input1).unsqueeze(-1))
         # Where one of them has a single number, torch takes the norm of that number.
         and input1.shape[-1] == input2.shape[-1]
-        and reduction in REDUCTIONS
+        and reduction in EVERY_REDUCTION
     ):
         return None
     return Call(

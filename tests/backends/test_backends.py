@@ -178,7 +178,7 @@ def test_nothing_is_said_where_a_library_fits(installation):
         (
             USABLE[:1],
             {"FUSED_LOSSES_BACKEND": "tritn"},
-            "FUSED_LOSSES_BACKEND is tritn, which is none of compiled, tri",
+            "FUSED_LOSSES_BACKEND is 'tritn', which is none of compiled, tri",
         ),
     ],
     ids=["no library", "another instruction set", "no such backend"],
@@ -187,6 +187,20 @@ def test_a_fall_back_is_said_once_with_the_remedy(installation, instruction_sets
     errors = said_at_import(installation(*instruction_sets), **environment)
     assert errors.count("fused_losses: ") == errors.count("UserWarning: ") == 1
     assert re.search(said, errors), errors
+
+
+def test_an_empty_preference_is_none(installation):
+    """Files of containers set variables to nothing."""
+    assert "fused_losses:" not in said_at_import(installation(USABLE[0]), FUSED_LOSSES_BACKEND="")
+
+
+def test_libraries_that_do_not_load_are_said_to_be_there(installation):
+    folder = installation(USABLE[0])
+    (library,) = folder.glob("**/_cpu_*.so")
+    library.unlink()  # a link to the real one
+    library.write_bytes(b"no library")
+    errors = said_at_import(folder)
+    assert "does not load" in errors and "no CPU library was built" not in errors, errors
 
 
 def test_a_preferred_triton_that_is_not_installed(monkeypatch):

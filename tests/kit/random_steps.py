@@ -135,6 +135,11 @@ def draw(seed: int) -> Step:
     # Sums of a million terms within a row are beyond what float64 itself can judge.
     is_large = random.random() < LARGE_SHARE and loss.family != "class_margin"
     shape = _shape(loss.shapes, LARGE_ELEMENTS if is_large else MOST_ELEMENTS, random)
+    if name == "cosine_embedding_loss" and shape[-1] == 1:
+        shape = (
+            *shape[:-1],
+            2,
+        )  # of single numbers, the gradient is what two equal numbers leave of each other
     options = {
         key: make(shape, random) for key, make in OPTIONS.get(name, {}).items() if random.random() < 1 / 3
     }

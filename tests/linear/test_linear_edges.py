@@ -77,3 +77,23 @@ def test_infinities(name, place, value):
         targets += [torch.arange(N)]
     for target, reduction in itertools.product(targets, ("mean", "sum", "none")):
         assert_same(name, head, target, reduction=reduction)
+
+
+@pytest.mark.parametrize("workspace", ("a", True, 1.5, 0, -1, 2**80))
+def test_workspaces_that_are_none(workspace):
+    x, head = torch.randn(3, 4), torch.randn(5, 4)
+    error = ValueError if type(workspace) is int else TypeError
+    with pytest.raises(error, match="workspace must be"):
+        L.linear_cross_entropy(x, head, torch.tensor([0, 1, 2]), workspace=workspace)
+    with pytest.raises(error, match="workspace must be"):
+        L.linear_loss(x, head, torch.randn(3, 5), "mse_loss", workspace=workspace)
+
+
+def test_a_head_on_another_device():
+    x, head = torch.randn(3, 4), torch.randn(5, 4, device="meta")
+    for call in (
+        lambda: L.linear_cross_entropy(x, head, torch.tensor([0, 1, 2])),
+        lambda: L.linear_loss(x, head, torch.randn(3, 5), "mse_loss"),
+    ):
+        with pytest.raises(RuntimeError, match="at least two devices, cpu and meta"):
+            call()

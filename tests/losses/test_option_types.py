@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from kit.cases import inputs_of
 from kit.refusals import outcome
 
 import fused_losses.functional as L
@@ -88,3 +89,52 @@ def test_what_may_be_ignored_is_a_number(name):
             loss(*operands, ignore_index=value)
     for value in (0, 0.0, False, np.float32(0), np.int64(0), Fraction(0)):
         torch.testing.assert_close(loss(*operands, ignore_index=value), loss(*operands, ignore_index=0))
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_none_as_an_operand(name):
+    """A loader without labels, or a model that returns nothing, meets torch's exception."""
+    operands = inputs_of(name, 6, 4)
+    for index in range(2):
+        given = [None if i == index else x for i, x in enumerate(operands)]
+        with pytest.raises(Exception) as theirs:
+            getattr(F, name)(*given)
+        with pytest.raises(theirs.type) as ours:
+            getattr(L, name)(*given)
+        assert str(ours.value)
+
+
+@pytest.mark.parametrize("reduction", (np.array(0.1), ["mean"], {}, np.array([1, 2])), ids=str)
+def test_a_reduction_that_cannot_be_hashed(reduction):
+    x = torch.randn(3, 4)
+    for name, target in (("mse_loss", x), ("cross_entropy", torch.tensor([0, 1, 2]))):
+        with pytest.raises(Exception) as theirs:
+            getattr(F, name)(x, target, reduction=reduction)
+        with pytest.raises(theirs.type):
+            getattr(L, name)(x, target, reduction=reduction)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16, torch.float32), ids=str)
+@pytest.mark.parametrize("ignored", (0.3, -0.1, 1 / 3, -100, 1e6, float("inf")))
+def test_an_ignored_number_is_one_of_the_target_s_dtype(ignored, dtype):
+    """As torch compares them: 0.3 is in a tensor of 16 bits that 0.3 was written to."""
+    target = torch.tensor([ignored, 0.5], dtype=dtype)
+    expected = torch.where(target == ignored, 0, 1)
+    for name in ("binary_cross_entropy_with_logits", "binary_cross_entropy"):
+        input = torch.tensor([0.25, 0.25], dtype=dtype)
+        losses = getattr(L, name)(input, target, ignore_index=ignored, reduction="none")
+        assert torch.equal((losses != 0).long(), expected)
+
+
+def test_a_normalizer_that_requires_grad_is_refused():
+    x, y = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 1, 2])
+    normalizer = torch.tensor(3.0, requires_grad=True)
+    for call in (
+        lambda n: L.cross_entropy(x, y, normalizer=n),
+        lambda n: L.linear_cross_entropy(x, torch.randn(5, 4), y, normalizer=n),
+    ):
+        with pytest.raises(ValueError, match="requires grad"):
+            call(normalizer)
+        call(normalizer.detach())
+        with torch.no_grad():
+            call(normalizer)
