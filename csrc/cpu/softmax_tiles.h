@@ -24,8 +24,9 @@ class SoftmaxTiles {
   using Lanes = T[kPositions];
 
   // Classes that are added up in T before their sum goes into a double: few enough that the rounding errors of float32
-  // stay small, and enough that additions in double, of which a register holds half as many, do not show.
-  static constexpr int64_t kClassBlock = 128;
+  // stay small, also of equal soft targets, which are all rounded to the same side; and enough that additions in
+  // double, of which a register holds half as many, do not show.
+  static constexpr int64_t kClassBlock = 32;
 
  public:
   explicit SoftmaxTiles(const SoftmaxArguments& arguments)
