@@ -212,7 +212,7 @@ def module_extension(libraries: list[str], architectures: list[str]) -> Extensio
 
 # Roughly, on a core of a server of 2023; MAX_JOBS files are compiled at a time.
 TIMES = {f"fused_losses._cpu_{isa}": ", about 4 minutes of a core" for isa in ISA_FLAGS}
-TIMES["fused_losses._cuda"] = ", about 20 minutes of a core for each architecture"
+TIMES["fused_losses._cuda"] = ", about 6 minutes of a core for each architecture"
 
 
 class Build(BuildExtension):

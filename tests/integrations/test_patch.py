@@ -437,3 +437,12 @@ def test_replace_refuses_an_unknown_strategy():
     with pytest.raises(ValueError, match="backward must be"):
         fused_losses.replace(module, backward="eager")
     assert type(module) is nn.L1Loss
+
+
+@pytest.mark.parametrize("backward", (None, "recompute"))
+def test_options_of_a_replaced_module_are_its_own(backward):
+    """As those of a module that the constructor has made, they can be set, and no other module has them."""
+    module, other = (fused_losses.replace(nn.MSELoss(), backward=backward) for _ in range(2))
+    module.fused_options["backward"] = "inplace"
+    assert other.fused_options["backward"] == (backward or "fused")
+    assert fused_losses.MSELoss().fused_options["backward"] == "fused"

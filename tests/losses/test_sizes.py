@@ -13,6 +13,7 @@ from kit.device import there
 from test_losses import check
 
 import fused_losses.functional as L
+from fused_losses import devices
 from fused_losses.registry import LOSSES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("by_kernels_only")]
@@ -123,7 +124,7 @@ def test_sums_of_many_classes(layout, probabilities, options):
     """Few threads share the classes of a row: plain sums in float32 would lose some bits."""
     logits, target = inputs_of("cross_entropy", *MANY[layout])
     if probabilities:
-        if options.get("label_smoothing") == 1.0:
+        if options.get("label_smoothing") == 1.0 and devices.preferred() == "triton":
             pytest.skip("equal soft targets, whose sum Triton's lanes round to one side, by 1e-6 of the loss")
         target = inputs_of("cross_entropy", *MANY[layout], seed=1)[0].softmax(1)
     if layout == "apart":
