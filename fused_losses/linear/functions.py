@@ -100,7 +100,7 @@ def linear_cross_entropy(
         RuntimeError: shapes or dtypes that do not fit.
         ValueError: another `backward`; a workspace that is not positive.
     """
-    _check(workspace, backward, input, linear_weight, linear_bias)
+    _check(workspace, backward, linear_weight, input, linear_bias)
     operands = input, linear_weight, target, linear_bias, weight
     if is_overridden(*operands):
         keywords: dict[str, Any] = {"linear_bias": linear_bias, "weight": weight, "reduction": reduction}
@@ -245,7 +245,7 @@ def linear_loss(
             positive.
         RuntimeError: shapes or dtypes that do not fit.
     """
-    _check(workspace, backward, input, linear_weight, linear_bias)
+    _check(workspace, backward, linear_weight, input, linear_bias)
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, but it is {loss!r}")
     if is_overridden(input, linear_weight, target, linear_bias, *options.values(), by_subclasses=False):
@@ -272,7 +272,7 @@ def _check(workspace: int | None, backward: str, *operands: Tensor | None) -> No
     Raises:
         ValueError: another `backward`; a workspace that is not positive.
         TypeError: a workspace that is no whole number.
-        RuntimeError: input, weight and bias on several devices.
+        RuntimeError: input or bias on another device than the weight, the first of the operands.
     """
     if backward not in ("fused", "recompute"):
         raise ValueError(f"backward must be 'fused' or 'recompute', but it is {backward!r}")
@@ -281,12 +281,10 @@ def _check(workspace: int | None, backward: str, *operands: Tensor | None) -> No
             raise TypeError(f"workspace must be a number of bytes, not {type(workspace).__name__}")
         if not 0 < workspace < 2**63:  # operators take 64 bits
             raise ValueError(f"workspace must be a positive number of bytes, but it is {workspace}")
-    devices = {x.device for x in operands if isinstance(x, Tensor)}
-    if len(devices) > 1:  # a matrix product does not look, if one of them is the meta device
-        found = " and ".join(sorted(map(str, devices)))
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, {found}!"
-        )
+    given = [x.device for x in operands if isinstance(x, Tensor)]
+    for device in given:  # a matrix product does not look, if one of them is the meta device
+        if device != given[0]:
+            raise RuntimeError(f"Tensor on device {device} is not on the expected device {given[0]}!")
 
 
 def _composed_cross_entropy(

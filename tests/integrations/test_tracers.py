@@ -95,7 +95,7 @@ def results(function, operands):
 BEYOND = {
     "z_loss": lambda x, t: L.cross_entropy(x, t, z_loss=0.1, softcap=5.0),
     "lse": lambda x, t: L.cross_entropy(x, t, return_lse=True).lse.sum(),
-    "normalizer": lambda x, t: L.cross_entropy(x, t, normalizer=x.abs().sum()),
+    "normalizer": lambda x, t: L.cross_entropy(x, t, normalizer=x.detach().abs().sum()),
     "ignored probabilities": lambda x, t: L.binary_cross_entropy(
         x.sigmoid(), x.gt(0).float(), ignore_index=0
     ),

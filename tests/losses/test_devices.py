@@ -137,9 +137,12 @@ def test_heads_with_operands_elsewhere(backward):
     check(hidden, head, labels.to("meta"))
     check(hidden, head, labels, linear_bias=bias.to("meta"))
     check(hidden, head, labels, weight=weight.to("meta"))
+    with pytest.raises(RuntimeError, match="is not on the expected device"):  # torch computes, from no memory
+        L.linear_cross_entropy(hidden, head.to("meta"), labels, backward=backward)
     target = torch.rand(8, 7)
     for operands, options in (
         ((hidden.to("meta"), head, target), {}),
+        ((hidden, head.to("meta"), target), {}),
         ((hidden, head, target.to("meta")), {}),
         ((hidden, head, target), {"linear_bias": bias.to("meta")}),
         ((hidden, head, target), {"pos_weight": weight.to("meta")}),
