@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "dtypes.h"
+#include "wanted.h"
 
 namespace fused_losses {
 
@@ -17,10 +18,6 @@ inline constexpr int kLoopDims = 8;
 
 // What becomes of the losses. kBatchMean: their sum over the size of the input's first dimension.
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2, kBatchMean = 3 };
-
-// The bits of an operator's `gradients`: the derivatives with respect to input, target and extra; and, going forward,
-// the statistics of each row, which the backward can use, and the class of its largest logit.
-enum Wanted : int64_t { kInput = 1, kTarget = 2, kExtra = 4, kStatistics = 8, kArgmax = 16 };
 
 // An operand of an elementwise loop. If it is `contiguous`, element i of the iteration is data[i]; if not, strides (in
 // elements, 0 where it is broadcast) go with the sizes of the iteration.

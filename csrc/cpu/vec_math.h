@@ -80,6 +80,15 @@ inline DoubleV select(LongV mask, DoubleV a, DoubleV b) { return mask ? a : b; }
 inline FloatV abs(FloatV x) { return bit_cast<FloatV>(bit_cast<IntV>(x) & 0x7fffffff); }
 inline DoubleV abs(DoubleV x) { return bit_cast<DoubleV>(bit_cast<LongV>(x) & 0x7fffffffffffffffLL); }
 
+inline IntV negation(IntV mask) { return ~mask; }
+inline LongV negation(LongV mask) { return ~mask; }
+inline FloatV multiply_sign(FloatV x, FloatV sign) {
+  return bit_cast<FloatV>(bit_cast<IntV>(x) ^ (bit_cast<IntV>(sign) & std::numeric_limits<int32_t>::min()));
+}
+inline DoubleV multiply_sign(DoubleV x, DoubleV sign) {
+  return bit_cast<DoubleV>(bit_cast<LongV>(x) ^ (bit_cast<LongV>(sign) & std::numeric_limits<int64_t>::min()));
+}
+
 // a > b ? a : b, which is b where either is NaN. x86 has an instruction for it.
 #if defined(__AVX512F__)
 inline FloatV larger(FloatV a, FloatV b) { return (FloatV)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -222,14 +231,17 @@ inline FloatV log(FloatV x) {
   return log_edges(x, log_of_parts(e, f));
 }
 
-// Near 0, the polynomial gets x itself as f, whose low bits 1 + x would round away.
-inline FloatV log1p(FloatV x) {
-  const FloatV u = 1.0f + x;
+inline FloatV log_of_normal(FloatV x) { return log(x); }
+inline FloatV log_of_unit(FloatV x) { return log(x); }
+
+// Near 0, the polynomial gets -x itself as f, whose low bits 1 - x would round away.
+inline FloatV log_of_complement(FloatV x) {
+  const FloatV u = 1.0f - x;
   FloatV e, f;
   split(u, e, f);
-  const IntV near = (x > -0.25f) & (x < 0.375f);
+  const IntV near = (x < 0.25f) & (x > -0.375f);
   e = near ? FloatV{} : e;
-  f = near ? x : f;
+  f = near ? -x : f;
   return log_edges(u, log_of_parts(e, f));
 }
 
@@ -260,8 +272,10 @@ inline DoubleV exp(DoubleV x) { return each_lane<std::exp>(x); }
 inline DoubleV exp_below_88(DoubleV x) { return each_lane<std::exp>(x); }
 inline DoubleV log(DoubleV x) { return each_lane<std::log>(x); }
 inline DoubleV tanh(DoubleV x) { return each_lane<std::tanh>(x); }
-inline DoubleV log1p(DoubleV x) { return each_lane<std::log1p>(x); }
-inline DoubleV log1p_of_unit(DoubleV x) { return log1p(x); }
+inline DoubleV log_of_normal(DoubleV x) { return log(x); }
+inline DoubleV log_of_unit(DoubleV x) { return log(x); }
+inline DoubleV log1p_of_unit(DoubleV x) { return each_lane<std::log1p>(x); }
+inline DoubleV log_of_complement(DoubleV x) { return each_lane<std::log1p>(-x); }
 inline DoubleV reciprocal_of_one_to_two(DoubleV x) { return 1.0 / x; }
 
 // ---- powers ----------------------------------------------------------------------------------

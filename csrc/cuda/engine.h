@@ -35,6 +35,11 @@ inline int blocks_for(const Queue& queue, int64_t tiles, int threads) {
   return static_cast<int>(std::clamp<int64_t>(tiles, 1, resident));
 }
 
+// The most blocks of a launch of the pointwise engine, whatever the device: so the blocks add up the same elements
+// everywhere, and the loss is the same bits. All are resident at once on a GPU of 64 multiprocessors or more; each of
+// an H100's 132 has 8, which with two operands of 16 bits have 64 KiB on their way.
+inline constexpr int kPointwiseBlocks = 1024;
+
 // What derivatives are multiplied by: the upstream gradient of the reduced loss, if there is one, over the divisor.
 struct Scaling {
   const void* upstream = nullptr;  // one number, in upstream_dtype; null: 1

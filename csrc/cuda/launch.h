@@ -8,10 +8,12 @@
 #include "cuda_on_cpu.h"
 #define FUSED_LOSSES_SHARED(T, name, count) T* const name = cuda_on_cpu::shared<T>(count, __FILE__, __LINE__)
 #define FUSED_LOSSES_DYNAMIC_SHARED(name) char* const name = cuda_on_cpu::dynamic_shared()
+#define FUSED_LOSSES_NOINLINE [[gnu::noinline]]
 #else
 #include "errors.h"
 #define FUSED_LOSSES_SHARED(T, name, count) __shared__ T name[count]
 #define FUSED_LOSSES_DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
+#define FUSED_LOSSES_NOINLINE __noinline__
 extern "C" __device__ void __assertfail(const char*, const char*, unsigned, const char*, size_t);
 #endif
 
@@ -35,6 +37,15 @@ void launch(void (*kernel)(Arguments), const Queue& queue, int blocks, int threa
   void* list[] = {const_cast<Arguments*>(&arguments)};
   check_cuda(cudaLaunchKernel(function, dim3(blocks), dim3(threads), list, shared_bytes,
                               static_cast<cudaStream_t>(queue.stream)));
+#endif
+}
+
+// The upper half of a product of 64 bits.
+__device__ inline uint32_t high_product(uint32_t a, uint32_t b) {
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+#else
+  return __umulhi(a, b);
 #endif
 }
 

@@ -1,183 +1,259 @@
 // The pointwise engine on a GPU.
 //
-// To be read from the end: pointwise() is what operators call; it chooses packs of 128 bits where all tensors allow.
-// pointwise_kernel() gives each thread one pack or element after the other; one_pack() and one_element() load and store
-// them; PointwiseElement is what happens to one element, around the formula (formulas/*.h).
+// To be read from the end: pointwise() is what operators call. It chooses the kernel, and the variant that this is
+// compiled for: pointwise_packs_kernel() where all tensors are of one dtype, side by side and aligned, else
+// pointwise_runs_kernel() (runs.cuh). In every turn, both load all that a thread needs of it before they use the first
+// number, so that enough bytes are on their way. walk() is the loop around both, PointwiseElements what they compute.
 //
 // Included by one file per group of formulas (pointwise_*.cu), so that groups compile side by side.
 #pragma once
 
-#include "../formulas/pointwise.h"
-#include "pointwise_engine.h"
+#include "pointwise_element.cuh"
 #include "reduce.cuh"
+#include "rounded.cuh"
 
 namespace fused_losses {
 
-template <class Formula>
-struct PointwiseKernel {
-  Formula formula;
-  PointwiseArguments tensors;
-  Scaling scaling;
-  Reduced reduced;
-};
+// Packs of each operand that a thread takes in a turn, all of which are on their way at once. Those of three operands
+// leave registers for two, and so do conditions.
+template <class Formula, class Variant>
+inline constexpr int kPacks = Variant::kThird || (Formula::kConditions && Variant::kValues) ? 2 : 4;
 
-// What is computed for one element, in type T: from an element of each operand and the factors, value and derivatives.
-template <class Formula, class T>
-class PointwiseElement {
- public:
-  __device__ PointwiseElement(const PointwiseKernel<Formula>& kernel, T scale)
-      : kernel_(kernel), scale_(scale), ignored_(static_cast<T>(kernel.tensors.ignored)) {}
+// How many blocks of a kernel for packs a multiprocessor is to hold: as many as a launch has for each of an H100's.
+inline constexpr int kPackBlocks = 8;
 
-  __device__ Terms<T, Formula::kDerivatives> operator()(const T* x, const T* factors) const {
-    if constexpr (Formula::kOptionalThird) {
-      if (!kernel_.tensors.operands[2].data) return finish(x, factors, false_type{});
-    }
-    return finish(x, factors, std::bool_constant<Formula::kOperands == 3>{});
+// Calls turn(begin) for each turn of this thread, which has `packs` packs of `size` elements: the u-th begins at
+// element begin + u kThreads size. Then calls single(i) for its share of the elements that do not fill a whole block's
+// turn.
+template <int packs, int size, class Formula, class Turn, class Single>
+__device__ inline void walk(const PointwiseKernel<Formula>& kernel, const Turn& turn, const Single& single) {
+  constexpr int64_t kTile = kThreads * packs * size;
+  const int64_t step = gridDim.x * kTile;
+#pragma unroll 1
+  for (int64_t begin = blockIdx.x * kTile; begin < kernel.whole; begin += step) turn(begin + threadIdx.x * size);
+#pragma unroll 1
+  for (int64_t i = kernel.whole + blockIdx.x * kThreads + threadIdx.x; i < kernel.iteration.of.count;
+       i += gridDim.x * kThreads) {
+    single(i);
   }
-
- private:
-  using false_type = std::false_type;
-
-  template <bool kThird>
-  __device__ Terms<T, Formula::kDerivatives> finish(const T* x, const T* factors, std::bool_constant<kThird>) const {
-    const bool counts = !(kernel_.tensors.has_ignored && x[1] == ignored_);
-    const auto call = [&](const auto& function) {
-      if constexpr (kThird) {
-        return function(x[0], x[1], x[2]);
-      } else {
-        return function(x[0], x[1]);
-      }
-    };
-    if constexpr (Formula::kConditions > 0) {
-      unrolled<Formula::kConditions>([&](int k) {
-        const bool holds = call([&](auto... each) { return Formula::holds(k, each...); });
-        check(holds || !counts, Formula::refusal(k));
-      });
-    }
-    auto terms = call([&](auto... each) { return kernel_.formula.terms(each...); });
-    const T factor = factors[0] * factors[1];
-    const T slope = scale_ * factor;
-    terms.value = counts ? terms.value * factor : T(0);
-    unrolled<Formula::kDerivatives>([&](int k) {
-      const T scaled =
-          call([&](auto... each) { return kernel_.formula.scaled(k, terms.derivative[k], slope, each...); });
-      terms.derivative[k] = counts ? scaled : T(0);
-    });
-    return terms;
-  }
-
-  const PointwiseKernel<Formula>& kernel_;
-  const T scale_, ignored_;
-};
-
-// Element i, by itself. Returns its value.
-template <class Formula, class T>
-__device__ inline T one_element(const PointwiseElement<Formula, T>& element, const PointwiseArguments& tensors,
-                                int64_t i) {
-  T x[3], factors[2];
-  for (int k = 0; k < 3; ++k) x[k] = load_element(tensors.operands[k], tensors.iteration, i, T(0));
-  for (int k = 0; k < 2; ++k) factors[k] = load_element(tensors.factors[k], tensors.iteration, i, T(1));
-  const auto terms = element(x, factors);
-  for (int k = 0; k < Formula::kDerivatives; ++k) {
-    const Result& to = tensors.derivatives[k];
-    if (to.data) store_as(to.data, to.dtype, i, terms.derivative[k]);
-  }
-  if (tensors.values.data) store_as(tensors.values.data, tensors.values.dtype, i, terms.value);
-  return terms.value;
 }
 
-// Pack p of every tensor, which is kPack<S> elements. Returns the sum of their values.
-template <class S, class Formula, class T>
-__device__ inline T one_pack(const PointwiseElement<Formula, T>& element, const PointwiseArguments& tensors,
-                             int64_t p) {
-  Elements<S> operands[3], factors[2], values, derivatives[3];
-  unrolled<3>([&](int k) {
-    if (tensors.operands[k].data) operands[k] = load_pack<S>(tensors.operands[k].data, p).elements();
-  });
-  unrolled<2>([&](int k) {
-    if (tensors.factors[k].data) factors[k] = load_pack<S>(tensors.factors[k].data, p).elements();
-  });
-  T sum = 0;
-  unrolled<kPack<S>>([&](int i) {
-    T x[3], factor[2];
-    unrolled<3>([&](int k) { x[k] = tensors.operands[k].data ? static_cast<T>(operands[k].at[i]) : T(0); });
-    unrolled<2>([&](int k) { factor[k] = tensors.factors[k].data ? static_cast<T>(factors[k].at[i]) : T(1); });
-    const auto terms = element(x, factor);
-    sum += terms.value;
-    values.at[i] = static_cast<S>(terms.value);
-    unrolled<Formula::kDerivatives>([&](int k) { derivatives[k].at[i] = static_cast<S>(terms.derivative[k]); });
-  });
-  unrolled<Formula::kDerivatives>([&](int k) {
-    if (tensors.derivatives[k].data) store_pack(tensors.derivatives[k].data, p, Pack<S>(derivatives[k]));
-  });
-  if (tensors.values.data) store_pack(tensors.values.data, p, Pack<S>(values));
-  return sum;
-}
-
-// If S is a storage type, all tensors are contiguous, aligned and of that type: a thread takes a pack of each in every
-// step, and the elements after the last pack are done one by one. If S is void, all are, in type T.
-template <class Formula, class T, class S>
-__global__ void __launch_bounds__(kThreads, kBlocks)
-    pointwise_kernel(const __grid_constant__ PointwiseKernel<Formula> kernel) {
+// What both kernels begin and end with. compute(elements) does this thread's part of the work.
+template <class T, class Variant, class Formula, class Compute>
+__device__ inline void with_elements(const PointwiseKernel<Formula>& kernel, const Compute& compute) {
   const double upstream = upstream_of(kernel.scaling);
   if (kernel.scaling.ready && upstream == 1) return;
   const double divisor = divisor_of(kernel.scaling);
-  const PointwiseElement<Formula, T> element(kernel, static_cast<T>(upstream / divisor));
-  const PointwiseArguments& tensors = kernel.tensors;
-  const int64_t count = tensors.iteration.count;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  T sum = 0;
-  int64_t done = 0;
-  if constexpr (!std::is_void_v<S>) {
-    const int64_t packs = count / kPack<S>;
-    for (int64_t p = first; p < packs; p += step) sum += one_pack<S>(element, tensors, p);
-    done = packs * kPack<S>;
+  PointwiseElements<Formula, T, Variant> elements(kernel, upstream / divisor);
+  compute(elements);
+  elements.check_conditions();
+  if constexpr (Variant::kValues) {
+    if (kernel.reduced.loss) finish(elements.sum(), kernel.reduced, divisor);
   }
-  for (int64_t i = done + first; i < count; i += step) sum += one_element(element, tensors, i);
-  if (kernel.reduced.loss) finish(sum, kernel.reduced, divisor);
 }
 
-// Whether every tensor is contiguous, aligned, and of the first one's type.
-inline bool is_packed(const PointwiseArguments& arguments) {
-  const ScalarType dtype = arguments.operands[0].dtype;
-  bool packed = true;
-  const auto look = [&](const void* data, ScalarType of, bool contiguous) {
-    packed = packed && (!data || (of == dtype && contiguous && is_aligned(data)));
-  };
-  for (const Operand& operand : arguments.operands) look(operand.data, operand.dtype, operand.contiguous);
-  for (const Operand& factor : arguments.factors) look(factor.data, factor.dtype, factor.contiguous);
-  for (const Result& derivative : arguments.derivatives) look(derivative.data, derivative.dtype, true);
-  look(arguments.values.data, arguments.values.dtype, true);
-  return packed;
+// All tensors are side by side, aligned, and of type S.
+template <class Formula, class T, class S, class Variant>
+__global__ void __launch_bounds__(kThreads, kPackBlocks)
+    pointwise_packs_kernel(const __grid_constant__ PointwiseKernel<Formula> kernel) {
+  with_elements<T, Variant>(kernel, [&](auto& elements) {
+    using Elements = std::remove_reference_t<decltype(elements)>;
+    constexpr int kOperands = Elements::kOperands, kElements = kPack<S>;
+    const auto turn = [&](int64_t begin) {
+      Pack<S> packs[kPacks<Formula, Variant>][kOperands];
+      unrolled<kPacks<Formula, Variant>>([&](int u) {
+        unrolled<kOperands>([&](int k) {
+          packs[u][k] = load_pack<S>(static_cast<const S*>(kernel.operands[k].data) + begin, u * kThreads);
+        });
+      });
+      unrolled<kPacks<Formula, Variant>>([&](int u) {
+        typename Elements::template Inputs<kElements> inputs;
+        unrolled<kOperands>([&](int k) { unpack(packs[u][k], inputs.operands[k]); });
+        Elements::store_all(elements(inputs), kernel, [&](const Result& to, const T* some) {
+          store_pack(static_cast<S*>(to.data) + begin, u * kThreads, packed<S>(some));
+        });
+      });
+    };
+    walk<kPacks<Formula, Variant>, kElements>(kernel, turn, [&](int64_t i) {
+      elements.one(kernel, i, [&](const RunOperand& operand) {
+        return static_cast<T>(static_cast<Compute<S>>(static_cast<const S*>(operand.data)[i]));
+      });
+    });
+  });
 }
 
-inline bool has_double(const PointwiseArguments& arguments) {
-  return std::any_of(std::begin(arguments.operands), std::end(arguments.operands),
+// Operands of any dtypes and layouts. Elements of float64 are taken one by one.
+template <class Formula, class T, class Variant>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    pointwise_runs_kernel(const __grid_constant__ PointwiseKernel<Formula> kernel) {
+  with_elements<T, Variant>(kernel, [&](auto& elements) {
+    using Elements = std::remove_reference_t<decltype(elements)>;
+    // Operands, and then factors.
+    constexpr int kOperands = Elements::kOperands, kSources = kOperands + (Variant::kFactors ? 2 : 0);
+    const auto source = [&](int k) -> const RunOperand& {
+      return k < kOperands ? kernel.operands[k] : kernel.factors[k - kOperands];
+    };
+    const auto turn = [&](int64_t begin) {
+      Run runs[kSources];
+      const RunPlace<kSources> place(begin, source, kernel.iteration);
+      unrolled<kSources>([&](int k) {
+        if (k < kOperands || source(k).data) runs[k] = load_run(source(k), kernel.iteration, place, k);
+      });
+      typename Elements::template Inputs<kRun> inputs;
+      unrolled<kOperands>([&](int k) { unpack(runs[k], source(k).dtype, inputs.operands[k]); });
+      if constexpr (Variant::kFactors) {
+        unrolled<kRun>([&](int i) { inputs.factors[i] = splat<T>(1); });
+        unrolled<kSources - kOperands>([&](int f) {
+          if (!kernel.factors[f].data) return;
+          T some[kRun];
+          unpack(runs[kOperands + f], kernel.factors[f].dtype, some);
+          unrolled<kRun>([&](int i) { inputs.factors[i] = inputs.factors[i] * some[i]; });
+        });
+      }
+      Elements::store_all(elements(inputs), kernel,
+                          [&](const Result& to, const T* some) { store_run(to, begin, some); });
+    };
+    const auto single = [&](int64_t i) {
+      elements.one(kernel, i, [&](const RunOperand& operand) {
+        return load_as<T>(operand.data, operand.dtype, offset_of(operand, kernel.iteration, i));
+      });
+    };
+    if constexpr (std::is_same_v<T, double>) {
+      walk<1, kRun>(kernel, [](int64_t) {}, single);
+    } else {
+      walk<1, kRun>(kernel, turn, single);
+    }
+  });
+}
+
+template <class Formula>
+bool has_factors(const PointwiseKernel<Formula>& kernel) {
+  return kernel.factors[0].data || kernel.factors[1].data || kernel.has_ignored;
+}
+
+template <class Formula>
+bool has_double(const PointwiseKernel<Formula>& kernel) {
+  return std::any_of(std::begin(kernel.operands), std::end(kernel.operands),
                      [](const Operand& x) { return x.data && x.dtype == ScalarType::Double; });
 }
 
+template <class Formula>
+bool has_aligned_results(const PointwiseKernel<Formula>& kernel) {
+  return is_aligned(kernel.values.data) && std::all_of(std::begin(kernel.derivatives), std::end(kernel.derivatives),
+                                                       [](const Result& x) { return is_aligned(x.data); });
+}
+
+// Whether there are no factors, and all tensors are side by side, aligned, and of the first one's dtype.
+template <class Formula>
+bool is_packed(const PointwiseKernel<Formula>& kernel) {
+  const ScalarType dtype = kernel.operands[0].dtype;
+  const auto of_dtype = [&](const auto& x) { return !x.data || x.dtype == dtype; };
+  return !has_factors(kernel) && has_aligned_results(kernel) && of_dtype(kernel.values) &&
+         std::all_of(std::begin(kernel.derivatives), std::end(kernel.derivatives), of_dtype) &&
+         std::all_of(std::begin(kernel.operands), std::end(kernel.operands),
+                     [&](const RunOperand& x) { return of_dtype(x) && (!x.data || (x.contiguous && x.aligned)); });
+}
+
+// Whether approximations are good enough: the results have 16 bits each, and so have the operands of functions. A
+// float32 loss is computed in float32, whatever the operands are, as by torch under autocast.
+template <class Formula>
+bool is_rounded(const PointwiseKernel<Formula>& kernel) {
+  const auto rounds = [](const auto& x, const void* data) {
+    return !data || x.dtype == ScalarType::BFloat16 || x.dtype == ScalarType::Half;
+  };
+  bool rounded = rounds(kernel.reduced, kernel.reduced.loss) && rounds(kernel.values, kernel.values.data);
+  for (int k = 0; k < 3; ++k) {
+    rounded = rounded && rounds(kernel.derivatives[k], kernel.derivatives[k].data);
+    if (Formula::kFunctionsOf >> k & 1) rounded = rounded && rounds(kernel.operands[k], kernel.operands[k].data);
+  }
+  return rounded;
+}
+
+// A condition that is known to be false where it is not possible.
+template <bool possible>
+auto if_possible(bool condition) {
+  if constexpr (possible) {
+    return condition;
+  } else {
+    return std::false_type{};
+  }
+}
+
+// Calls body with a std::bool_constant for each of the conditions.
+template <class Body>
+void with_constants(const Body& body) {
+  body();
+}
+template <class Body, class Condition, class... Others>
+void with_constants(const Body& body, Condition condition, Others... others) {
+  const auto with_others = [&](auto... constants) {
+    if constexpr (std::is_same_v<Condition, std::false_type>) {
+      body(condition, constants...);
+    } else if (condition) {
+      body(std::true_type{}, constants...);
+    } else {
+      body(std::false_type{}, constants...);
+    }
+  };
+  with_constants(with_others, others...);
+}
+
+// Launches the kernel for what is asked for: in packs of S, or in runs where S is void.
 template <class Formula, class T, class S>
-void launch_pointwise(const PointwiseKernel<Formula>& kernel, int in_a_step, const Queue& queue) {
-  const int64_t steps = (kernel.tensors.iteration.count + in_a_step - 1) / in_a_step;
-  launch(pointwise_kernel<Formula, T, S>, queue, blocks_for(queue, (steps + kThreads - 1) / kThreads, kThreads),
-         kThreads, kernel);
+void launch_pointwise(PointwiseKernel<Formula>& kernel, const Queue& queue) {
+  constexpr bool kInRuns = std::is_void_v<S>, kIsDouble = std::is_same_v<T, double>;
+  const auto launch_variant = [&](auto values, auto first, auto pair, auto other, auto third, auto factors, auto flag) {
+    // There are fewer kernels in runs, and one in float64, for everything: they look for what is to be stored.
+    constexpr bool kLooks = other || kIsDouble || (kInRuns && !first);
+    constexpr Derivatives kDerivatives = kLooks  ? Derivatives::kAll
+                                         : pair  ? Derivatives::kPair
+                                         : first ? Derivatives::kFirst
+                                                 : Derivatives::kNone;
+    using Variant =
+        PointwiseVariant<values || kIsDouble || !first, kDerivatives,
+                         Formula::kOperands == 3 && (third || !Formula::kOptionalThird), factors || kIsDouble, flag>;
+    const auto launch_kernel = [&](auto run, int64_t turn) {
+      const int64_t count = kernel.iteration.of.count, tile = kThreads * turn;
+      kernel.whole = kIsDouble || !has_aligned_results(kernel) ? 0 : count / tile * tile;
+      const int64_t rest = (count - kernel.whole + kThreads - 1) / kThreads;
+      // At least one block, which writes the loss where there are no elements.
+      const int64_t blocks = std::clamp<int64_t>(std::max(kernel.whole / tile, rest), 1, kPointwiseBlocks);
+      launch(run, queue, static_cast<int>(blocks), kThreads, kernel);
+    };
+    if constexpr (kInRuns) {
+      launch_kernel(pointwise_runs_kernel<Formula, T, Variant>, kRun);
+    } else {
+      launch_kernel(pointwise_packs_kernel<Formula, T, S, Variant>, kPacks<Formula, Variant> * kPack<S>);
+    }
+  };
+  int wanted = 0;
+  for (int k = 0; k < 3; ++k) wanted |= kernel.derivatives[k].data ? 1 << k : 0;
+  const bool pair = wanted == Formula::kPair;
+  with_constants(launch_variant, kernel.reduced.loss || kernel.values.data, wanted != 0,
+                 if_possible<Formula::kPair != 0>(pair), if_possible<(Formula::kDerivatives > 1)>(wanted > 1 && !pair),
+                 if_possible<Formula::kOptionalThird>(kernel.operands[2].data),
+                 if_possible<(kInRuns && !kIsDouble)>(has_factors(kernel)),
+                 if_possible<Formula::kHasFlag>(kernel.formula.flag()));
 }
 
 template <class Formula>
 void pointwise(const PointwiseArguments& arguments, const Scaling& scaling, const Reduced& reduced,
                const Queue& queue) {
-  const PointwiseKernel<Formula> kernel{Formula(arguments.parameters), arguments, scaling, reduced};
-  if (is_packed(arguments)) {
-    with_storage(arguments.operands[0].dtype, [&](auto storage) {
-      using S = decltype(storage);
-      launch_pointwise<Formula, Compute<S>, S>(kernel, kPack<S>, queue);
-    });
-  } else if (has_double(arguments)) {
-    launch_pointwise<Formula, double, void>(kernel, 1, queue);
-  } else {
-    launch_pointwise<Formula, float, void>(kernel, 1, queue);
+  PointwiseKernel<Formula> kernel(arguments, scaling, reduced);
+  if (has_double(kernel)) return launch_pointwise<Formula, double, void>(kernel, queue);
+  const bool in_packs = is_packed(kernel);
+  const ScalarType dtype = kernel.operands[0].dtype;
+  if constexpr (Formula::kFunctionsOf == 0) {
+    if (in_packs && dtype == ScalarType::BFloat16) return launch_pointwise<Formula, float, BFloat16>(kernel, queue);
+    if (in_packs && dtype == ScalarType::Half) return launch_pointwise<Formula, float, Half>(kernel, queue);
+  } else if (is_rounded(kernel)) {
+    // In runs, what is good enough for float16 serves bfloat16, too.
+    if (!in_packs) return launch_pointwise<Formula, Rounded<Half>, void>(kernel, queue);
+    if (dtype == ScalarType::Half) return launch_pointwise<Formula, Rounded<Half>, Half>(kernel, queue);
+    return launch_pointwise<Formula, Rounded<BFloat16>, BFloat16>(kernel, queue);
   }
+  if (in_packs && dtype == ScalarType::Float) return launch_pointwise<Formula, float, float>(kernel, queue);
+  launch_pointwise<Formula, float, void>(kernel, queue);
 }
 
 }  // namespace fused_losses

@@ -7,6 +7,11 @@
 #include "../views.h"
 #include "launch.h"
 
+#if !defined(FUSED_LOSSES_CUDA_ON_CPU)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
 namespace fused_losses {
 
 // Calls body(0) to body(count - 1) in as many copies of its code: an array stays in registers only if all indices into
@@ -87,6 +92,92 @@ __device__ inline void store_pack(void* data, int64_t pack, const Pack<S>& value
   *to = value;
 }
 
-inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kPackBytes == 0; }
+FUSED_LOSSES_HOST_DEVICE inline bool is_aligned(const void* data) {
+  return reinterpret_cast<uintptr_t>(data) % kPackBytes == 0;
+}
+
+// The four words of a pack.
+__device__ inline void load_words(unsigned* words, const void* from) {
+  const auto pack = load_pack<unsigned>(from, 0);
+  unrolled<4>([&](int w) { words[w] = pack.words[w]; });
+}
+__device__ inline void store_words(void* to, const unsigned* words) {
+  Pack<unsigned> pack;
+  unrolled<4>([&](int w) { pack.words[w] = words[w]; });
+  store_pack(to, 0, pack);
+}
+
+template <class To, class From>
+__device__ inline To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+__device__ inline float float_of(unsigned word) { return bits_as<float>(word); }
+__device__ inline unsigned word_of(float value) { return bits_as<unsigned>(value); }
+
+// The two elements of 16 bits in a word, the first one in its low half.
+struct TwoFloats {
+  float first, second;
+};
+
+template <class S>
+__device__ inline TwoFloats widened(unsigned word) {
+  if constexpr (std::is_same_v<S, BFloat16>) {  // the upper half of a float
+    return {float_of(word << 16), float_of(word & 0xffff0000u)};
+  } else {
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+    const auto low = static_cast<uint16_t>(word), high = static_cast<uint16_t>(word >> 16);
+    return {bits_as<Half>(low), bits_as<Half>(high)};
+#else
+    const float2 both = __half22float2(bits_as<__half2>(word));
+    return {both.x, both.y};
+#endif
+  }
+}
+
+template <class S>
+__device__ inline unsigned narrowed(float first, float second) {
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+  return bits_as<uint16_t>(S(first)) | static_cast<unsigned>(bits_as<uint16_t>(S(second))) << 16;
+#else
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    return bits_as<unsigned>(__floats2bfloat162_rn(first, second));
+  } else {
+    return bits_as<unsigned>(__floats2half2_rn(first, second));
+  }
+#endif
+}
+
+// The elements of a pack, in the type of arithmetic, and back.
+template <class S, class T>
+__device__ inline void unpack(const Pack<S>& pack, T* elements) {
+  if constexpr (sizeof(S) == 2) {
+    unrolled<kPack<S> / 2>([&](int w) {
+      const TwoFloats pair = widened<S>(pack.words[w]);
+      elements[2 * w] = static_cast<T>(pair.first);
+      elements[2 * w + 1] = static_cast<T>(pair.second);
+    });
+  } else {
+    const Elements<S> some = pack.elements();
+    unrolled<kPack<S>>([&](int i) { elements[i] = static_cast<T>(some.at[i]); });
+  }
+}
+
+template <class S, class T>
+__device__ inline Pack<S> packed(const T* elements) {
+  Pack<S> pack;
+  if constexpr (sizeof(S) == 2) {
+    unrolled<kPack<S> / 2>([&](int w) {
+      pack.words[w] = narrowed<S>(static_cast<float>(elements[2 * w]), static_cast<float>(elements[2 * w + 1]));
+    });
+  } else {
+    Elements<S> some;
+    unrolled<kPack<S>>([&](int i) { some.at[i] = static_cast<S>(elements[i]); });
+    pack = Pack<S>(some);
+  }
+  return pack;
+}
 
 }  // namespace fused_losses

@@ -5,31 +5,36 @@
 
 namespace fused_losses {
 
-// The sigmoids s(x) and s(-x) and the softplus log(1 + e^-x) and log(1 + e^x), all from one exponential of -|x|, which
-// never overflows.
+// log(1 + e) for e in [0, 1], and the same plus y, given e / (1 + e), with which approximations are shorter.
+FUSED_LOSSES_WORD T log1p_of_unit(T e, T) { return log1p_of_unit(e); }
+FUSED_LOSSES_WORD T add_log1p_of_unit(T e, T sigmoid, T y) { return log1p_of_unit(e, sigmoid) + y; }
+
+// The sigmoids s(x) and s(-x) and the softplus log(1 + e^-x), all from one exponential of -|x|, which never overflows.
 template <class V>
 struct Sigmoid {
   V x;
   decltype(V{} >= V{}) positive;  // whether x >= 0
   V larger, smaller;              // s(|x|) and s(-|x|)
-  V excess;                       // log(1 + e^-|x|)
+  V e;                            // e^-|x|
 
   FUSED_LOSSES_HOST_DEVICE explicit Sigmoid(V x) : x(x), positive(x >= splat<V>(0)) {
     const V one = splat<V>(1);
-    const V e = exp_below_88(-abs(x));
+    e = exp_below_88(-abs(x));
     larger = reciprocal_of_one_to_two(one + e);
     smaller = e * larger;
-    excess = log1p_of_unit(e);
   }
   FUSED_LOSSES_HOST_DEVICE V sigmoid() const { return select(positive, larger, smaller); }
   FUSED_LOSSES_HOST_DEVICE V sigmoid_of_minus() const { return select(positive, smaller, larger); }
-  FUSED_LOSSES_HOST_DEVICE V softplus() const { return excess + select(positive, x, splat<V>(0)); }
-  FUSED_LOSSES_HOST_DEVICE V softplus_of_minus() const { return excess + select(positive, splat<V>(0), -x); }
+  FUSED_LOSSES_HOST_DEVICE V excess() const { return log1p_of_unit(e, smaller); }  // log(1 + e^-|x|)
+  FUSED_LOSSES_HOST_DEVICE V softplus_of_minus() const {
+    return add_log1p_of_unit(e, smaller, select(positive, splat<V>(0), -x));
+  }
 };
 
 // -t log(x) - (1 - t) log(1 - x), with the logarithms held above -100 and the slope's denominator above
 // 1e-12, as torch does, so that x = 0 and x = 1 give finite losses and gradients.
 struct BinaryCrossEntropy : PointwiseFormula {
+  static constexpr int kFunctionsOf = kInput;
   static constexpr bool kIgnores = true;
   static constexpr int kConditions = 2;
   using DomainError = std::runtime_error;
@@ -41,20 +46,23 @@ struct BinaryCrossEntropy : PointwiseFormula {
   }
   template <class V>
   FUSED_LOSSES_HOST_DEVICE static auto holds(int k, V x, V t) {
-    const V p = k == 0 ? x : t;
-    return (splat<V>(1) - p) * p >= splat<V>(0);  // as p in [0, 1], with a variance that terms() needs, too
+    // terms() needs the variance, too.
+    return k == 0 ? (splat<V>(1) - x) * x >= splat<V>(0) : is_in_unit(t);
   }
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     const V one = splat<V>(1);
-    const V log_x = log(x);
-    const V log_rest = log1p(-x);
+    const V log_x = log_of_unit(x);
+    const V log_rest = log_of_complement(x);
     const V floor = splat<V>(-100);
-    const V value = (t - one) * select(log_rest < floor, floor, log_rest) - t * select(log_x < floor, floor, log_x);
+    const V value =
+        multiply_add(t - one, select(log_rest < floor, floor, log_rest), -t * select(log_x < floor, floor, log_x));
     const V variance = (one - x) * x;
     const V smallest = splat<V>(1e-12f);  // torch's constant is a float32 for any input, too
-    return {value, {(x - t) / select(variance < smallest, smallest, variance), log_rest - log_x}};
+    return {value,
+            {divide_by_normal(x - t, select(variance < smallest, smallest, variance)),
+             log_rest - select(x == splat<V>(0), splat<V>(-std::numeric_limits<double>::infinity()), log_x)}};
   }
 };
 
@@ -62,6 +70,7 @@ struct BinaryCrossEntropy : PointwiseFormula {
 //   (1 - t) x + (1 + (w - 1) t) p(-x),   d/dx = (1 - t) s(x) - w t s(-x),   d/dt = w p(-x) - p(x).
 // Without w, d/dx is s(x) - t. For a positive x, it is (1 - t) - s(-x), of which nothing cancels at t = 1.
 struct BinaryCrossEntropyWithLogits : PointwiseFormula {
+  static constexpr int kFunctionsOf = kInput;
   static constexpr int kOperands = 3;
   static constexpr bool kOptionalThird = true;
   static constexpr bool kIgnores = true;
@@ -71,7 +80,7 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     const Sigmoid<V> parts(x);
     const V rest = splat<V>(1) - t;
-    return {rest * x + parts.softplus_of_minus(),
+    return {multiply_add(rest, x, parts.softplus_of_minus()),
             {select(parts.positive, rest - parts.smaller, parts.smaller - t), -x}};
   }
 
@@ -84,15 +93,18 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
     const V slope = rest * parts.sigmoid() - positives * parts.sigmoid_of_minus() + splat<V>(0) * positives;
     // w p(-x) - p(x), which for a positive x is summed up in the order in which nothing cancels.
     const V of_target =
-        select(parts.positive, (w - one) * parts.excess - x, w * parts.softplus_of_minus() - parts.excess);
-    return {rest * x + (one + (w - one) * t) * parts.softplus_of_minus(), {slope, of_target}};
+        select(parts.positive, (w - one) * parts.excess() - x, w * parts.softplus_of_minus() - parts.excess());
+    const V share = multiply_add(w - one, t, one);
+    return {multiply_add(rest, x, share * parts.softplus_of_minus()), {slope, of_target}};
   }
 };
 
-// Binary cross-entropy with logits, times `share`, as t p(-x) + (1 - t) p(x) with p(x) = log(1 + e^x). The loss of a
-// row is a mean over its C classes: share is 1 / C where the reduction does not divide by them already, as the mean
-// over all elements does.
+// Binary cross-entropy with logits, times `share`. With a = 1 - t for x >= 0 and a = -t below, it is a x + log(1 +
+// e^-|x|), and d/dx is a - s(-|x|) or a + s(-|x|): nothing cancels at t = 0 or 1, however large x is. The loss of a row
+// is a mean over its C classes: share is 1 / C where the reduction does not divide by them already, as the mean over
+// all elements does.
 struct MultiLabelSoftMargin : PointwiseFormula {
+  static constexpr int kFunctionsOf = kInput;
   static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit MultiLabelSoftMargin(const double* parameters)
       : PointwiseFormula(parameters), share_(parameters[0]) {}
@@ -100,10 +112,20 @@ struct MultiLabelSoftMargin : PointwiseFormula {
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     const Sigmoid<V> parts(x);
-    const V rest = splat<V>(1) - t, share = splat<V>(share_);
-    const V value = t * parts.softplus_of_minus() + rest * parts.softplus();
-    const V slope = rest * parts.sigmoid() - t * parts.sigmoid_of_minus();
-    return {share * value, {share * slope, share * -x}};
+    const V zero = splat<V>(0), above = select(parts.positive, splat<V>(1), zero);
+    const V rest = above - t;
+    // Torch multiplies the target by both sigmoids, of which the smaller one may be 0, and by both softplus, with
+    // opposite signs. So of an infinite target, the slope may be NaN, and the value is.
+    const V smallest = splat<V>(std::numeric_limits<typename Lane<V>::type>::denorm_min());
+    const V sign = multiply_add(t, -smallest, multiply_add(above, splat<V>(-2), splat<V>(1)));
+    const V slope = multiply_add(parts.smaller, sign, rest);
+    const V value = multiply_add(t, zero, multiply_add(rest, x, parts.excess()));
+    return {splat<V>(share_) * value, {slope, -x}};
+  }
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE V scaled(int, V derivative, V scale, V, V) const {
+    return derivative * (splat<V>(share_) * scale);
   }
 
  private:
@@ -112,6 +134,7 @@ struct MultiLabelSoftMargin : PointwiseFormula {
 
 // log(1 + e^(-t x)) for t = 1 or -1.
 struct SoftMargin : PointwiseFormula {
+  static constexpr int kFunctionsOf = kInput | kTarget;
   static constexpr int kDerivatives = 1;
   using PointwiseFormula::PointwiseFormula;
 

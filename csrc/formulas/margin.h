@@ -20,9 +20,16 @@ struct HingeEmbedding : PointwiseFormula {
   FUSED_LOSSES_HOST_DEVICE Terms<V, 1> terms(V x, V t) const {
     const V zero = splat<V>(0), one = splat<V>(1);
     const V gap = splat<V>(margin_) - x;
-    const auto similar = t != -one, dissimilar = t != one;
-    const V value = select(similar, x, zero) + select(dissimilar, positive_part(gap), zero);
-    return {value, {select(similar, one, zero) - select(dissimilar & (gap > zero), one, zero)}};
+    const V similar = select(t != -one, x, zero);
+    return {select(t != one, select(gap <= zero, similar, similar + gap), similar), {gap}};
+  }
+
+  // What is not active takes no part in the product, so that an infinite scale leaves it 0, as in torch.
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE static V scaled(int, V gap, V scale, V, V t) {
+    const V zero = splat<V>(0), one = splat<V>(1);
+    const V similar = select(t != -one, scale, zero);
+    return select((t != one) & (gap > zero), similar - scale, similar);
   }
 
  private:
@@ -34,19 +41,23 @@ struct MarginRanking : PointwiseFormula {
   static constexpr int kParameters = 1;
   static constexpr int kOperands = 3;
   static constexpr int kDerivatives = 3;
+  static constexpr int kPair = kInput | kTarget;
 
   FUSED_LOSSES_HOST_DEVICE explicit MarginRanking(const double* parameters)
       : PointwiseFormula(parameters), margin_(parameters[0]) {}
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 3> terms(V x1, V x2, V y) const {
-    const V zero = splat<V>(0);
     const V difference = x1 - x2;
-    const V gap = splat<V>(margin_) - y * difference;
-    const V active = select(gap > zero, splat<V>(1), zero);
-    const V slope = y * active;
-    // A product and no selection: where the difference is infinite or NaN, torch multiplies it by 0, too.
-    return {positive_part(gap), {-slope, slope, -difference * active}};
+    const V gap = multiply_add(-y, difference, splat<V>(margin_));
+    return {positive_part(gap), {-y, y, -difference}};
+  }
+
+  // A product, and no selection of it: an infinite or undefined difference times 0 is NaN, as in torch.
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE V scaled(int, V derivative, V scale, V x1, V x2, V y) const {
+    const V zero = splat<V>(0);
+    return derivative * select(multiply_add(-y, x1 - x2, splat<V>(margin_)) > zero, scale, zero);
   }
 
  private:

@@ -5,11 +5,16 @@
 //   kOperands        how many tensors it reads: 2, input and target; or 3
 //   kOptionalThird   whether the third may be absent: terms() then exists for two operands and for three
 //   kDerivatives     how many operands it has derivatives for, from the first one on
+//   kPair            of three derivatives, the two that are usually wanted together, as bits of Wanted; else 0
 //   kConditions      how many conditions every element must meet: holds(k, operands...) says whether the k-th is met;
 //                    where it is not, the CPU's engine throws a DomainError with the text refusal(k), and CUDA's ends
 //                    with an assertion of that text
 //   kIgnores         whether elements can be ignored by the value of their target
 //   kParameters      how many parameters it takes
+//   kFunctionsOf     the operands that exponentials, logarithms and reciprocals are taken of, as bits of Wanted:
+//   results of
+//                    16 bits need them less exactly, if these operands have 16 bits, too
+//   kHasFlag         whether a parameter is a flag that a GPU's kernels are compiled for: flag() and set_flag() exist
 //   kMeanOverWeight  whether reduction="mean" divides by the sum of the weights instead of the number of elements
 //   a constructor from the loss's parameters, in the order of the registry
 //   terms(operands...)  value and derivatives
@@ -20,6 +25,7 @@
 
 #include <stdexcept>
 
+#include "../wanted.h"
 #include "math.h"
 
 namespace fused_losses {
@@ -34,11 +40,15 @@ struct PointwiseFormula {
   static constexpr int kOperands = 2;
   static constexpr bool kOptionalThird = false;
   static constexpr int kDerivatives = 2;
+  static constexpr int kPair = 0;
   static constexpr int kConditions = 0;
   static constexpr bool kIgnores = false;
   static constexpr bool kMeanOverWeight = false;
   static constexpr int kParameters = 0;
+  static constexpr int kFunctionsOf = 0;
+  static constexpr bool kHasFlag = false;
   FUSED_LOSSES_HOST_DEVICE explicit PointwiseFormula(const double*) {}
+  bool flag() const { return false; }
 
   template <class V, class... Operands>
   FUSED_LOSSES_HOST_DEVICE static V scaled(int, V derivative, V scale, Operands...) {

@@ -5,6 +5,9 @@
 
 namespace fused_losses {
 
+// z held between -limit and limit; NaN stays.
+FUSED_LOSSES_WORD T clamped(T z, T limit) { return select(z > limit, limit, select(z < -limit, -limit, z)); }
+
 // |x - t|. The derivative is 0 where x = t and, as that of torch, where the difference is NaN.
 struct L1 : PointwiseFormula {
   static constexpr bool kMeanOverWeight = true;
@@ -13,9 +16,14 @@ struct L1 : PointwiseFormula {
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     const V difference = x - t;
+    return {abs(difference), {difference, -difference}};
+  }
+
+  // The sign of the difference times `scale`.
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE static V scaled(int, V difference, V scale, V, V) {
     const V zero = splat<V>(0);
-    const V sign = select(difference > zero, splat<V>(1), select(difference < zero, splat<V>(-1), zero));
-    return {abs(difference), {sign, -sign}};
+    return select(abs(difference) > zero, multiply_sign(scale, difference), zero * scale);
   }
 };
 
@@ -32,28 +40,28 @@ struct MSE : PointwiseFormula {
   }
 };
 
-// With d = x - t: d^2 / 2 beta below |d| = beta, |d| - beta / 2 from there on.
+// With d = x - t: d^2 / 2 beta below |d| = beta, |d| - beta / 2 from there on. With s = d / beta, held between -1 and
+// 1, both are s (d - s beta / 2).
 struct SmoothL1 : PointwiseFormula {
   static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit SmoothL1(const double* parameters)
-      : PointwiseFormula(parameters), beta_(parameters[0]) {}
+      : PointwiseFormula(parameters), half_beta_(parameters[0] / 2), inverse_(1 / parameters[0]) {
+    if (inverse_ == 0) half_beta_ = 0;  // of an infinite beta, s is 0, and not to be multiplied by infinity
+  }
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     const V difference = x - t;
-    const V distance = abs(difference);
-    const V beta = splat<V>(beta_), half = splat<V>(0.5);
-    const auto far = distance >= beta;
-    const V ratio = difference / beta;
-    const V slope = select(far, select(difference < splat<V>(0), splat<V>(-1), splat<V>(1)), ratio);
-    return {select(far, distance - half * beta, half * difference * ratio), {slope, -slope}};
+    const V slope = clamped(difference * splat<V>(inverse_), splat<V>(1));
+    return {slope * multiply_add(slope, splat<V>(-half_beta_), difference), {slope, -slope}};
   }
 
  private:
-  double beta_;
+  double half_beta_, inverse_;
 };
 
-// With d = x - t: d^2 / 2 below |d| = delta, delta (|d| - delta / 2) from there on.
+// With d = x - t: d^2 / 2 below |d| = delta, delta (|d| - delta / 2) from there on. With s = d, held between -delta and
+// delta, both are s (d - s / 2).
 struct Huber : PointwiseFormula {
   static constexpr int kParameters = 1;
   FUSED_LOSSES_HOST_DEVICE explicit Huber(const double* parameters)
@@ -62,11 +70,8 @@ struct Huber : PointwiseFormula {
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     const V difference = x - t;
-    const V distance = abs(difference);
-    const V delta = splat<V>(delta_), half = splat<V>(0.5);
-    const auto far = distance >= delta;
-    const V slope = select(far, select(difference < splat<V>(0), -delta, delta), difference);
-    return {select(far, delta * (distance - half * delta), half * difference * difference), {slope, -slope}};
+    const V slope = clamped(difference, splat<V>(delta_));
+    return {slope * multiply_add(slope, splat<V>(-0.5), difference), {slope, -slope}};
   }
 
  private:

@@ -21,6 +21,10 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1) : x(x_) {}
 };
 
+struct ulonglong2 {
+  unsigned long long x, y;
+};
+
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_cpu {
