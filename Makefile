@@ -29,7 +29,8 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/backends/cuda_on_cpu/*.
 
 # Triton's kernels, on the CPU.
 INTERPRETED := FUSED_LOSSES_BACKEND=triton TRITON_INTERPRET=1
-TRITON_TESTS = $(KERNEL_TESTS) tests/backends/test_triton.py tests/losses/test_border.py tests/backends/test_triton_formulas.py
+TRITON_TESTS = $(KERNEL_TESTS) tests/losses/test_sixteen_bits.py tests/losses/test_border.py \
+	tests/backends/test_triton.py tests/backends/test_triton_formulas.py tests/backends/test_triton_elements.py
 
 # The oldest torch has an environment and a copy of the package of its own, since libraries are not named after torch.
 OLDEST := build/oldest

@@ -1,4 +1,4 @@
-"""In which order elements and positions are visited, and where tensors have them in memory.
+"""In which order positions are visited, and where tensors have them in memory; `elements.py` is for elements.
 
 What kernels take of a tensor is a tuple: its pointer, its stride along an axis that is walked within a
 position (classes, or the elements of a vector) if it has one, and its strides along the dimensions of the
@@ -56,22 +56,6 @@ def memory_order(shape: torch.Size, leader: Tensor) -> list[int]:
     if leader.shape != shape or not torch.ops.aten.is_non_overlapping_and_dense(leader):
         strides = torch.empty(shape, device="meta").stride()
     return sorted(range(len(shape)), key=lambda d: -strides[d])
-
-
-def element_arguments(
-    shape: torch.Size, leader: Tensor, tensors: Sequence[Tensor | None]
-) -> tuple[Strides, list[TensorArgument]]:
-    """For a walk over the elements of a shape: its sizes, and (pointer, strides) of each tensor.
-
-    All tensors broadcast to the shape. The walk follows the order in which `leader` lies in memory.
-    """
-    if all(x is None or (x.shape == shape and x.is_contiguous()) for x in tensors):
-        return (shape.numel(),), [ABSENT if x is None else (x, (1,)) for x in tensors]
-    order = memory_order(shape, leader)
-    strides = [[x.expand(shape).stride(d) for d in order] for x in tensors if x is not None]
-    sizes, found = merged([shape[d] for d in order], strides)
-    remaining = iter(found)
-    return sizes, [ABSENT if x is None else (x, next(remaining)) for x in tensors]
 
 
 def position_arguments(

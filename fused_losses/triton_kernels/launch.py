@@ -33,13 +33,15 @@ def compiler_options(constants: dict[str, Any], backend: str, warp: int) -> dict
     """What a kernel is compiled with, for "cuda" or "hip" and so many threads in a warp.
 
     `constants` have the kernel's constants, options of the compiler, and `num_warps`, warps of 32 threads.
+    The option `maxnreg`, the registers that a thread may have, is for "cuda" alone.
     """
     threads = constants["num_warps"] * WARP
     # Kernels that may assert would have every sum of int32 checked for an overflow, too.
     options = {**constants, "num_warps": max(1, threads // warp), "sanitize_overflow": False}
+    most = options.pop("maxnreg", MOST_REGISTERS)
     if backend == "cuda":
         # Otherwise, the assembler spills a few registers where this lets one more program be resident.
-        options["maxnreg"] = min(MOST_REGISTERS, REGISTERS // threads)
+        options["maxnreg"] = min(most, REGISTERS // threads)
     return options
 
 

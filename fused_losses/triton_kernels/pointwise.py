@@ -16,12 +16,18 @@ from fused_losses.call import Reduction
 from fused_losses.registry import Loss
 from fused_losses.shapes import broadcast
 from fused_losses.triton_kernels import tiling
+from fused_losses.triton_kernels.elements import (
+    element_walk,
+    lanes,
+    load_tiles,
+    store_elements,
+    widened,
+)
 from fused_losses.triton_kernels.formulas import binary, likelihood, margin, regression
 from fused_losses.triton_kernels.formulas.math import scalar, splat
 from fused_losses.triton_kernels.formulas.pointwise import MOST_NUMBERS, Formula
-from fused_losses.triton_kernels.iteration import compute_dtype, element_arguments, index_type, turns
+from fused_losses.triton_kernels.iteration import compute_dtype, index_type, turns
 from fused_losses.triton_kernels.launch import launch
-from fused_losses.triton_kernels.memory import load_numbers, store_numbers
 from fused_losses.triton_kernels.operators import EngineCall
 from fused_losses.triton_kernels.reduce import (
     finish,
@@ -53,6 +59,8 @@ def pointwise(
     divisor_ptr,
     count: "i64",
     sizes,
+    multipliers,
+    shifts,
     number_0: "fp64",
     number_1: "fp64",
     number_2: "fp64",
@@ -61,16 +69,19 @@ def pointwise(
     divisor: "fp64",
     TERMS: tl.constexpr,
     HOLDS: tl.constexpr,
-    REFUSALS: tl.constexpr,
+    REFUSAL: tl.constexpr,
     SCALED: tl.constexpr,
     FLAGS: tl.constexpr,
+    ROUNDED: tl.constexpr,
     IGNORES: tl.constexpr,
     READY: tl.constexpr,
     INDEX: tl.constexpr,
     DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
+    PACK: tl.constexpr,
 ):
-    """Walks over `count` elements, whose sizes and tensors are as in `iteration.element_arguments`.
+    """Walks over `count` elements, whose sizes and tensors are as in `elements.element_walk`.
 
     Takes:
         operands: Input, target and the third operand.
@@ -89,34 +100,62 @@ def pointwise(
     divisor = known_divisor(divisor, divisor_ptr)
     scale = scale / divisor
     numbers = (scalar(number_0), scalar(number_1), scalar(number_2), scalar(number_3))
-    total = tl.zeros((BLOCK,), DTYPE)
-    first, end, step = turns(count, BLOCK, INDEX)
-    for begin in range(first, end, step):
-        i = begin + tl.arange(0, BLOCK)
-        mask = i < end
-        x = load_numbers(operands[0], sizes, i, mask, None, DTYPE)
-        t = load_numbers(operands[1], sizes, i, mask, None, DTYPE)
-        third = load_numbers(operands[2], sizes, i, mask, None, DTYPE)
-        counts = mask
-        if IGNORES:
-            counts = mask & (t != splat(ignored, t))
-        for k in tl.static_range(len(REFUSALS)):
-            tl.device_assert(HOLDS(k, x, t, third) | ~counts, REFUSALS[k])
-        value, derivatives = TERMS(x, t, third, numbers, FLAGS)
-        slope = splat(scale, x)
-        for k in tl.static_range(2):
-            factor = load_numbers(factors[k], sizes, i, mask, None, DTYPE)
-            if factor is not None:
-                value *= factor
-                slope *= factor
-        value = tl.where(counts, value, 0.0)
-        total += value
-        store_numbers(losses, sizes, i, mask, value)
-        for k in tl.static_range(len(derivatives)):
-            gradient = SCALED(k, derivatives[k], slope, x, t, third, FLAGS)
-            if IGNORES:
-                gradient = tl.where(counts, gradient, 0.0)
-            store_numbers(gradients[k], sizes, i, mask, gradient)
+    walk = (sizes, multipliers, shifts)
+    total = tl.zeros(lanes(BLOCK, PACK).shape, DTYPE)
+    first, end, step = turns(count, TILES * BLOCK, INDEX)
+    whole = end // (TILES * BLOCK) * (TILES * BLOCK)
+    # Turns of whole tiles; and what is left of the last turn, tile by tile, by the program whose turn it is.
+    for LEFT in tl.static_range(2):
+        if LEFT:
+            begins = tl.where(whole % step == first, whole, end)
+            limit = end
+        else:
+            begins = first
+            limit = None
+        for begin in range(begins, end if LEFT else whole, BLOCK if LEFT else step):
+            # All reads come before the first use.
+            inputs = load_tiles(operands[0], walk, begin, limit, BLOCK, PACK, 1 if LEFT else TILES)
+            targets = load_tiles(operands[1], walk, begin, limit, BLOCK, PACK, 1 if LEFT else TILES)
+            thirds = load_tiles(operands[2], walk, begin, limit, BLOCK, PACK, 1 if LEFT else TILES)
+            weights = load_tiles(factors[0], walk, begin, limit, BLOCK, PACK, 1 if LEFT else TILES)
+            upstreams = load_tiles(factors[1], walk, begin, limit, BLOCK, PACK, 1 if LEFT else TILES)
+            for tile in tl.static_range(1 if LEFT else TILES):
+                x = widened(operands[0], inputs[tile], DTYPE, BLOCK, PACK)
+                t = widened(operands[1], targets[tile], DTYPE, BLOCK, PACK)
+                third = widened(operands[2], thirds[tile], DTYPE, BLOCK, PACK)
+                weight = widened(factors[0], weights[tile], DTYPE, BLOCK, PACK)
+                upstream = widened(factors[1], upstreams[tile], DTYPE, BLOCK, PACK)
+                value, derivatives = TERMS(x, t, third, numbers, FLAGS, ROUNDED)
+                slope = splat(scale, x)
+                if weight is not None:
+                    value *= weight
+                    slope *= weight
+                if upstream is not None:
+                    slope *= upstream
+                counts = None
+                if LEFT:
+                    counts = begin + lanes(BLOCK, PACK) < end
+                if IGNORES:
+                    kept = t != splat(ignored, t)
+                    counts = counts & kept if LEFT else kept
+                if counts is not None:
+                    value = tl.where(counts, value, 0.0)
+                total += value
+                at = begin + tile * BLOCK
+                store_elements(losses, walk, at, limit, value, BLOCK, PACK)
+                for k in tl.static_range(len(derivatives)):
+                    gradient = SCALED(k, derivatives[k], slope, x, t, third, FLAGS)
+                    if IGNORES:
+                        gradient = tl.where(counts, gradient, 0.0)
+                    store_elements(gradients[k], walk, at, limit, gradient, BLOCK, PACK)
+                if REFUSAL is not None:
+                    held = HOLDS(x, t, third)
+                    if counts is not None:
+                        held = held | ~counts
+                    holds = holds & held if tile else held
+            if REFUSAL is not None and (loss_ptr is not None or losses[0] is not None):
+                # Once in a turn: the threads of a program wait for each other here.
+                tl.device_assert(holds, REFUSAL)
     if loss_ptr is not None:
         finish(tl.sum(total), divisor, loss_ptr, partials_ptr, arrived_ptr)
 
@@ -131,15 +170,16 @@ def run(call: EngineCall) -> None:
     operands = (call.input, call.target, call.extra)
     factors = (call.weight, call.losses_upstream)
     shape = broadcast(*operands)
-    sizes, arguments = element_arguments(
-        shape, call.input, (*operands, *factors, call.losses, *call.gradients)
-    )
+    walk = element_walk(shape, call.input, (*operands, *factors, call.losses, *call.gradients))
+    arguments = walk.tensors
     count = shape.numel()
     divisor, divisor_on_device = _divisor(call, ignored, shape)
     dtype = compute_dtype(*operands)
-    itemsize = max(x.element_size() for x in operands if x is not None)
-    tile = tiling.for_pointwise(itemsize)
-    programs = tile.programs(count, call.input.device)
+    tile, tiles = tiling.for_pointwise([x.element_size() for x in (*operands, *factors) if x is not None])
+    programs = tiling.pointwise_programs(count, tile.rows * tiles)
+    rounded = tuple(
+        all(x.element_size() == 2 for x in tensors if x is not None) for tensors in (operands, operands[:1])
+    )
     launch(
         pointwise,
         programs,
@@ -152,22 +192,28 @@ def run(call: EngineCall) -> None:
             **reduction_arguments(call, programs),
             "divisor_ptr": divisor_on_device,
             "count": count,
-            "sizes": sizes,
+            "sizes": walk.sizes,
+            "multipliers": walk.multipliers,
+            "shifts": walk.shifts,
             **{f"number_{k}": numbers[k] if k < len(numbers) else 0.0 for k in range(MOST_NUMBERS)},
             "ignored": 0.0 if ignored is None else ignored,
             "divisor": divisor,
         },
         TERMS=formula.terms,
         HOLDS=formula.holds,
-        REFUSALS=formula.refusals,
+        REFUSAL=formula.refusal,
         SCALED=formula.scaled,
         FLAGS=flags,
+        ROUNDED=rounded,
         IGNORES=ignored is not None,
         READY=call.ready,
         INDEX=index_type(count),
         DTYPE=dtype,
         BLOCK=tile.rows,
+        TILES=tiles,
+        PACK=walk.pack,
         num_warps=tile.num_warps,
+        maxnreg=tiling.POINTWISE_REGISTERS,
     )
 
 

@@ -30,7 +30,7 @@ def scale(gradient_ptr, factor_ptr, count: "i64", DTYPE: tl.constexpr, BLOCK: tl
 
 def run(gradient: Tensor, factor: Tensor) -> None:
     """The operator: a dense gradient of any shape and floating dtype, in place, times a factor, ()."""
-    tile = tiling.for_pointwise(gradient.element_size())
+    tile, _ = tiling.for_pointwise([gradient.element_size()])
     launch(
         scale,
         tile.programs(gradient.numel(), gradient.device),

@@ -9,6 +9,7 @@ has few sums to add up at its end, and what all tiles share is computed once for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -65,13 +66,38 @@ def power_of_two(n: int) -> int:
     return int(triton.next_power_of_2(max(n, 1)))
 
 
-def for_pointwise(itemsize: int) -> Tiling:
-    """For losses of elements of at most `itemsize` bytes.
+IN_FLIGHT = 48
+"""Bytes that a thread of a pointwise loss reads at least before it computes. Seven programs on a processor
+have 42 KiB in flight then; an H100 needs 20 to keep its memory busy, and a B200 45.
+"""
 
-    8 elements for each thread: a load of 128 bits for 16-bit operands, two loads for 32-bit ones. Of 64 bits,
-    a thread has 4, which take as many registers.
+POINTWISE_REGISTERS = 72
+"""What a thread of a pointwise loss may have, so that seven programs share the registers of a processor."""
+
+MOST_PROGRAMS = 7 * 128
+"""The most programs of a pointwise loss, on every device: server GPUs hold that many at a time, as they have
+108 (A100), 132 (H100) or 148 (B200) processors, and most losses need fewer registers."""
+
+
+def for_pointwise(itemsizes: Sequence[int]) -> tuple[Tiling, int]:
+    """For losses of elements, which have so many bytes in each operand: the tile, and how many a turn takes.
+
+    A thread has as many elements as 128 bits hold of the narrowest operand, and reads those of one or two
+    tiles before it computes.
     """
-    return Tiling(LEAST_WARPS * WARP * 8 // max(1, itemsize // 4), 1, LEAST_WARPS)
+    elements = 16 // min(itemsizes)
+    tile = Tiling(LEAST_WARPS * WARP * elements, 1, LEAST_WARPS)
+    return tile, 1 if elements * sum(itemsizes) >= IN_FLIGHT else 2
+
+
+def pointwise_programs(count: int, turn: int) -> int:
+    """How many programs share `count` elements, of which each takes `turn` at a time.
+
+    It depends on the sizes alone, and so does the order of the sum. All programs have the same number of
+    turns, or one less. There is at least one, which writes the loss of no elements.
+    """
+    turns = triton.cdiv(count, turn)
+    return max(1, triton.cdiv(turns, max(1, triton.cdiv(turns, MOST_PROGRAMS))))
 
 
 THREAD_ELEMENTS = 32

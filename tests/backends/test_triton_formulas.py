@@ -27,7 +27,7 @@ PARAMETERS = {"a": 0.1, "negates": True, "b": 1 / 3, "c": 1e-9, "d": 0.7}
 
 
 @triton.jit
-def bilinear(x, t, third, numbers, FLAGS: tl.constexpr):
+def bilinear(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     """a x + b t + c + d x t, or minus that."""
     sign = -1.0 if FLAGS[0] else 1.0
     a = sign * splat(numbers[0], x)

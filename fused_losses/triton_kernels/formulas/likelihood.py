@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fused_losses.triton_kernels.formulas.math import exp, splat
+from fused_losses.triton_kernels.formulas.math import exp, log, maximum, splat
 from fused_losses.triton_kernels.formulas.pointwise import Formula
 
 HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274)
@@ -11,25 +11,25 @@ HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274)
 
 
 @triton.jit
-def poisson_nll(x, t, third, numbers, FLAGS: tl.constexpr):
+def poisson_nll(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     """e^x - t x for the logarithm x of the rate, or x - t log(x + eps) for the rate itself.
 
     FLAGS are log_input and full, the number is eps; `full` adds Stirling's approximation of log t!,
     t log t - t + log(2 pi t) / 2, for t > 1.
     """
     if FLAGS[0]:
-        rate = exp(x)
+        rate = exp(x, ROUNDED[0])
         value = rate - t * x
         d_input = rate - t
         d_target = -x
     else:
         rate = x + splat(numbers[0], x)
-        log_rate = tl.log(rate)
+        log_rate = log(rate, ROUNDED[0])
         value = x - t * log_rate
         d_input = 1 - t / rate
         d_target = -log_rate
     if FLAGS[1]:
-        log_t = tl.log(t)
+        log_t = log(t, ROUNDED[0])
         counts = t > 1
         value += tl.where(counts, (t * log_t - t) + (0.5 * log_t + HALF_LOG_TWO_PI), 0.0)
         # 0 times an infinite target, and for t <= 0 an infinite logarithm, is NaN: torch's derivative.
@@ -38,40 +38,46 @@ def poisson_nll(x, t, third, numbers, FLAGS: tl.constexpr):
 
 
 @triton.jit
-def is_variance(k, x, t, var):
+def is_variance(x, t, var):
     """Whether the variance is not below 0; NaN passes, as in torch."""
     return (var >= 0) | (var != var)
 
 
 @triton.jit
-def gaussian_nll(x, t, var, numbers, FLAGS: tl.constexpr):
+def gaussian_nll(x, t, var, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     """(log v + (x - t)^2 / v) / 2 for v = max(var, eps); the flag `full` adds log(2 pi) / 2.
 
     Derivatives pass through the maximum as if it were not there.
     """
     eps = splat(numbers[0], x)
-    v = tl.where(var < eps, eps, var)
+    v = maximum(var, eps)
     difference = x - t
-    precision = 1 / v
+    if ROUNDED[0]:
+        # A square reaches the subnormal reciprocals of the largest numbers.
+        precision = tl.rsqrt(v)
+        precision *= precision
+    else:
+        precision = 1 / v
     slope = difference * precision
-    value = 0.5 * (tl.log(v) + difference * slope)
+    value = 0.5 * tl.fma(difference, slope, log(v, ROUNDED[0]))
     if FLAGS[0]:
         value += HALF_LOG_TWO_PI
-    return value, (slope, -slope, 0.5 * (precision - slope * slope))
+    return value, (slope, -slope, 0.5 * tl.fma(-slope, slope, precision))
 
 
 @triton.jit
-def kl_div(x, t, third, numbers, FLAGS: tl.constexpr):
+def kl_div(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     """T (log t - x), or e^t (t - x) if the target is a logarithm, as the flag log_target says."""
     if FLAGS[0]:
-        p = exp(t)
+        p = exp(t, ROUNDED[0])
         log_ratio = t - x
         value = p * log_ratio
         d_input = -p
         d_target = tl.fma(p, log_ratio, p)
     else:
-        log_t = tl.log(t)
-        value = tl.where(t == 0, 0.0, t * log_t) - t * x
+        # Finite at 0, where the product is 0: no number has a logarithm below -745.
+        log_t = maximum(log(t, ROUNDED[0]), -1000.0)
+        value = t * log_t - t * x
         d_input = -t
         # t / t, which is 1, makes the derivative at t = 0 NaN, as in torch.
         d_target = (log_t - x) + t / t
@@ -93,8 +99,6 @@ def scaled_kl_div(k, derivative, scale, x, t, third, FLAGS: tl.constexpr):
 
 FORMULAS = {
     "poisson_nll_loss": Formula(poisson_nll),
-    "gaussian_nll_loss": Formula(
-        gaussian_nll, holds=is_variance, refusals=("var has negative entry/entries",)
-    ),
+    "gaussian_nll_loss": Formula(gaussian_nll, holds=is_variance, refusal="var has negative entry/entries"),
     "kl_div": Formula(kl_div, scaled=scaled_kl_div),
 }

@@ -8,7 +8,7 @@ from fused_losses.triton_kernels.formulas.pointwise import Formula
 
 
 @triton.jit
-def l1(x, t, third, numbers, FLAGS: tl.constexpr):
+def l1(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     """|x - t|; the derivative is 0 where x = t and, as in torch, at NaN."""
     difference = x - t
     sign = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, 0.0)).to(x.dtype)
@@ -16,7 +16,7 @@ def l1(x, t, third, numbers, FLAGS: tl.constexpr):
 
 
 @triton.jit
-def mse(x, t, third, numbers, FLAGS: tl.constexpr):
+def mse(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     """(x - t)^2."""
     difference = x - t
     slope = difference + difference
@@ -24,19 +24,19 @@ def mse(x, t, third, numbers, FLAGS: tl.constexpr):
 
 
 @triton.jit
-def smooth_l1(x, t, third, numbers, FLAGS: tl.constexpr):
+def smooth_l1(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     """With d = x - t: d^2 / 2 beta below |d| = beta, |d| - beta / 2 from there on; the number is beta."""
     beta = splat(numbers[0], x)
     difference = x - t
     distance = tl.abs(difference)
     far = distance >= beta
-    ratio = difference / beta
+    ratio = difference * splat(1 / numbers[0], x)
     slope = tl.where(far, tl.where(difference < 0, -1.0, 1.0).to(x.dtype), ratio)
     return tl.where(far, distance - 0.5 * beta, 0.5 * difference * ratio), (slope, -slope)
 
 
 @triton.jit
-def huber(x, t, third, numbers, FLAGS: tl.constexpr):
+def huber(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     """With d = x - t: d^2 / 2 below |d| = delta, else delta (|d| - delta / 2); the number is delta."""
     delta = splat(numbers[0], x)
     difference = x - t
