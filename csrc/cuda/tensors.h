@@ -10,7 +10,9 @@
 #include "../tensor.h"
 #include "engine.h"
 
-#if !defined(FUSED_LOSSES_CUDA_ON_CPU)
+#if defined(FUSED_LOSSES_CUDA_ON_CPU)
+#include "cuda_on_cpu.h"
+#else
 #include "errors.h"
 #endif
 
@@ -39,8 +41,8 @@ class OnDevice {
   explicit OnDevice(const Tensor& tensor) {
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
     static_cast<void>(tensor);
-    queue_.processors = 2;           // so that blocks take several tiles each
-    queue_.shared_bytes = 48 << 10;  // so that some rows do not fit
+    queue_.processors = cuda_on_cpu::processors;
+    queue_.shared_bytes = cuda_on_cpu::shared_bytes;
 #else
     queue_.device = tensor.get_device_index();
     FUSED_LOSSES_CHECK(aoti_torch_create_cuda_guard(queue_.device, &guard_));

@@ -56,6 +56,10 @@ def test_accesses_out_of_bounds_are_found(programs, case):
     assert status and "heap-buffer-overflow" in text
 
 
+def test_launches_are_handed_to_those_who_ask(programs):
+    assert run(programs["plain"], "taken") == (0, "0 wrong\n")
+
+
 def test_misaligned_accesses_and_deadlocks_are_found(programs):
     assert run(programs["plain"], "misaligned") == (1, "a misaligned access\n")
     status, text = run(programs["plain"], "deadlock")

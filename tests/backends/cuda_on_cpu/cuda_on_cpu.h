@@ -33,6 +33,16 @@ inline Block block([](unsigned thread) { threadIdx.x = thread; });
 
 inline long launches = 0;
 
+// The device as the host's part sees it. By default, so few multiprocessors that blocks take several tiles each, and so
+// little shared memory that some rows do not fit.
+inline int processors = 2;
+inline long shared_bytes = 48 << 10;
+
+// Takes launches in the place of running them: the kernel, blocks, threads of a block, bytes of dynamic shared memory,
+// and the kernel's first argument with its size.
+using Hook = void (*)(const void*, unsigned, unsigned, size_t, const void*, size_t);
+inline Hook hook = nullptr;
+
 inline uint64_t next_seed() {
   static const char* const given = std::getenv("FUSED_LOSSES_CUDA_SEED");
   static uint64_t seed = given ? std::strtoull(given, nullptr, 10) : 0;
@@ -43,6 +53,11 @@ template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_t shared_bytes,
             const Arguments&... arguments) {
   ++launches;
+  if (hook) {
+    const void* const addresses[] = {&arguments...};
+    const size_t sizes[] = {sizeof(arguments)...};
+    return hook(reinterpret_cast<const void*>(kernel), grid.x, threads.x, shared_bytes, addresses[0], sizes[0]);
+  }
   gridDim = grid;
   blockDim = threads;
   std::mt19937_64 random(next_seed());
@@ -90,6 +105,16 @@ T value_of(uint64_t bits) {
 // How many kernels were launched, for tests that load the library.
 extern "C" __attribute__((visibility("default"), used)) inline long cuda_on_cpu_launches() {
   return cuda_on_cpu::launches;
+}
+
+// For those who ask what would be launched on a device with so many multiprocessors, and so many bytes of shared memory
+// for a block. From now on, nothing runs.
+extern "C" __attribute__((visibility("default"), used)) inline void cuda_on_cpu_take_launches(cuda_on_cpu::Hook hook,
+                                                                                              int processors,
+                                                                                              long shared_bytes) {
+  cuda_on_cpu::hook = hook;
+  cuda_on_cpu::processors = processors;
+  cuda_on_cpu::shared_bytes = shared_bytes;
 }
 
 inline void __syncthreads() { cuda_on_cpu::block.wait_for_block(); }

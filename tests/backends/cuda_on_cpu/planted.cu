@@ -105,6 +105,25 @@ int sum() {
   return 0;
 }
 
+// Nothing runs, and whoever takes the launch sees all of it.
+int taken() {
+  static int blocks = 0, threads = 0;
+  static const int* seen = nullptr;
+  cuda_on_cpu_take_launches(
+      [](const void* kernel, unsigned grid, unsigned block, size_t shared_bytes, const void* argument, size_t bytes) {
+        if (kernel != reinterpret_cast<const void*>(diverge) || shared_bytes != 16 || bytes != sizeof(seen)) return;
+        blocks = static_cast<int>(grid);
+        threads = static_cast<int>(block);
+        std::memcpy(&seen, argument, bytes);
+      },
+      132, 1 << 10);
+  int to[kThreads];
+  launch(diverge, dim3(3), dim3(kThreads), 16, static_cast<int*>(to));
+  const bool told = cuda_on_cpu::processors == 132 && cuda_on_cpu::shared_bytes == 1 << 10;
+  std::printf("%d wrong\n", !(blocks == 3 && threads == kThreads && seen == to && told));
+  return 0;
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -114,7 +133,8 @@ int main(int, char** arguments) {
                                                {"shared bounds", out_of_shared_bounds},
                                                {"misaligned", misaligned},
                                                {"deadlock", deadlock},
-                                               {"sum", sum}};
+                                               {"sum", sum},
+                                               {"taken", taken}};
   try {
     return cases.at(arguments[1])();
   } catch (const std::exception& error) {
