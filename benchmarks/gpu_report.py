@@ -1,145 +1,198 @@
-"""The machine code of every loss in Triton, for GPUs that need not be there: registers, spills, accesses.
+"""What the kernels of both backends execute on GPUs for each element, read off their machine code.
 
 python benchmarks/gpu_report.py --check
+
+No GPU is needed. Without nvcc, there is no CUDA library, and Triton's half alone is told.
 """
 
 from __future__ import annotations
 
 import csv
-import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
+import cuda_library
+import gpu_limits
 import typer
-from machine_code import Report, report_of
+from arguments import constants, with_arguments
+from cells import CELLS, Cell, cuda_launches, triton_launches
+from disassembly import Kernel, compiled_by_triton
+from element_count import Count, count
+from machine_code import Code
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
 
-import fused_losses.functional
-from fused_losses import triton_kernels
 from fused_losses.registry import LOSSES
-from fused_losses.triton_kernels.ahead_of_time import Launch, compiling
 
 RESULTS = Path(__file__).parent / "results" / "gpu-report.csv"
 
+JUDGED = "sm_90"
+"""The architecture that limits are about."""
+
 TARGETS = {
-    "cuda:80": GPUTarget("cuda", 80, 32),
-    "cuda:90": GPUTarget("cuda", 90, 32),
-    "cuda:100": GPUTarget("cuda", 100, 32),
-    "hip:gfx942": GPUTarget("hip", "gfx942", 64),
+    "sm_80": GPUTarget("cuda", 80, 32),
+    JUDGED: GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-
-# Shapes as in training, all aligned. Those that are not, or are small, run other variants of the kernels.
-SHAPES: dict[str, list[tuple[int, ...]]] = {
-    "elements": [(8192, 1024)],
-    "classes": [(256, 32768), (256, 131072), (32, 21, 64, 64)],
-    "scores": [(4096, 1024)],
-    "vectors": [(65536, 128)],
-}
-
-DTYPES = (torch.bfloat16, torch.float32)
-
-TILE = ("BLOCK", "ROWS", "CHUNK", "COLUMNS")
-"""Constants of kernels whose product is the number of elements of a tile."""
 
 PROCESSES = 2
 """How many compile at a time: the project's machines have two cores."""
 
-WORST = 10
-"""How many kernels the summary lists for each measure."""
+WIDE = 128
+"""Bits of the widest accesses to memory that all GPUs have; Blackwell has wider ones, too."""
 
 
 @dataclass
 class Row:
-    """A kernel that a loss launches, compiled."""
+    """What one backend executes in one direction of a cell."""
 
     loss: str
-    shape: str
     dtype: str
+    shape: str
+    special: str
     direction: str
+    backend: str
     target: str
     kernel: str
-    tile: str
-    warps: int
+    launches: int
+    threads: int
+    """Of a block."""
     registers: int
-    spilled_bytes: int
+    local_bytes: int
+    """The most of all launches."""
     shared_bytes: int
     loads: str
     stores: str
-    loops: int
     instructions: float
-    """Per element of the tile; see `Report.per_element`."""
+    """For each element, as are the next two."""
     exponentials: float
-    special: float
-    problems: str
+    special_functions: float
+    is_sure: bool
+    """Whether no more than that may be executed in most turns; see `Count.is_sure`."""
+    beside: int
+    """Instructions of the counted loops that are not on the counted ways."""
+    problems: str = ""
+
+    @property
+    def key(self) -> gpu_limits.Key:
+        return self.loss, self.dtype, self.shape, self.special, self.direction
+
+    @property
+    def is_pointwise(self) -> bool:
+        return LOSSES[self.loss].family == "pointwise"
 
 
-def rows_of(job: tuple[str, str]) -> list[Row]:
-    """The rows of all kernels of a loss on a target."""
-    name, target = job
-    return [row for shape in SHAPES[LOSSES[name].shapes] for row in _rows(name, target, shape)]
+@dataclass
+class Compiled:
+    """A launch, and what it runs."""
+
+    name: str
+    blocks: int
+    threads: int
+    shared_bytes: int
+    kernel: Kernel
+    code: Code
+    """What the launch may execute of the kernel."""
 
 
-def _rows(name: str, target: str, shape: tuple[int, ...]) -> Iterator[Row]:
-    for dtype in DTYPES:
-        for direction, launches in _launches(name, TARGETS[target], shape, dtype).items():
-            for launch in launches:
-                constants = {each: launch.constants[each] for each in TILE if each in launch.constants}
-                report = report_of(launch.compiled, math.prod(constants.values()))
-                sizes = "x".join(map(str, shape))
-                case = (name, sizes, str(dtype).removeprefix("torch."), direction, target)
-                yield _row(case, launch, constants, report)
-
-
-def _row(case: tuple[str, ...], launch: Launch, constants: dict[str, Any], report: Report) -> Row:
-    return Row(
-        *case,
-        kernel=launch.kernel,
-        tile="x".join(str(size) for size in constants.values()),
-        warps=launch.compiled.metadata.num_warps,
-        registers=report.resources.registers,
-        spilled_bytes=report.resources.spilled,
-        shared_bytes=report.resources.shared,
-        loads=report.widths("load"),
-        stores=report.widths("store"),
-        loops=len(report.code.hot_loops),
-        instructions=round(report.per_element(), 2),
-        exponentials=round(report.per_element(lambda each: each.is_exponential), 3),
-        special=round(report.per_element(lambda each: each.is_special), 3),
-        problems="; ".join(report.problems),
+def row_of(cell: Cell, direction: str, backend: str, target: str, launches: list[Compiled]) -> Row:
+    """The row of some launches, one of which stores all elements; others prepare something for it."""
+    counts = [(_count(cell, each), each) for each in launches]
+    found, main = min(counts, key=lambda pair: pair[0].missing)
+    code = main.code
+    loads, stores = (found.widths(code, kind) for kind in ("load", "store"))
+    row = Row(
+        *cell.key,
+        direction=direction,
+        backend=backend,
+        target=target,
+        kernel=main.name,
+        launches=len(launches),
+        threads=main.threads,
+        registers=main.kernel.registers,
+        local_bytes=max(_local(each.kernel) for each in launches),
+        shared_bytes=main.kernel.shared_bytes + main.shared_bytes,
+        loads=loads,
+        stores=stores,
+        instructions=round(found.per_element(code), 2),
+        exponentials=round(found.per_element(code, lambda each: each.is_exponential), 3),
+        special_functions=round(found.per_element(code, lambda each: each.is_special), 3),
+        is_sure=found.is_sure,
+        beside=found.beside,
     )
+    problems = [f"{row.local_bytes} bytes of local memory"] if row.local_bytes else []
+    if found.missing:
+        problems.append(f"{found.missing} bytes of each element are not seen to be stored")
+    if cell.is_aligned and not any(width.endswith(f"x{WIDE}") for width in f"{loads} {stores}".split()):
+        problems.append(f"no access of {WIDE} bits")
+    row.problems = "; ".join(problems)
+    return row
 
 
-def _launches(
-    name: str, target: GPUTarget, shape: tuple[int, ...], dtype: torch.dtype
-) -> dict[str, list[Launch]]:
-    """The launches of a training step whose backward makes the gradients again, by direction."""
-    loss = LOSSES[name]
-    few = loss.inputs((1, *shape[1:]), torch.Generator().manual_seed(0))
-    inputs = [
-        torch.empty(
-            shape[:1] + x.shape[1:],
-            device="meta",
-            dtype=dtype if x.is_floating_point() else x.dtype,
-            requires_grad=i in loss.trained,
-        )
-        for i, x in enumerate(few)
-    ]
-    function = getattr(fused_losses.functional, name)
-    with compiling(target) as forward:
-        value = function(*inputs, **loss.call)
-    with compiling(target) as backward:
-        torch.autograd.grad(value, [inputs[i] for i in loss.trained], torch.empty_like(value))
-    return {"forward": forward, "backward": backward}
+def _local(kernel: Kernel) -> int:
+    """Bytes of local memory, or at least 1 where there is an access to it."""
+    accesses = any(each.is_local for each in kernel.code.instructions)
+    return max(kernel.local_bytes, int(accesses))
 
 
-def write(rows: list[Row]) -> None:
+def _count(cell: Cell, launch: Compiled) -> Count:
+    share = None if cell.is_pointwise else cell.elements / (launch.blocks * launch.threads)
+    return count(launch.code, cell.element, share)
+
+
+def rows_of_triton(job: tuple[Cell, str]) -> list[Row]:
+    """The rows of a cell on a target."""
+    cell, name = job
+    target = TARGETS[name]
+    found = []
+    for direction, launches in triton_launches(cell, target).items():
+        compiled = []
+        for launch in launches:
+            kernel = compiled_by_triton(launch.compiled)
+            threads = launch.compiled.metadata.num_warps * target.warp_size
+            compiled.append(Compiled(launch.kernel, launch.programs, threads, 0, kernel, kernel.code))
+        found.append(row_of(cell, direction, "triton", name, compiled))
+    return found
+
+
+def rows_of_cuda(cells: Iterable[Cell]) -> list[Row]:
+    """The rows of cells, of the library that was built."""
+    made = [(cell, *each) for cell in cells for each in cuda_launches(cell, cuda_library.ON_CPU).items()]
+    names = sorted({launch.kernel for *_, launches in made for launch in launches})
+    kernels = cuda_library.kernels(names, JUDGED, PROCESSES)
+    short = dict(zip(names, map(cuda_library.short, cuda_library.demangled(names)), strict=True))
+    found = []
+    for cell, direction, launches in made:
+        compiled = []
+        for launch in launches:
+            kernel = kernels[launch.kernel]
+            sent = constants(launch.blocks, launch.threads, launch.argument)
+            code = with_arguments(kernel.code, sent)
+            numbers = launch.blocks, launch.threads, launch.shared_bytes
+            compiled.append(Compiled(short[launch.kernel], *numbers, kernel, code))
+        found.append(row_of(cell, direction, "cuda", JUDGED, compiled))
+    return found
+
+
+def rows_of(cells: list[Cell], backends: Iterable[str], targets: Iterable[str]) -> Iterator[Row]:
+    """The rows of all that is asked for, CUDA's first."""
+    if "cuda" in backends and JUDGED in targets:
+        yield from rows_of_cuda(cells)
+    if "triton" in backends:
+        # What is special about some cells is so on all GPUs alike.
+        jobs = [(cell, name) for name in targets for cell in cells if name == JUDGED or cell.is_usual]
+        with ProcessPoolExecutor(PROCESSES) as pool:
+            for found in pool.map(rows_of_triton, jobs):
+                yield from found
+
+
+def write(rows: Iterable[Row]) -> None:
     """Writes the rows to benchmarks/results/gpu-report.csv."""
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
@@ -147,47 +200,63 @@ def write(rows: list[Row]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def table_of(rows: list[Row]) -> Table:
-    table = Table(*(field.name.replace("_", " ") for field in fields(Row)), box=None)
+def table_of(rows: Iterable[Row]) -> Table:
+    """A line for each cell and direction, with the instructions of both backends side by side."""
+    table = Table(box=None)
+    for name in ("", "", "", "", "", "CUDA", "of at most", "Triton", "of at most", "registers", "threads"):
+        table.add_column(name, justify="left" if not name else "right")
+    limits = {(limit.key, limit.backend): limit for limit in gpu_limits.read()}
+    by_key: dict[gpu_limits.Key, dict[str, Row]] = {}
     for row in rows:
-        table.add_row(*map(str, astuple(row)), style="red" if row.problems else None)
+        by_key.setdefault(row.key, {})[row.backend] = row
+    for key, of in by_key.items():
+        numbers = []
+        for backend in ("cuda", "triton"):
+            row, limit = of.get(backend), gpu_limits.most(limits, key, backend)
+            sign = "" if row is None or row.is_sure else "≥ "
+            numbers += [f"{sign}{row.instructions:.1f}" if row else "", f"{limit:g}" if limit else ""]
+        both = [of[backend] for backend in ("cuda", "triton") if backend in of]
+        numbers += [" ".join(str(getattr(row, name)) for row in both) for name in ("registers", "threads")]
+        table.add_row(*key, *numbers, style="red" if gpu_limits.failures(both, limits.values()) else None)
     return table
 
 
-def summary(rows: list[Row]) -> str:
-    """How many kernels have problems, and the kernels with the most registers and instructions, in words."""
-    if not rows:
-        return "Nothing was compiled."
-    faulty = [row for row in rows if row.problems]
-    lines = [f"{len(rows)} kernels; {len(faulty)} have problems."]
-    lines += [f"  {_name(row)}: {row.problems}" for row in faulty]
-    for what in ("registers", "instructions"):
-        lines.append(f"Most {what}{' per element' if what == 'instructions' else ''}:")
-        worst = sorted(rows, key=lambda row: -getattr(row, what))[:WORST]
-        lines += [f"  {getattr(row, what)}: {_name(row)}" for row in worst]
-    return "\n".join(lines)
-
-
-def _name(row: Row) -> str:
-    return f"{row.target} {row.loss} {row.shape} {row.dtype} {row.direction} ({row.kernel} {row.tile})"
+def summary(rows: list[Row]) -> list[str]:
+    """What is wrong, in words."""
+    found = gpu_limits.failures([row for row in rows if row.target == JUDGED], gpu_limits.read())
+    others = [row for row in rows if row.target != JUDGED and row.problems]
+    return found + [
+        f"{row.target} {row.backend} {' '.join(filter(None, row.key))}: {row.problems}" for row in others
+    ]
 
 
 def main(
     loss: Annotated[list[str] | None, typer.Option(help="Only these; nothing is written then.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="cuda, triton; nothing is written then.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Only these; nothing is written then.")] = None,
-    check: Annotated[bool, typer.Option(help="Exit with 1 if a kernel has problems.")] = False,
+    check: Annotated[bool, typer.Option(help="Exit with 1 if there are problems.")] = False,
+    accept: Annotated[
+        bool, typer.Option(help="Take what is seen today for a limit where there is no goal.")
+    ] = False,
 ) -> None:
-    """The machine code of all kernels; writes benchmarks/results/gpu-report.csv."""
-    names = [name for name in LOSSES if LOSSES[name].family in triton_kernels.ENGINES]
-    jobs = [(name, each) for each in target or TARGETS for name in loss or names]
-    with ProcessPoolExecutor(PROCESSES) as pool:
-        rows = [row for found in pool.map(rows_of, jobs) for row in found]
-    console = Console(width=None if sys.stdout.isatty() else 240)
-    console.print(table_of(rows))
-    console.print(summary(rows), highlight=False)
-    if not loss and not target:
+    """The instructions of all kernels for each element; writes benchmarks/results/gpu-report.csv."""
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    backends = backend or ["cuda", "triton"]
+    if "cuda" in backends and not (cuda_library.LIBRARY.exists() and cuda_library.ON_CPU.exists()):
+        console.print(
+            "There is no CUDA library (python benchmarks/cuda_library.py builds it): Triton's half alone."
+        )
+        backends = ["triton"]
+    cells = [cell for cell in CELLS if not loss or cell.loss in loss]
+    rows = list(rows_of(cells, backends, target or list(TARGETS)))
+    if accept:
+        gpu_limits.write(gpu_limits.renewed(gpu_limits.read(), [row for row in rows if row.target == JUDGED]))
+    console.print(table_of(row for row in rows if row.target == JUDGED))
+    problems = summary(rows)
+    console.print(*problems, f"{len(rows)} rows; {len(problems)} have problems.", sep="\n")
+    if not loss and not target and len(backends) > 1:
         write(rows)
-    if check and any(row.problems for row in rows):
+    if check and problems:
         raise typer.Exit(1)
 
 

@@ -1,35 +1,21 @@
-"""What a compiled Triton kernel is made of: its loops, their instructions, and how wide they access memory.
+"""A kernel's machine code: its branches, its loops, and the ways through them.
 
-Everything is read off the disassembly of NVIDIA's machine code, or of AMD's assembly; nothing is run.
+Nothing is run; element_count.py counts what would be.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
-
-import triton
-
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-BESIDES = ("reduce.py", "labels.py")
-"""Sources whose loops are not over elements: they add up the sums of programs, and the weights of labels."""
-
-WIDE = 128
-"""Bits of the widest accesses to memory that all GPUs have; Blackwell has wider ones, too."""
-
-FEW_ACCESSES = 4
-"""How many loads, or stores, of a loop may be narrow: they may be those of one number for each row."""
+from typing import Any, NamedTuple
 
 # An access to global memory and its width: in bits if there is a number, else a type of at most 32 bits.
-_SASS_ACCESS = re.compile(r"\b(LDG|STG)\.E(?:\.\w+)*")
+# LDGSTS copies to shared memory.
+_SASS_ACCESS = re.compile(r"\b(LDG|LDGSTS|LD|STG|ST)\.E(?:\.\w+)*")
 _SASS_WIDTH = re.compile(r"\.(?:[US]?(8|16)|(64|128|256))\b")
 _AMD_ACCESS = re.compile(r"\b(?:global|buffer)_(load|store)_(\w+)")
 _AMD_WIDTHS = {
@@ -42,25 +28,31 @@ _AMD_WIDTHS = {
     "byte": 8,
 }
 
+# Ways are compared that do the same, in so many steps from nothing to all that a loop has of it.
+COMPARED = ("loaded", "stored", "exponentials")
+STEPS = 32
+
 
 @dataclass
 class Instruction:
     """One machine instruction, as text of the disassembly or of the assembly."""
 
     text: str
-    source: str
-    """The name of the Python file that it comes from."""
-    target: str | None = None
-    """The label it may jump to."""
+    targets: tuple[str, ...] = ()
+    """The labels it may jump to."""
     falls_through: bool = True
+    executes: bool = True
+    """Whether it does more than to take its turn: its predicate is not known to be false."""
 
-    @property
+    @cached_property
     def access(self) -> tuple[str, int] | None:
         """("load" or "store", bits), if the instruction accesses global memory."""
+        if not self.executes:
+            return None
         if found := _SASS_ACCESS.search(self.text):
             widths = _SASS_WIDTH.search(found[0])
             bits = int(widths[1] or widths[2]) if widths else 32
-            return ("load" if found[1] == "LDG" else "store"), bits
+            return ("load" if found[1].startswith("LD") else "store"), bits
         if found := _AMD_ACCESS.search(self.text):
             kind = found[2].split("_d16")[0]
             bits = next((w for name, w in _AMD_WIDTHS.items() if kind in (name, f"u{name}", f"s{name}")), 32)
@@ -77,229 +69,214 @@ class Instruction:
         """Whether it is one of the slowest unit's: reciprocals, roots, logarithms and exponentials."""
         return "MUFU" in self.text or bool(re.search(r"\bv_(exp|log|rcp|rsq|sqrt)_f", self.text))
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it accesses local memory, where registers go that did not suffice."""
+        return bool(re.search(r"\b(LDL|STL)\b|\bscratch_(load|store)", self.text))
+
 
 @dataclass
-class Code:
-    """A kernel's instructions in order."""
+class Block:
+    """Instructions that are executed one after the other: only the last one jumps, and only to the first."""
 
     instructions: list[Instruction]
-    labels: dict[str, int]
-    """Which instruction a label stands before."""
+    successors: list[int]
+
+    def __post_init__(self) -> None:
+        bits = Counter[str]()
+        for instruction in self.instructions:
+            if instruction.access:
+                bits[instruction.access[0]] += instruction.access[1]
+        self.loaded, self.stored = bits["load"] // 8, bits["store"] // 8
+        self.exponentials = sum(each.is_exponential and each.executes for each in self.instructions)
+
+
+class Way(NamedTuple):
+    """A way through code, and what a thread does on it."""
+
+    instructions: int = 0
+    loaded: int = 0
+    """Bytes."""
+    stored: int = 0
+    """Bytes."""
+    exponentials: int = 0
+    last: tuple[int, Any] | None = None
+    """The last block, and the same of what comes before."""
+
+    def then(self, number: int, block: Block) -> Way:
+        return Way(
+            self.instructions + len(block.instructions),
+            self.loaded + block.loaded,
+            self.stored + block.stored,
+            self.exponentials + block.exponentials,
+            (number, self.last),
+        )
+
+    @property
+    def blocks(self) -> list[int]:
+        """In order."""
+        found, at = [], self.last
+        while at:
+            number, at = at
+            found.append(number)
+        return found[::-1]
+
+
+class Code:
+    """A kernel: its instructions in order, and the labels that stand before some of them."""
+
+    def __init__(self, instructions: Sequence[Instruction], labels: dict[str, int]) -> None:
+        self.instructions = instructions
+        count = len(instructions)
+        places = {label: at for label, at in labels.items() if at < count}
+        self.places = places
+        # Whatever jumps ends a block, and so does what cannot fall through: a return, the end of a thread.
+        ends = {i + 1 for i, each in enumerate(instructions) if each.targets or not each.falls_through}
+        starts = sorted({0, *places.values(), *(end for end in ends if end < count)})
+        number = {start: i for i, start in enumerate(starts)}
+        self.starting = {label: number[at] for label, at in places.items()}
+        """Which block begins at a label."""
+        self.blocks: list[Block] = []
+        for start, end in zip(starts, [*starts[1:], count], strict=True):
+            last = instructions[end - 1]
+            following = [self.starting[label] for label in last.targets if label in places]
+            if last.falls_through and end < count:
+                following.append(number[end])
+            self.blocks.append(Block(list(instructions[start:end]), sorted(set(following))))
+
+    def of(self, blocks: list[Block]) -> Code:
+        """The same kernel, of which other blocks are left."""
+        code = copy(self)
+        code.__dict__.pop("loops", None)
+        code.blocks = blocks
+        return code
 
     @cached_property
-    def loops(self) -> list[frozenset[int]]:
-        """The natural loops: where a jump leads back to an instruction that dominates it, what is between.
+    def loops(self) -> list[Loop]:
+        """The natural loops: where a jump leads back to a block that dominates it, all between.
 
-        Those of rare cases, which lie elsewhere but lead back, belong to the loop as well.
+        Blocks of rare cases, which lie elsewhere but lead back, belong to the loop as well.
         """
-        return list(_natural_loops(self._successors()).values())
+        successors = [block.successors for block in self.blocks]
+        return [Loop(head, body) for head, body in _natural_loops(successors).items()]
 
-    def _successors(self) -> list[list[int]]:
-        count = len(self.instructions)
-        found = []
-        for i, instruction in enumerate(self.instructions):
-            next_ones = [i + 1] if instruction.falls_through and i + 1 < count else []
-            if instruction.target in self.labels and self.labels[instruction.target] < count:
-                next_ones.append(self.labels[instruction.target])
-            found.append(next_ones)
-        return found
+    def touches(self, blocks: Iterable[int]) -> bool:
+        """Whether any of them accesses global memory."""
+        return any(self.blocks[i].loaded or self.blocks[i].stored for i in blocks)
 
-    def accesses(self, where: Iterable[int]) -> list[tuple[str, int]]:
-        """The accesses to global memory for elements, as ("load" or "store", bits)."""
-        found = [self.instructions[i] for i in where]
-        return [each.access for each in found if each.access and each.source not in BESIDES]
+    def within(self, body: frozenset[int]) -> list[Loop]:
+        """The innermost loops within a body, smaller than itself, that access global memory."""
+        found = [loop for loop in self.loops if loop.body < body and self.touches(loop.body)]
+        return [loop for loop in found if not any(other.body < loop.body for other in found)]
 
-    @cached_property
-    def hot_loops(self) -> list[frozenset[int]]:
-        """The innermost loops that load or store elements: of a kernel with two passes over rows, two."""
-        touching = [loop for loop in self.loops if self.accesses(loop)]
-        return [loop for loop in touching if not any(other < loop for other in touching)]
+    @property
+    def whole(self) -> Loop:
+        """All of the kernel, as a loop of one turn."""
+        return Loop(0, frozenset(range(len(self.blocks))))
+
+    def ways(self, loop: Loop) -> list[Way]:
+        """The ways through one turn of a loop, without a second turn of any loop inside.
+
+        Of several that load, store and exponentiate about the same, only the shortest one is returned.
+        """
+        order, back = _order(loop, [block.successors for block in self.blocks])
+        units = [
+            max(1, sum(getattr(self.blocks[at], kind) for at in loop.body) // STEPS) for kind in COMPARED
+        ]
+        reached: dict[int, list[Way]] = {loop.head: [Way()]}
+        found: list[Way] = []
+        for at in order:
+            block = self.blocks[at]
+            here = [way.then(at, block) for way in _shortest(reached.pop(at, []), units)]
+            if loop.head in block.successors or not block.successors:
+                found += here
+            for to in block.successors:
+                if to in loop.body and to != loop.head and (at, to) not in back:
+                    reached.setdefault(to, []).extend(here)
+        return _shortest(found, units)
+
+    def on(self, way: Way) -> Iterator[Instruction]:
+        """The instructions of a way."""
+        for at in way.blocks:
+            yield from self.blocks[at].instructions
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop, by its blocks."""
+
+    head: int
+    body: frozenset[int]
+
+
+def _shortest(ways: list[Way], units: list[int]) -> list[Way]:
+    """The shortest of all that do the same, in units."""
+    found: dict[tuple[int, int, int], Way] = {}
+    loaded, stored, exponentials = units
+    for way in ways:
+        key = way.loaded // loaded, way.stored // stored, way.exponentials // exponentials
+        if key not in found or way.instructions < found[key].instructions:
+            found[key] = way
+    return list(found.values())
+
+
+def _order(loop: Loop, successors: Sequence[Sequence[int]]) -> tuple[list[int], set[tuple[int, int]]]:
+    """The blocks of a loop, each after all that lead to it, and the jumps back, which that leaves out."""
+    after: list[int] = []
+    back: set[tuple[int, int]] = set()
+    open_ones, seen = {loop.head}, {loop.head}
+    stack = [(loop.head, iter(successors[loop.head]))]
+    while stack:
+        at, remaining = stack[-1]
+        for to in remaining:
+            if to in open_ones:
+                back.add((at, to))
+            elif to in loop.body and to not in seen:
+                seen.add(to)
+                open_ones.add(to)
+                stack.append((to, iter(successors[to])))
+                break
+        else:
+            after.append(at)
+            open_ones.discard(at)
+            stack.pop()
+    return after[::-1], back
 
 
 def _natural_loops(successors: Sequence[Sequence[int]]) -> dict[int, frozenset[int]]:
     predecessors: list[list[int]] = [[] for _ in successors]
-    for i, next_ones in enumerate(successors):
-        for j in next_ones:
+    for i, following in enumerate(successors):
+        for j in following:
             predecessors[j].append(i)
     dominators = _dominators(successors, predecessors)
     loops: dict[int, frozenset[int]] = {}
-    for i, next_ones in enumerate(successors):
-        for head in next_ones:
-            # A jump to itself is the padding after the kernel's end.
-            if head == i or not dominators[i] >> head & 1:
+    for i, following in enumerate(successors):
+        for head in following:
+            if i not in dominators or not dominators[i] >> head & 1:
                 continue
             body, waiting = {head}, [i]
             while waiting:
                 at = waiting.pop()
                 if at not in body:
                     body.add(at)
-                    waiting += predecessors[at]
+                    waiting += [before for before in predecessors[at] if before in dominators]
             loops[head] = loops.get(head, frozenset()) | body
     return loops
 
 
-def _dominators(successors: Sequence[Sequence[int]], predecessors: Sequence[Sequence[int]]) -> list[int]:
-    """For each instruction, the set of those on every way to it, as bits; unreachable ones mean nothing."""
-    order, seen = [], {0}
-    stack = [(0, iter(successors[0]))]
-    while stack:
-        at, remaining = stack[-1]
-        following = next((j for j in remaining if j not in seen), None)
-        if following is None:
-            order.append(at)
-            stack.pop()
-        else:
-            seen.add(following)
-            stack.append((following, iter(successors[following])))
+def _dominators(successors: Sequence[Sequence[int]], predecessors: Sequence[Sequence[int]]) -> dict[int, int]:
+    """For each block that can be reached, the set of those on every way to it, as bits."""
+    order, _ = _order(Loop(0, frozenset(range(len(successors)))), successors)
     everything = (1 << len(successors)) - 1
-    found = [everything if i in seen else 0 for i in range(len(successors))]
-    found[0] = 1
+    found = {at: everything for at in order} | {0: 1}
     changed = True
     while changed:
         changed = False
-        for i in reversed(order[:-1]):
+        for at in order[1:]:
             common = everything
-            for j in predecessors[i]:
-                if j in seen:
-                    common &= found[j]
-            common |= 1 << i
-            changed |= common != found[i]
-            found[i] = common
+            for before in predecessors[at]:
+                common &= found.get(before, everything)
+            common |= 1 << at
+            changed |= common != found[at]
+            found[at] = common
     return found
-
-
-@dataclass
-class Resources:
-    """What a kernel takes of a processor: for each thread, but for `shared`, which is for a program."""
-
-    registers: int
-    spilled: int
-    """Bytes of the stack: registers that did not suffice."""
-    shared: int
-    """Bytes, for each program."""
-
-
-@dataclass
-class Report:
-    """A compiled kernel, and what follows from its machine code."""
-
-    resources: Resources
-    code: Code
-    elements: int
-    """Elements of a tile."""
-    threads: int
-    """Threads of a program."""
-    hot: list[frozenset[int]] = field(init=False)
-    """The instructions of each hot loop, or all instructions if there is no loop."""
-
-    def __post_init__(self) -> None:
-        self.hot = self.code.hot_loops or [frozenset(range(len(self.code.instructions)))]
-
-    def per_element(self, counted: Any = lambda _: True) -> float:
-        """Instructions of the hot loops, executed by all threads, for each element of the tile.
-
-        Every instruction of a loop counts once, also those of rare cases; a loop inside that loads and stores
-        nothing counts as one turn. Too many instructions count where the compiler has unrolled a loop.
-        Without any loop, all instructions of the kernel count.
-        """
-        count = sum(counted(self.code.instructions[i]) for loop in self.hot for i in loop)
-        return count * self.threads / self.elements
-
-    def widths(self, kind: str) -> str:
-        """How many accesses of the hot loops have so many bits, such as "4x128 1x64".
-
-        Args:
-            kind: "load" or "store".
-        """
-        found = Counter(bits for loop in self.hot for each, bits in self.code.accesses(loop) if each == kind)
-        return " ".join(f"{count}x{bits}" for bits, count in sorted(found.items(), reverse=True))
-
-    @property
-    def problems(self) -> list[str]:
-        """What is wrong with the kernel, in words; empty if nothing is."""
-        found = ["spills"] if self.resources.spilled else []
-        widths = set()
-        for loop in self.code.hot_loops:
-            for kind in ("load", "store"):
-                bits = [bits for each, bits in self.code.accesses(loop) if each == kind]
-                if len(bits) > FEW_ACCESSES and max(bits) < WIDE:
-                    widths.add((kind, max(bits)))
-        found += [f"{kind}s of {bits} bits at the most" for kind, bits in sorted(widths)]
-        if self.code.hot_loops and not any(
-            bits >= WIDE for loop in self.hot for _, bits in self.code.accesses(loop)
-        ):
-            found.append(f"no access of {WIDE} bits")
-        return found
-
-
-def report_of(compiled: Any, elements: int) -> Report:
-    """The report of a `CompiledKernel` of Triton, whose tiles have so many elements."""
-    metadata = compiled.metadata
-    threads = metadata.num_warps * metadata.target.warp_size
-    if metadata.target.backend == "cuda":
-        resources, code = _read_cubin(compiled.asm["cubin"])
-    else:
-        resources, code = _read_amd(compiled.asm["amdgcn"], metadata.name)
-    resources.shared = metadata.shared
-    return Report(resources, code, elements, threads)
-
-
-def _read_cubin(cubin: bytes) -> tuple[Resources, Code]:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage = _run("cuobjdump", "-res-usage", file.name)
-        text = _run("nvdisasm", "-g", "-c", file.name)
-    numbers = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    resources = Resources(numbers["REG"], numbers["STACK"] + numbers["LOCAL"], 0)
-    code = Code([], {})
-    source = ""
-    # The label at which the threads of a barrier register meet again.
-    meeting: dict[str, str] = {}
-    for line in text.splitlines():
-        if found := re.match(r'\s*//## File "([^"]*)"', line):
-            source = Path(found[1]).name
-        elif found := re.match(r"(\.L_x_\d+):", line):
-            code.labels[found[1]] = len(code.instructions)
-        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
-            word = found[1]
-            label = re.search(r"`\((\.L_x_\d+)\)", word)
-            target, falls = None, True
-            bare = re.sub(r"^@!?U?P\w+\s+", "", word)
-            if bare.startswith("BSSY") and label:
-                meeting[word.split()[1].rstrip(",")] = label[1]
-            elif bare.startswith("BSYNC"):
-                target = meeting.get(bare.split()[-1])
-            elif bare.startswith(("BRA", "JMP")):
-                target = label[1] if label else None
-                falls = word != bare or bool(re.search(r"\bU?P\d", bare))
-            elif bare.startswith(("EXIT", "RET")):
-                falls = word != bare
-            code.instructions.append(Instruction(word, source, target, falls))
-    return resources, code
-
-
-def _read_amd(text: str, name: str) -> tuple[Resources, Code]:
-    numbers = {name: int(n) for name, n in re.findall(r"^\s*\.(\w+):\s+(\d+)\s*$", text, re.MULTILINE)}
-    resources = Resources(numbers["vgpr_count"], numbers["private_segment_fixed_size"], 0)
-    files = {n: Path(name).name for n, name in re.findall(r'\.file\s+(\d+)\s+(?:"[^"]*"\s+)?"([^"]*)"', text)}
-    code = Code([], {})
-    source = ""
-    # Before the kernel, there may be functions that it calls to report a failed assertion.
-    for line in text[text.index(f"\n{name}:") :].splitlines():
-        word = line.split(";")[0].strip()
-        if found := re.match(r"\.loc\s+(\d+)", word):
-            source = files.get(found[1], "")
-        elif found := re.match(r"(\.LBB\w+):", word):
-            code.labels[found[1]] = len(code.instructions)
-        elif re.match(r"[a-z]+_\w+", word) and line[:1].isspace():
-            found = re.match(r"s_c?branch\w*\s+(\S+)", word)
-            falls = not word.startswith(("s_branch", "s_endpgm", "s_setpc"))
-            code.instructions.append(Instruction(word, source, found[1] if found else None, falls))
-        elif word.startswith(".Lfunc_end"):
-            break
-    return resources, code
-
-
-def _run(tool: str, *arguments: str) -> str:
-    return subprocess.run([TOOLS / tool, *arguments], check=True, capture_output=True, text=True).stdout

@@ -3,7 +3,8 @@
 The table of losses comes from `fused_losses.registry` and the functions' signatures. The results come
 from `benchmarks/results/cpu.csv`, which `python -m fused_losses.bench run --all` wrote on a quiet
 machine, and go in full to `benchmarks/results/README.md`. Without that file, they stay as they are. Those
-of GPUs come from `benchmarks/results/gpu-*.csv`, one for each GPU, of `run --device cuda`.
+of GPUs come from `benchmarks/results/gpu-*.csv`, one for each GPU, of `run --device cuda`; what kernels
+execute there, from `benchmarks/results/gpu-report.csv`.
 With `--check`, nothing is written: the exit status is 1 if anything would be.
 """
 
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import gpu_tables
+import instruction_table
 import losses_table
 import results_tables
 
@@ -42,6 +44,7 @@ def generated() -> dict[Path, str]:
     gpu_runs = [rows.read(path) for path in sorted(RESULTS.parent.glob("gpu-*.csv")) if path != GPU_REPORT]
     readme = between_markers(README.read_text(), "losses", losses_table.table())
     readme = between_markers(readme, "gpu", gpu_tables.overview(gpu_runs))
+    readme = between_markers(readme, "instructions", instruction_table.table(GPU_REPORT))
     if not RESULTS.exists():
         return {README: readme}
     machine, measured = rows.read(RESULTS)
