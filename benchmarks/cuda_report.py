@@ -22,6 +22,9 @@ from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results" / "cuda-report.csv"
 
+TODAY = {"softmax_tiles_kernel<double, false, true, 1>": 24}
+"""Bytes of local memory that kernels have, whose engine is to be rewritten: they may not become more."""
+
 PROCESSES = 2
 """How many read at a time: the project's machines have two cores."""
 
@@ -46,7 +49,8 @@ class Row:
 
     @property
     def is_faulty(self) -> bool:
-        return bool(self.local_bytes or self.spills)
+        """Whether it accesses more local memory than is accepted."""
+        return max(self.local_bytes, int(self.spills > 0)) > TODAY.get(self.kernel, 0)
 
 
 def rows() -> list[Row]:
@@ -113,7 +117,7 @@ def main(
         own = [row for row in found if row.architecture == architecture]
         console.print(
             f"{architecture}: {len(own)} kernels, {sum(row.instructions for row in own)} instructions; "
-            f"{sum(row.is_faulty for row in own)} access local memory; "
+            f"{sum(bool(row.local_bytes) for row in own)} access local memory; "
             f"at most {max(row.registers for row in own)} registers"
         )
     if check and any(row.is_faulty for row in found):
