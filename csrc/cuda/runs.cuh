@@ -29,14 +29,21 @@ struct FastDivisor {
 struct RunIteration {
   Iteration of;
   FastDivisor divisors[kLoopDims];  // by the sizes, if the iteration is small
-  bool is_small = true;             // fewer than 2^31 elements, no further apart than that in any operand
+  bool is_small;                    // fewer than 2^31 elements, no further apart than that in any operand
   bool is_flat = true;              // all operands are contiguous
+  bool is_plane;                    // small, of two dimensions
+  int64_t row;                      // the size of the innermost dimension
 
-  explicit RunIteration(const Iteration& iteration) : of(iteration), is_small(iteration.count <= INT32_MAX) {
+  explicit RunIteration(const Iteration& iteration)
+      : of(iteration),
+        is_small(iteration.count <= INT32_MAX),
+        is_plane(is_small && of.dims == 2),
+        row(of.dims ? of.sizes[of.dims - 1] : 1) {
     for (int d = 0; is_small && d < of.dims; ++d) divisors[d] = FastDivisor(std::max<int64_t>(of.sizes[d], 1));
   }
-  // The size of the innermost dimension.
-  FUSED_LOSSES_HOST_DEVICE int64_t row() const { return of.dims ? of.sizes[of.dims - 1] : 1; }
+  __device__ int64_t quotient(int64_t i, int d) const {
+    return is_small ? divisors[d].quotient(static_cast<uint32_t>(i)) : i / of.sizes[d];
+  }
 };
 
 // Whether element i of the iteration is data[i], also where other operands keep its dimensions from being merged.
@@ -63,10 +70,12 @@ inline bool has_aligned_runs(const Operand& operand, const Iteration& iteration)
 // An operand of kernels that take runs.
 struct RunOperand : Operand {
   bool aligned = false;  // all runs lie side by side and aligned
+  unsigned width = 0;    // bytes of an element
 
   // Says to the iteration what finding this operand's elements takes.
   RunOperand(const Operand& operand, RunIteration& iteration) : Operand(operand) {
     if (!data) return;
+    width = with_storage(dtype, [](auto storage) { return sizeof(storage); });
     contiguous = is_contiguous(operand, iteration.of);
     aligned = has_aligned_runs(*this, iteration.of);
     iteration.is_flat = iteration.is_flat && contiguous;
@@ -75,45 +84,23 @@ struct RunOperand : Operand {
       const bool overflows = __builtin_mul_overflow(iteration.of.sizes[d], strides[d], &reach);
       iteration.is_small = !overflows && std::abs(reach) <= INT32_MAX / kLoopDims;
     }
+    iteration.is_plane = iteration.is_plane && iteration.is_small;
   }
 };
 
-// Calls add(d, position) for each dimension with the position of element i in it, from the innermost on, in 32 bits if
-// the iteration is small.
-template <class Add>
-__device__ inline void each_position(int64_t i, const RunIteration& iteration, const Add& add) {
-  if (iteration.is_small) {
-    auto rest = static_cast<uint32_t>(i);
-    for (int d = iteration.of.dims - 1; d > 0; --d) {
-      const uint32_t quotient = iteration.divisors[d].quotient(rest);
-      add(d, static_cast<int32_t>(rest - quotient * static_cast<uint32_t>(iteration.of.sizes[d])));
-      rest = quotient;
-    }
-    add(0, static_cast<int32_t>(rest));
-  } else {
-    for (int d = iteration.of.dims - 1; d > 0; --d) {
-      const int64_t quotient = i / iteration.of.sizes[d];
-      add(d, i - quotient * iteration.of.sizes[d]);
-      i = quotient;
-    }
-    add(0, i);
-  }
-}
-
-// The same, of the type of `at`.
-template <class Index>
-__device__ inline Index step(Index at, int64_t stride) {
-  return at * static_cast<Index>(stride);
-}
-
-// How far element i of the iteration lies from the beginning of an operand. All that takes elements one by one shares
-// this function's code.
+// How far element i of the iteration lies from the beginning of an operand. All that takes elements one by one, or has
+// more than two dimensions, shares this function's code.
 __device__ FUSED_LOSSES_NOINLINE inline int64_t offset_of(const RunOperand& operand, const RunIteration& iteration,
                                                           int64_t i) {
   if (operand.contiguous) return i;
   int64_t offset = 0;
-  each_position(i, iteration, [&](int d, auto at) { offset += step(at, operand.strides[d]); });
-  return offset;
+#pragma unroll 1
+  for (int d = iteration.of.dims - 1; d > 0; --d) {
+    const int64_t quotient = iteration.quotient(i, d);
+    offset += (i - quotient * iteration.of.sizes[d]) * operand.strides[d];
+    i = quotient;
+  }
+  return offset + i * operand.strides[0];
 }
 
 // Where a run lies in `count` operands. Elements before the `left`-th one are in the row in which it begins, others in
@@ -129,11 +116,18 @@ struct RunPlace {
   __device__ RunPlace(int64_t begin_, const Source& source, const RunIteration& iteration) : begin(begin_) {
     unrolled<count>([&](int k) { offsets[k] = begin; });
     if (iteration.is_flat) return;
-    unrolled<count>([&](int k) { offsets[k] = 0; });
-    each_position(begin, iteration, [&](int d, auto at) {
-      if (d == iteration.of.dims - 1) left = iteration.row() - at;
-      unrolled<count>([&](int k) { offsets[k] += step(at, source(k).strides[d]); });
-    });
+    if (iteration.is_plane) {
+      const int size = static_cast<int>(iteration.row);
+      const int row = static_cast<int>(iteration.divisors[1].quotient(static_cast<uint32_t>(begin)));
+      const int column = static_cast<int>(begin) - row * size;
+      left = size - column;
+      unrolled<count>([&](int k) {
+        offsets[k] = row * static_cast<int>(source(k).strides[0]) + column * static_cast<int>(source(k).strides[1]);
+      });
+    } else {
+      left = iteration.row - (begin - iteration.quotient(begin, iteration.of.dims - 1) * iteration.row);
+      unrolled<count>([&](int k) { offsets[k] = offset_of(source(k), iteration, begin); });
+    }
   }
 };
 
@@ -141,8 +135,6 @@ struct RunPlace {
 struct Run {
   unsigned words[kRun];
 };
-
-__device__ inline bool has_16_bits(ScalarType dtype) { return dtype != ScalarType::Float; }
 
 // Four words of elements that do not lie side by side: element j is the one at offset_of(j). Each enters at the upper
 // end, and those before it move down.
@@ -162,7 +154,7 @@ __device__ inline ulonglong2 gathered(const void* data, const OffsetOf& offset_o
 __device__ FUSED_LOSSES_NOINLINE inline ulonglong2 gathered_across_rows(const RunOperand& operand,
                                                                         const RunIteration& iteration, int64_t begin) {
   const auto place = [&](int j) { return offset_of(operand, iteration, begin + j); };
-  return has_16_bits(operand.dtype) ? gathered<uint16_t>(operand.data, place) : gathered<uint32_t>(operand.data, place);
+  return operand.width == 2 ? gathered<uint16_t>(operand.data, place) : gathered<uint32_t>(operand.data, place);
 }
 
 __device__ inline Run across_rows(const RunOperand& operand, const RunIteration& iteration, int64_t begin) {
@@ -172,14 +164,14 @@ __device__ inline Run across_rows(const RunOperand& operand, const RunIteration&
     unrolled<4>([&](int w) { run.words[4 * p + w] = static_cast<unsigned>(halves[w / 2] >> (w % 2 * 32)); });
   };
   take(0, gathered_across_rows(operand, iteration, begin));
-  if (!has_16_bits(operand.dtype)) take(1, gathered_across_rows(operand, iteration, begin + kRun / 2));
+  if (operand.width != 2) take(1, gathered_across_rows(operand, iteration, begin + kRun / 2));
   return run;
 }
 
 // Elements of a row that are `stride` apart.
 __device__ inline Run strided(const RunOperand& operand, int64_t first, int64_t stride) {
   Run run;
-  if (has_16_bits(operand.dtype)) {
+  if (operand.width == 2) {
     const auto* from = static_cast<const uint16_t*>(operand.data) + first;
     unrolled<kRun / 2>([&](int w) {
       run.words[w] = from[0] | static_cast<unsigned>(from[stride]) << 16;
@@ -196,7 +188,7 @@ __device__ inline Run strided(const RunOperand& operand, int64_t first, int64_t 
 // between the first and the last element, shifted by one.
 __device__ inline Run side_by_side(const RunOperand& operand, int64_t offset) {
   Run run;
-  if (!has_16_bits(operand.dtype)) {
+  if (operand.width != 2) {
     const auto* const from = static_cast<const unsigned*>(operand.data) + offset;
     unrolled<kRun>([&](int j) { run.words[j] = from[j]; });
     return run;
@@ -221,10 +213,9 @@ __device__ inline Run load_run(const RunOperand& operand, const RunIteration& it
                                int k) {
   if (operand.aligned) {
     Run run;
-    const auto* const from =
-        static_cast<const char*>(operand.data) + place.offsets[k] * (has_16_bits(operand.dtype) ? 2 : 4);
+    const auto* const from = static_cast<const char*>(operand.data) + place.offsets[k] * operand.width;
     load_words(run.words, from);
-    if (!has_16_bits(operand.dtype)) load_words(run.words + 4, from + kPackBytes);
+    if (operand.width != 2) load_words(run.words + 4, from + kPackBytes);
     return run;
   }
   const int64_t first = place.offsets[k], stride = operand.contiguous ? 1 : operand.strides[iteration.of.dims - 1];

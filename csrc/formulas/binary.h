@@ -90,7 +90,8 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
     const V one = splat<V>(1);
     const V rest = one - t, positives = w * t;
     // Where w t is infinite, torch subtracts it from itself: 0 times it is NaN, too, else nothing.
-    const V slope = rest * parts.sigmoid() - positives * parts.sigmoid_of_minus() + splat<V>(0) * positives;
+    const V slope = multiply_add(splat<V>(0), positives,
+                                 multiply_add(rest, parts.sigmoid(), -positives * parts.sigmoid_of_minus()));
     // w p(-x) - p(x), which for a positive x is summed up in the order in which nothing cancels.
     const V of_target =
         select(parts.positive, (w - one) * parts.excess() - x, w * parts.softplus_of_minus() - parts.excess());
