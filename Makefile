@@ -17,14 +17,15 @@ WHEEL_CUDA := $(or $(FUSED_LOSSES_CUDA),0)
 CPP := $(shell find csrc tests/backends -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # Of every set of kernels.
-KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_special_values.py tests/losses/test_extensions.py \
+KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_element_layouts.py tests/losses/test_special_values.py \
+	tests/losses/test_extensions.py \
 	tests/contract/test_backward_contract*.py \
 	tests/softmax/test_cross_entropy_terms.py tests/softmax/test_cross_entropy_operators.py \
 	tests/softmax/test_cross_entropy_edges.py tests/distributed/test_shards.py tests/linear/test_linear_ignored.py
 
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
-CUDA_TESTS = $(KERNEL_TESTS) tests/losses/test_sizes.py tests/losses/test_border.py
+CUDA_TESTS = $(KERNEL_TESTS) tests/losses/test_sizes.py tests/losses/test_sixteen_bits.py tests/losses/test_border.py
 CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/backends/cuda_on_cpu/*.*)
 
 # Triton's kernels, on the CPU.

@@ -113,6 +113,23 @@ def test_a_step_launches_once_forward_and_once_backward(name):
     assert (between - before, count() - between) == (1, 1)
 
 
+@pytest.mark.cpu
+@pytest.mark.skipif(not CUDA_ON_CPU, reason="changes the device of CUDA's kernels on the CPU")
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.shapes == "elements"])
+def test_sums_of_elements_are_the_same_bits_on_every_device(name):
+    """Whatever the number of its multiprocessors, which other engines choose the number of blocks by."""
+    library = ctypes.CDLL(CUDA_ON_CPU)
+    operands = [x.float() for x in inputs_of(name, 40, 1001)]
+    losses = []
+    try:
+        for processors in (1, 2, 132):
+            library.cuda_on_cpu_take_launches(None, processors, ctypes.c_long(48 << 10))
+            losses.append(getattr(L, name)(*operands, **LOSSES[name].call))
+    finally:
+        library.cuda_on_cpu_take_launches(None, 2, ctypes.c_long(48 << 10))
+    assert torch.equal(losses[0], losses[1]) and torch.equal(losses[0], losses[2])
+
+
 MANY = {"side by side": (1, 200_003), "apart": (2, 30_011)}
 TERMS = ({}, {"label_smoothing": 0.1}, {"label_smoothing": 1.0}, {"z_loss": 1e-4, "entropy": 0.05})
 
