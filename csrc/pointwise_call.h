@@ -19,6 +19,9 @@ class PointwiseCall {
         order_(*operands_[0], {&*operands_[0], &*operands_[1], pointer(operands_[2])},
                {pointer(factors_[0]), pointer(factors_[1])}) {
     check_parameters(parameters, Formula::kParameters);
+    if (const char* const expected = Formula::expected(parameters.data())) {
+      refuse("parameters", expected, "the first is " + std::to_string(parameters[0]));
+    }
     if (ignore_index && !Formula::kIgnores) refuse("ignore_index", "be None", "it is " + std::to_string(*ignore_index));
     if (factors_[1]) check_sizes(*factors_[1], order_.layout().dims, order_.layout().sizes);
     arguments_.iteration = order_.iteration();

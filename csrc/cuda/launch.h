@@ -42,10 +42,10 @@ void launch(void (*kernel)(Arguments), const Queue& queue, int blocks, int threa
 
 // The upper half of a product of 64 bits.
 __device__ inline uint32_t high_product(uint32_t a, uint32_t b) {
-#if defined(FUSED_LOSSES_CUDA_ON_CPU)
-  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
-#else
+#if defined(__CUDA_ARCH__)
   return __umulhi(a, b);
+#else
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
 #endif
 }
 

@@ -98,7 +98,7 @@ class PointwiseElements {
           return function(x[0], x[1]);
         }
       };
-      const bool counts = !(Variant::kFactors && has_ignored_ && x[1] == ignored_);
+      const bool counts = !(Variant::kFactors && Formula::kIgnores && has_ignored_ && x[1] == ignored_);
       if constexpr (kConditions > 0) {
         unrolled<kConditions>([&](int k) {
           met_[k] = met_[k] & (call([&](auto... each) { return Formula::holds(k, each...); }) | !counts);

@@ -11,6 +11,7 @@
 //                    with an assertion of that text
 //   kIgnores         whether elements can be ignored by the value of their target
 //   kParameters      how many parameters it takes
+//   expected(parameters)  what they should be, if they are not: "be ..."; else null
 //   kFunctionsOf     the operands that exponentials, logarithms and reciprocals are taken of, as bits of Wanted:
 //   results of
 //                    16 bits need them less exactly, if these operands have 16 bits, too
@@ -49,6 +50,7 @@ struct PointwiseFormula {
   static constexpr bool kHasFlag = false;
   FUSED_LOSSES_HOST_DEVICE explicit PointwiseFormula(const double*) {}
   bool flag() const { return false; }
+  static const char* expected(const double*) { return nullptr; }
 
   template <class V, class... Operands>
   FUSED_LOSSES_HOST_DEVICE static V scaled(int, V derivative, V scale, Operands...) {

@@ -44,6 +44,9 @@ struct MSE : PointwiseFormula {
 // 1, both are s (d - s beta / 2).
 struct SmoothL1 : PointwiseFormula {
   static constexpr int kParameters = 1;
+  static const char* expected(const double* parameters) {
+    return parameters[0] < 0 ? "be a beta that is not negative" : nullptr;
+  }
   FUSED_LOSSES_HOST_DEVICE explicit SmoothL1(const double* parameters)
       : PointwiseFormula(parameters), half_beta_(parameters[0] / 2), inverse_(1 / parameters[0]) {
     if (inverse_ == 0) half_beta_ = 0;  // of an infinite beta, s is 0, and not to be multiplied by infinity
@@ -64,6 +67,9 @@ struct SmoothL1 : PointwiseFormula {
 // delta, both are s (d - s / 2).
 struct Huber : PointwiseFormula {
   static constexpr int kParameters = 1;
+  static const char* expected(const double* parameters) {
+    return parameters[0] < 0 ? "be a delta that is not negative" : nullptr;
+  }
   FUSED_LOSSES_HOST_DEVICE explicit Huber(const double* parameters)
       : PointwiseFormula(parameters), delta_(parameters[0]) {}
 
