@@ -53,11 +53,14 @@ void pointwise_divisor(const PointwiseArguments& arguments, bool sum_weights, do
     iteration.sizes[iteration.dims++] = size;
     iteration.count *= size;
   }
+  // As elements are compared with it: in float32, unless they are float64.
+  const double ignored =
+      operand.dtype == ScalarType::Double ? arguments.ignored : static_cast<float>(arguments.ignored);
   RunIteration of(iteration);
   const RunOperand read(own, of);
   const int64_t tiles = (iteration.count / kRun + kThreads - 1) / kThreads;
   launch(add_up, queue, static_cast<int>(std::clamp<int64_t>(tiles, 1, kPointwiseBlocks)), kThreads,
-         Divisor{of, read, sum_weights, arguments.ignored, copies / visits, sum});
+         Divisor{of, read, sum_weights, ignored, copies / visits, sum});
 }
 
 }  // namespace fused_losses

@@ -1,7 +1,7 @@
 // Arithmetic for operands and results of 16 bits: floats for which the functions of formulas/math.h are a GPU's
 // approximate units.
 //
-// An approximation's error is below a quarter of a unit in the last place of a result of type S, at arguments of any
+// An approximation's error is at most half of a unit in the last place of a result of type S, at arguments of any
 // size: where a unit's error is absolute, small arguments take another way.
 #pragma once
 

@@ -48,19 +48,24 @@ struct SmoothL1 : PointwiseFormula {
     return parameters[0] < 0 ? "be a beta that is not negative" : nullptr;
   }
   FUSED_LOSSES_HOST_DEVICE explicit SmoothL1(const double* parameters)
-      : PointwiseFormula(parameters), half_beta_(parameters[0] / 2), inverse_(1 / parameters[0]) {
-    if (inverse_ == 0) half_beta_ = 0;  // of an infinite beta, s is 0, and not to be multiplied by infinity
-  }
+      : PointwiseFormula(parameters), beta_(parameters[0]) {}
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
+    using Limits = std::numeric_limits<typename Lane<V>::type>;
+    const V zero = splat<V>(0), most = splat<V>(Limits::max()), least = splat<V>(Limits::denorm_min());
+    // Of a beta that is infinite in V, s is 0, and not to be multiplied by it; of one whose inverse is, s is 0 at d =
+    // 0.
+    const V beta = splat<V>(beta_), quotient = splat<V>(1 / beta_);
+    const V half = select(beta > most, zero, splat<V>(-0.5) * beta);
+    const V inverse = select(quotient > most, most, select(quotient < least, least, quotient));
     const V difference = x - t;
-    const V slope = clamped(difference * splat<V>(inverse_), splat<V>(1));
-    return {slope * multiply_add(slope, splat<V>(-half_beta_), difference), {slope, -slope}};
+    const V slope = clamped(difference * inverse, splat<V>(1));
+    return {slope * multiply_add(slope, half, difference), {slope, -slope}};
   }
 
  private:
-  double half_beta_, inverse_;
+  double beta_;
 };
 
 // With d = x - t: d^2 / 2 below |d| = delta, delta (|d| - delta / 2) from there on. With s = d, held between -delta and

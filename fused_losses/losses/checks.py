@@ -66,9 +66,10 @@ def check_ignored(ignore_index: object) -> None:
 
 
 def as_element(number: float, dtype: torch.dtype) -> float:
-    """A number as comparisons with elements of a dtype take it: rounded to it, where that has 16 bits."""
-    # Both dtypes of 16 bits have all whole numbers up to 256, and most users ignore one of these.
-    if dtype not in (torch.bfloat16, torch.float16) or (-256 <= number <= 256 and number == int(number)):
+    """A number as comparisons with elements of a dtype take it: rounded to it."""
+    # Every floating dtype has all whole numbers up to 256, and most users ignore one of these.
+    rounds = dtype in (torch.bfloat16, torch.float16, torch.float32)
+    if not rounds or (-256 <= number <= 256 and number == int(number)):
         return number
     return torch.tensor(number, dtype=dtype).item()
 

@@ -231,6 +231,9 @@ def _difference(
     ):
         return None
     target = as_floating(target, input)
+    if input.dtype is not target.dtype and (input.dim() == 0) is not (target.dim() == 0):
+        # As in torch: a single number counts for the loss's dtype only where it is expanded.
+        input, target = torch.broadcast_tensors(input, target)
     if not (takes_elements(input, target) and (weight is None or weight.dtype in FLOATING)):
         return None
     return Call(

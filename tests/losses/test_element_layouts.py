@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kit.cases import Case, inputs_of
+from kit.device import there
 from kit.tolerance import assert_all_as_accurate, loss_and_gradients
 from test_losses import MARGINS, judges, upstream_for
 from torch import Tensor
 
+import fused_losses.functional as L
 from fused_losses.registry import LOSSES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("by_kernels_only")]
@@ -112,3 +114,36 @@ def test_images_whose_targets_have_channels_last(name: str) -> None:
     x, t = case.operands
     check_laid(case, (x, t.to(memory_format=torch.channels_last)), "sum", "target")
     check_laid(case, (x.to(memory_format=torch.channels_last), t), "sum", "input")
+
+
+@pytest.mark.parametrize("ignored", (0.1, -1e-3, 0.3))
+def test_ignored_numbers_that_float32_rounds(ignored: float) -> None:
+    """The mean divides by the elements that are not ignored, and skips the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    x, t = torch.randn(2, 3000, generator=generator)
+    t = t.sigmoid()
+    t[::3] = ignored
+    kept = t != torch.tensor(ignored)
+    for dtype in (torch.float32, torch.float64):
+        mine = there(L.binary_cross_entropy_with_logits)(x.to(dtype), t, ignore_index=ignored)
+        torch.testing.assert_close(mine, F.binary_cross_entropy_with_logits(x.to(dtype)[kept], t[kept]))
+
+
+@pytest.mark.parametrize("beta", (1e-40, 1e-300, 1e39, 1e300))
+def test_betas_at_the_ends_of_their_range(beta: float) -> None:
+    x = torch.tensor([0.0, 1.0, -3.0], requires_grad=True)
+    for reduction in ("none", "sum"):
+        mine = there(L.smooth_l1_loss)(x, torch.zeros(3), beta=beta, reduction=reduction)
+        judge = F.smooth_l1_loss(x, torch.zeros(3), beta=beta, reduction=reduction)
+        torch.testing.assert_close(mine, judge)
+        found, right = (torch.autograd.grad(loss.sum(), x)[0] for loss in (mine, judge))
+        torch.testing.assert_close(found, right)
+
+
+@pytest.mark.parametrize("name", ("mse_loss", "l1_loss", "smooth_l1_loss"))
+def test_a_single_number_counts_for_the_dtype(name: str) -> None:
+    x, number = torch.tensor([0.3, -1.7, 2.2]).bfloat16(), torch.tensor(1.1)
+    for operands in ((x, number), (number, x)):
+        mine, judge = there(getattr(L, name))(*operands), getattr(F, name)(*operands)
+        assert mine.dtype == judge.dtype == torch.float32
+        torch.testing.assert_close(mine, judge)
