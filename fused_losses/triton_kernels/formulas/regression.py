@@ -31,7 +31,9 @@ def smooth_l1(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     distance = tl.abs(difference)
     far = distance >= beta
     ratio = difference * splat(1 / numbers[0], x)
-    slope = tl.where(far, tl.where(difference < 0, -1.0, 1.0).to(x.dtype), ratio)
+    # 0 where the difference is, and a beta that float32 does not hold.
+    sign = tl.where(difference < 0, -1.0, tl.where(difference > 0, 1.0, 0.0)).to(x.dtype)
+    slope = tl.where(far, sign, ratio)
     return tl.where(far, distance - 0.5 * beta, 0.5 * difference * ratio), (slope, -slope)
 
 
