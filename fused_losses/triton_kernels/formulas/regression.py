@@ -30,7 +30,9 @@ def smooth_l1(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
     difference = x - t
     distance = tl.abs(difference)
     far = distance >= beta
-    ratio = difference * splat(1 / numbers[0], x)
+    # The largest number of the dtype, so that 0 times the inverse of any beta is 0.
+    most = 1.7976931348623157e308 if x.dtype == tl.float64 else 3.4028234663852886e38
+    ratio = difference * splat(tl.minimum(1 / numbers[0], most), x)
     # 0 where the difference is, and a beta that float32 does not hold.
     sign = tl.where(difference < 0, -1.0, tl.where(difference > 0, 1.0, 0.0)).to(x.dtype)
     slope = tl.where(far, sign, ratio)
