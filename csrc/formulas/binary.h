@@ -100,10 +100,10 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
   }
 };
 
-// Binary cross-entropy with logits, times `share`. With a = 1 - t for x >= 0 and a = -t below, it is a x + log(1 +
-// e^-|x|), and d/dx is a - s(-|x|) or a + s(-|x|): nothing cancels at t = 0 or 1, however large x is. The loss of a row
-// is a mean over its C classes: share is 1 / C where the reduction does not divide by them already, as the mean over
-// all elements does.
+// Binary cross-entropy with logits, times `share`. With a = 1 - t for x >= 0 and a = -t below,
+//   it is a x + log(1 + e^-|x|),   d/dx = a - s(-|x|) for x >= 0, a + s(-|x|) below:
+// nothing cancels at t = 0 or 1, however large x is. The loss of a row is a mean over its C classes: share is 1 / C
+// where the reduction does not divide by them already, as the mean over all elements does.
 struct MultiLabelSoftMargin : PointwiseFormula {
   static constexpr int kFunctionsOf = kInput;
   static constexpr int kParameters = 1;

@@ -75,8 +75,8 @@ FUSED_LOSSES_WORD auto is_in_unit(T x) { return (splat<T>(1) - x) * x >= splat<T
 __device__ inline bool is_in_unit(float x) { return __saturatef(x) == x; }
 #endif
 
-// What is computed faster than the general functions: e^x for x < 88; log(x), log(1 - x) and log(1 + x) for x in [0,
-// 1], where the first two are -100 or less instead of -infinity; log(1 + x) + y; and 1 / x for x in [1, 2].
+// What is computed faster than the general functions: e^x for x < 88; log(x), log(1 - x) and log(1 + x), each for x
+// from 0 to 1, where log(0) may be any number from -100 down; and 1 / x for x from 1 to 2.
 FUSED_LOSSES_HOST_DEVICE inline float exp_below_88(float x) { return std::exp(x); }
 FUSED_LOSSES_HOST_DEVICE inline double exp_below_88(double x) { return std::exp(x); }
 FUSED_LOSSES_HOST_DEVICE inline double log_of_unit(double x) { return std::log(x); }

@@ -54,8 +54,8 @@ struct SmoothL1 : PointwiseFormula {
   FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
     using Limits = std::numeric_limits<typename Lane<V>::type>;
     const V zero = splat<V>(0), most = splat<V>(Limits::max()), least = splat<V>(Limits::denorm_min());
-    // Of a beta that is infinite in V, s is 0, and not to be multiplied by it; of one whose inverse is, s is 0 at d =
-    // 0.
+    // A beta may be infinite in V: s is 0 then, and must not be multiplied by it. The inverse of a tiny one may be
+    // infinite, too, and must not be multiplied by a difference of 0.
     const V beta = splat<V>(beta_), quotient = splat<V>(1 / beta_);
     const V half = select(beta > most, zero, splat<V>(-0.5) * beta);
     const V inverse = select(quotient > most, most, select(quotient < least, least, quotient));
