@@ -58,7 +58,7 @@ def pytest_configure(config):
         interpreter.patch_language_once()
         interpreter.count_with_any_numpy()
         interpreter.assert_as_devices_do()
-        interpreter.round_as_devices_do()
+        interpreter.convert_as_devices_do()
     if library := os.environ.get("FUSED_LOSSES_CUDA_ON_CPU"):
         # Takes the CPU's operators over, so it must be loaded after the CPU's own library.
         importlib.import_module("fused_losses")

@@ -61,14 +61,18 @@ def assert_as_devices_do():
     builder.options = dataclasses.replace(builder.options, debug=True)
 
 
-def round_as_devices_do():
-    """Makes float32 round to the nearest bfloat16, as devices do; the interpreter cuts it off."""
+def convert_as_devices_do():
+    """Makes float32 round to the nearest bfloat16, which the interpreter cuts off, and keeps subnormal bfloat16."""
     convert = interpreter._convert_float
 
-    def rounding(input, input_dtype, output_dtype, rounding_mode):
-        if (input_dtype, output_dtype) == (tl.float32, tl.bfloat16):
-            rounded = torch.from_numpy(np.ascontiguousarray(input)).bfloat16()
-            return rounded.view(torch.int16).numpy().view(np.uint16)
-        return convert(input, input_dtype, output_dtype, rounding_mode)
+    def converted(input, input_dtype, output_dtype, rounding_mode):
+        match input_dtype, output_dtype:
+            case tl.float32, tl.bfloat16:
+                rounded = torch.from_numpy(np.ascontiguousarray(input)).bfloat16()
+                return rounded.view(torch.int16).numpy().view(np.uint16)
+            case tl.bfloat16, tl.float32:
+                return input.astype(np.uint32) << 16
+            case _:
+                return convert(input, input_dtype, output_dtype, rounding_mode)
 
-    interpreter._convert_float = rounding
+    interpreter._convert_float = converted
