@@ -11,14 +11,19 @@ namespace fused_losses {
 // there is memory.
 enum class Derivatives { kNone, kFirst, kPair, kAll };
 
+// What elements are multiplied by: nothing, one factor, or the factors for which there is memory. Only of the last may
+// elements be ignored.
+enum class Factors { kNone, kOne, kAll };
+
 // What a kernel is compiled for: it computes nothing else.
-template <bool values, Derivatives derivatives, bool third, bool factors, bool flag>
+template <bool values, Derivatives derivatives, bool third, Factors factors, bool flag>
 struct PointwiseVariant {
   static constexpr bool kValues = values;  // added up, and stored if there is memory for them
   static constexpr Derivatives kDerivatives = derivatives;
-  static constexpr bool kThird = third;      // whether there is a third operand
-  static constexpr bool kFactors = factors;  // whether elements may have factors, or be ignored
-  static constexpr bool kFlag = flag;        // the formula's
+  static constexpr bool kThird = third;  // whether there is a third operand
+  static constexpr int kFactors = factors == Factors::kAll ? 2 : factors == Factors::kOne ? 1 : 0;
+  static constexpr bool kIgnores = factors == Factors::kAll;
+  static constexpr bool kFlag = flag;  // the formula's
 };
 
 // A launch of the pointwise engine.
@@ -98,7 +103,7 @@ class PointwiseElements {
           return function(x[0], x[1]);
         }
       };
-      const bool counts = !(Variant::kFactors && Formula::kIgnores && has_ignored_ && x[1] == ignored_);
+      const bool counts = !(Variant::kIgnores && Formula::kIgnores && has_ignored_ && x[1] == ignored_);
       if constexpr (kConditions > 0) {
         unrolled<kConditions>([&](int k) {
           met_[k] = met_[k] & (call([&](auto... each) { return Formula::holds(k, each...); }) | !counts);
@@ -106,16 +111,17 @@ class PointwiseElements {
       }
       const auto terms = call([&](auto... each) { return formula_.terms(each...); });
       T value = terms.value, slope = scale_;
-      if constexpr (Variant::kFactors) {
-        value = select(counts, value * inputs.factors[i], splat<T>(0));
+      if constexpr (Variant::kFactors > 0) {
+        value = value * inputs.factors[i];
         slope = slope * inputs.factors[i];
       }
+      if constexpr (Variant::kIgnores) value = select(counts, value, splat<T>(0));
       outputs.values[i] = value;
       if constexpr (Variant::kValues) sum_ += value;
       each_derivative([&](int k) {
         const T derivative =
             call([&](auto... each) { return formula_.scaled(k, terms.derivative[k], slope, each...); });
-        outputs.derivatives[k][i] = Variant::kFactors ? select(counts, derivative, splat<T>(0)) : derivative;
+        outputs.derivatives[k][i] = Variant::kIgnores ? select(counts, derivative, splat<T>(0)) : derivative;
       });
     });
     return outputs;
@@ -140,11 +146,9 @@ class PointwiseElements {
     Inputs<1> inputs;
     unrolled<kOperands>([&](int k) { inputs.operands[k][0] = load(kernel.operands[k]); });
     inputs.factors[0] = splat<T>(1);
-    if constexpr (Variant::kFactors) {
-      unrolled<2>([&](int k) {
-        if (kernel.factors[k].data) inputs.factors[0] = inputs.factors[0] * load(kernel.factors[k]);
-      });
-    }
+    unrolled<Variant::kFactors>([&](int k) {
+      if (kernel.factors[k].data) inputs.factors[0] = inputs.factors[0] * load(kernel.factors[k]);
+    });
     store_all((*this)(inputs), kernel,
               [&](const Result& to, const T* value) { store_as(to.data, to.dtype, i, *value); });
   }

@@ -1,9 +1,10 @@
 // The pointwise engine on a GPU.
 //
 // To be read from the end: pointwise() is what operators call. It chooses the kernel, and the variant that this is
-// compiled for: pointwise_packs_kernel() where all tensors are of one dtype, side by side and aligned, else
-// pointwise_runs_kernel() (runs.cuh). In every turn, both load all that a thread needs of it before they use the first
-// number, so that enough bytes are on their way. walk() is the loop around both, PointwiseElements what they compute.
+// compiled for: pointwise_packs_kernel() where all tensors are of one dtype, side by side and aligned, and a weight or
+// pos_weight may be one of classes, else pointwise_runs_kernel() (runs.cuh). In every turn, both load all that a thread
+// needs of it before they use the first number, so that enough bytes are on their way. walk() is the loop around both,
+// PointwiseElements what they compute.
 //
 // Included by one file per group of formulas (pointwise_*.cu), so that groups compile side by side.
 #pragma once
@@ -14,10 +15,12 @@
 
 namespace fused_losses {
 
-// Packs of each operand that a thread takes in a turn, all of which are on their way at once. Those of three operands
-// leave registers for two, and so do conditions.
+// Packs of each operand that a thread takes in a turn, all of which are on their way at once. Those of three tensors
+// leave registers for two, and so do conditions; those of four, for one.
 template <class Formula, class Variant>
-inline constexpr int kPacks = Variant::kThird || (Formula::kConditions && Variant::kValues) ? 2 : 4;
+inline constexpr int kPacks = Variant::kThird && Variant::kFactors                                                 ? 1
+                              : Variant::kThird || Variant::kFactors || (Formula::kConditions && Variant::kValues) ? 2
+                                                                                                                   : 4;
 
 // How many blocks of a kernel for packs a multiprocessor is to hold: as many as a launch has for each of an H100's.
 inline constexpr int kPackBlocks = 8;
@@ -52,23 +55,46 @@ __device__ inline void with_elements(const PointwiseKernel<Formula>& kernel, con
   }
 }
 
+// All that a kernel reads of each element: the operands, and then the factors.
+template <class Formula, class Variant>
+struct Sources {
+  static constexpr int kOperands = Variant::kThird ? 3 : 2, kCount = kOperands + Variant::kFactors;
+  const PointwiseKernel<Formula>& kernel;
+
+  __device__ const RunOperand& operator()(int k) const {
+    return k < kOperands ? kernel.operands[k] : kernel.factors[k - kOperands];
+  }
+};
+
+// Whether source k may begin anew after each period of it: a weight, or an operand that a loss can do without.
+template <class Formula, class Variant>
+constexpr bool may_repeat(int k) {
+  return k >= Sources<Formula, Variant>::kOperands || (k == 2 && Formula::kOptionalThird);
+}
+
 // All tensors are side by side, aligned, and of type S.
 template <class Formula, class T, class S, class Variant>
 __global__ void __launch_bounds__(kThreads, kPackBlocks)
     pointwise_packs_kernel(const __grid_constant__ PointwiseKernel<Formula> kernel) {
   with_elements<T, Variant>(kernel, [&](auto& elements) {
     using Elements = std::remove_reference_t<decltype(elements)>;
-    constexpr int kOperands = Elements::kOperands, kElements = kPack<S>;
+    using From = Sources<Formula, Variant>;
+    constexpr int kElements = kPack<S>;
+    const From source{kernel};
     const auto turn = [&](int64_t begin) {
-      Pack<S> packs[kPacks<Formula, Variant>][kOperands];
+      Pack<S> packs[kPacks<Formula, Variant>][From::kCount];
       unrolled<kPacks<Formula, Variant>>([&](int u) {
-        unrolled<kOperands>([&](int k) {
-          packs[u][k] = load_pack<S>(static_cast<const S*>(kernel.operands[k].data) + begin, u * kThreads);
+        unrolled<From::kCount>([&](int k) {
+          const auto* const data = static_cast<const S*>(source(k).data);
+          packs[u][k] = may_repeat<Formula, Variant>(k)
+                            ? load_pack<S>(data + source(k).in_period(begin + u * kThreads * kElements), 0)
+                            : load_pack<S>(data + begin, u * kThreads);
         });
       });
       unrolled<kPacks<Formula, Variant>>([&](int u) {
         typename Elements::template Inputs<kElements> inputs;
-        unrolled<kOperands>([&](int k) { unpack(packs[u][k], inputs.operands[k]); });
+        unrolled<From::kOperands>([&](int k) { unpack(packs[u][k], inputs.operands[k]); });
+        if constexpr (Variant::kFactors == 1) unpack(packs[u][From::kOperands], inputs.factors);
         Elements::store_all(elements(inputs), kernel, [&](const Result& to, const T* some) {
           store_pack(static_cast<S*>(to.data) + begin, u * kThreads, packed<S>(some));
         });
@@ -76,7 +102,8 @@ __global__ void __launch_bounds__(kThreads, kPackBlocks)
     };
     walk<kPacks<Formula, Variant>, kElements>(kernel, turn, [&](int64_t i) {
       elements.one(kernel, i, [&](const RunOperand& operand) {
-        return static_cast<T>(static_cast<Compute<S>>(static_cast<const S*>(operand.data)[i]));
+        const int64_t place = operand.contiguous ? i : operand.in_period(i);
+        return static_cast<T>(static_cast<Compute<S>>(static_cast<const S*>(operand.data)[place]));
       });
     });
   });
@@ -88,25 +115,22 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     pointwise_runs_kernel(const __grid_constant__ PointwiseKernel<Formula> kernel) {
   with_elements<T, Variant>(kernel, [&](auto& elements) {
     using Elements = std::remove_reference_t<decltype(elements)>;
-    // Operands, and then factors.
-    constexpr int kOperands = Elements::kOperands, kSources = kOperands + (Variant::kFactors ? 2 : 0);
-    const auto source = [&](int k) -> const RunOperand& {
-      return k < kOperands ? kernel.operands[k] : kernel.factors[k - kOperands];
-    };
+    using From = Sources<Formula, Variant>;
+    const From source{kernel};
     const auto turn = [&](int64_t begin) {
-      Run runs[kSources];
-      const RunPlace<kSources> place(begin, source, kernel.iteration);
-      unrolled<kSources>([&](int k) {
-        if (k < kOperands || source(k).data) runs[k] = load_run(source(k), kernel.iteration, place, k);
+      Run runs[From::kCount];
+      const RunPlace<From::kCount> place(begin, source, kernel.iteration);
+      unrolled<From::kCount>([&](int k) {
+        if (k < From::kOperands || source(k).data) runs[k] = load_run(source(k), kernel.iteration, place, k);
       });
       typename Elements::template Inputs<kRun> inputs;
-      unrolled<kOperands>([&](int k) { unpack(runs[k], source(k).dtype, inputs.operands[k]); });
-      if constexpr (Variant::kFactors) {
+      unrolled<From::kOperands>([&](int k) { unpack(runs[k], source(k).dtype, inputs.operands[k]); });
+      if constexpr (Variant::kFactors > 0) {
         unrolled<kRun>([&](int i) { inputs.factors[i] = splat<T>(1); });
-        unrolled<kSources - kOperands>([&](int f) {
+        unrolled<Variant::kFactors>([&](int f) {
           if (!kernel.factors[f].data) return;
           T some[kRun];
-          unpack(runs[kOperands + f], kernel.factors[f].dtype, some);
+          unpack(runs[From::kOperands + f], kernel.factors[f].dtype, some);
           unrolled<kRun>([&](int i) { inputs.factors[i] = inputs.factors[i] * some[i]; });
         });
       }
@@ -143,15 +167,28 @@ bool has_aligned_results(const PointwiseKernel<Formula>& kernel) {
                                                        [](const Result& x) { return is_aligned(x.data); });
 }
 
-// Whether there are no factors, and all tensors are side by side, aligned, and of the first one's dtype.
+// Which derivatives are wanted, as bits of Wanted.
+template <class Formula>
+int wanted_of(const PointwiseKernel<Formula>& kernel) {
+  int wanted = 0;
+  for (int k = 0; k < 3; ++k) wanted |= kernel.derivatives[k].data ? 1 << k : 0;
+  return wanted;
+}
+
+// Whether all tensors are of the first one's dtype and aligned, and side by side but for those that may repeat. With a
+// factor, there are kernels for the first derivative alone.
 template <class Formula>
 bool is_packed(const PointwiseKernel<Formula>& kernel) {
   const ScalarType dtype = kernel.operands[0].dtype;
   const auto of_dtype = [&](const auto& x) { return !x.data || x.dtype == dtype; };
-  return !has_factors(kernel) && has_aligned_results(kernel) && of_dtype(kernel.values) &&
-         std::all_of(std::begin(kernel.derivatives), std::end(kernel.derivatives), of_dtype) &&
-         std::all_of(std::begin(kernel.operands), std::end(kernel.operands),
-                     [&](const RunOperand& x) { return of_dtype(x) && (!x.data || (x.contiguous && x.aligned)); });
+  const auto is_whole = [&](const RunOperand& x) { return !x.data || (of_dtype(x) && x.aligned && x.contiguous); };
+  const auto repeats = [&](const RunOperand& x) { return !x.data || (of_dtype(x) && x.aligned && x.period); };
+  const auto& [input, target, third] = kernel.operands;
+  const auto& [weight, upstream] = kernel.factors;
+  const bool one = !kernel.has_ignored && !(weight.data && upstream.data) && wanted_of(kernel) <= kInput;
+  return is_whole(input) && is_whole(target) && (Formula::kOptionalThird ? repeats(third) : is_whole(third)) &&
+         (!has_factors(kernel) || (one && repeats(weight) && repeats(upstream))) && has_aligned_results(kernel) &&
+         of_dtype(kernel.values) && std::all_of(std::begin(kernel.derivatives), std::end(kernel.derivatives), of_dtype);
 }
 
 // Whether approximations are good enough: the results have 16 bits each, and so have the operands of functions. A
@@ -205,13 +242,16 @@ void launch_pointwise(PointwiseKernel<Formula>& kernel, const Queue& queue) {
   const auto launch_variant = [&](auto values, auto first, auto pair, auto other, auto third, auto factors, auto flag) {
     // There are fewer kernels in runs, and one in float64, for everything: they look for what is to be stored.
     constexpr bool kLooks = other || kIsDouble || (kInRuns && !first);
+    constexpr Factors kFactors = kIsDouble || (kInRuns && factors) ? Factors::kAll
+                                 : factors                         ? Factors::kOne
+                                                                   : Factors::kNone;
+    if constexpr (kFactors == Factors::kOne && (pair || other)) return;  // see is_packed()
     constexpr Derivatives kDerivatives = kLooks  ? Derivatives::kAll
                                          : pair  ? Derivatives::kPair
                                          : first ? Derivatives::kFirst
                                                  : Derivatives::kNone;
-    using Variant =
-        PointwiseVariant<values || kIsDouble || !first, kDerivatives,
-                         Formula::kOperands == 3 && (third || !Formula::kOptionalThird), factors || kIsDouble, flag>;
+    using Variant = PointwiseVariant<values || kIsDouble || !first, kDerivatives,
+                                     Formula::kOperands == 3 && (third || !Formula::kOptionalThird), kFactors, flag>;
     const auto launch_kernel = [&](auto run, int64_t turn) {
       const int64_t count = kernel.iteration.of.count, tile = kThreads * turn;
       kernel.whole = kIsDouble || !has_aligned_results(kernel) ? 0 : count / tile * tile;
@@ -226,20 +266,19 @@ void launch_pointwise(PointwiseKernel<Formula>& kernel, const Queue& queue) {
       launch_kernel(pointwise_packs_kernel<Formula, T, S, Variant>, kPacks<Formula, Variant> * kPack<S>);
     }
   };
-  int wanted = 0;
-  for (int k = 0; k < 3; ++k) wanted |= kernel.derivatives[k].data ? 1 << k : 0;
+  const int wanted = wanted_of(kernel);
   const bool pair = wanted == Formula::kPair;
   with_constants(launch_variant, kernel.reduced.loss || kernel.values.data, wanted != 0,
                  if_possible<Formula::kPair != 0>(pair), if_possible<(Formula::kDerivatives > 1)>(wanted > 1 && !pair),
                  if_possible<Formula::kOptionalThird>(kernel.operands[2].data),
-                 if_possible<(kInRuns && !kIsDouble)>(has_factors(kernel)),
-                 if_possible<Formula::kHasFlag>(kernel.formula.flag()));
+                 if_possible<!kIsDouble>(has_factors(kernel)), if_possible<Formula::kHasFlag>(kernel.formula.flag()));
 }
 
 template <class Formula>
 void pointwise(const PointwiseArguments& arguments, const Scaling& scaling, const Reduced& reduced,
                const Queue& queue) {
   PointwiseKernel<Formula> kernel(arguments, scaling, reduced);
+  if (!kernel.factors[0].data) std::swap(kernel.factors[0], kernel.factors[1]);  // the only one is the first
   if (has_double(kernel)) return launch_pointwise<Formula, double, void>(kernel, queue);
   const bool in_packs = is_packed(kernel);
   const ScalarType dtype = kernel.operands[0].dtype;

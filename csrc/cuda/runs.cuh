@@ -71,6 +71,8 @@ inline bool has_aligned_runs(const Operand& operand, const Iteration& iteration)
 struct RunOperand : Operand {
   bool aligned = false;  // all runs lie side by side and aligned
   unsigned width = 0;    // bytes of an element
+  int period = 0;        // element i is data[i % period]; 0 where there is no such number below 2^31
+  FastDivisor by_period;
 
   // Says to the iteration what finding this operand's elements takes.
   RunOperand(const Operand& operand, RunIteration& iteration) : Operand(operand) {
@@ -78,6 +80,12 @@ struct RunOperand : Operand {
     width = with_storage(dtype, [](auto storage) { return sizeof(storage); });
     contiguous = is_contiguous(operand, iteration.of);
     aligned = has_aligned_runs(*this, iteration.of);
+    const bool repeats = iteration.of.dims == 2 && strides[0] == 0 && strides[1] == 1;
+    const int64_t length = contiguous ? iteration.of.count : repeats ? iteration.row : 0;
+    if (length > 0 && iteration.of.count <= INT32_MAX) {
+      period = static_cast<int>(length);
+      by_period = FastDivisor(length);
+    }
     iteration.is_flat = iteration.is_flat && contiguous;
     for (int d = 0; iteration.is_small && d < iteration.of.dims; ++d) {
       int64_t reach = 0;
@@ -85,6 +93,11 @@ struct RunOperand : Operand {
       iteration.is_small = !overflows && std::abs(reach) <= INT32_MAX / kLoopDims;
     }
     iteration.is_plane = iteration.is_plane && iteration.is_small;
+  }
+
+  // Where element i of the iteration is, if there is a period.
+  __device__ int in_period(int64_t i) const {
+    return static_cast<int>(i) - static_cast<int>(by_period.quotient(static_cast<uint32_t>(i))) * period;
   }
 };
 

@@ -62,7 +62,10 @@ def assert_as_devices_do():
 
 
 def convert_as_devices_do():
-    """Makes float32 round to the nearest bfloat16, which the interpreter cuts off, and keeps subnormal bfloat16."""
+    """Rounds float32 to the nearest bfloat16, and widens subnormal bfloat16 exactly.
+
+    The interpreter cuts float32 off, and gives subnormal bfloat16 other values.
+    """
     convert = interpreter._convert_float
 
     def converted(input, input_dtype, output_dtype, rounding_mode):

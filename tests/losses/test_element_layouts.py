@@ -75,23 +75,27 @@ def test_layouts(name: str, shape: tuple[int, int], lay: Callable[[Tensor], Tens
         check_laid(case, (first, *map(lay, others)), reduction, f"all but the input, {dtype}")
 
 
-@each_shape
+# Besides, packs of eight elements that cross no row, but tiles of 4096 that do.
+@pytest.mark.parametrize("shape", (*SHAPES, (250, 40)), ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize(
-    ("name", "option"),
+    ("name", "options"),
     [
-        ("binary_cross_entropy_with_logits", "pos_weight"),
-        ("binary_cross_entropy_with_logits", "weight"),
-        ("binary_cross_entropy", "weight"),
+        ("binary_cross_entropy_with_logits", ["pos_weight"]),
+        ("binary_cross_entropy_with_logits", ["weight"]),
+        ("binary_cross_entropy_with_logits", ["pos_weight", "weight"]),
+        ("binary_cross_entropy", ["weight"]),
     ],
 )
-def test_numbers_of_classes_and_of_rows(name: str, option: str, shape: tuple[int, int]) -> None:
+def test_numbers_of_classes_of_rows_and_of_elements(
+    name: str, options: list[str], shape: tuple[int, int]
+) -> None:
     generator = torch.Generator().manual_seed(1)
-    for size in ((shape[1],), (shape[0], 1)):
+    for size in ((shape[1],), (shape[0], 1), shape):
         for dtype, reduction in ((torch.bfloat16, "mean"), (torch.float16, "sum"), (torch.float32, "none")):
-            number = (torch.rand(size, generator=generator) + 0.5).to(dtype)
+            numbers = {x: (torch.rand(size, generator=generator) + 0.5).to(dtype) for x in options}
             case = case_of(name, shape, dtype)
-            case = Case("", name, case.operands, {option: number})
-            check_laid(case, case.operands, reduction, f"{option} {size}, {dtype}")
+            case = Case("", name, case.operands, numbers)
+            check_laid(case, case.operands, reduction, f"{options} {size}, {dtype}")
 
 
 @each_shape
