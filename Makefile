@@ -47,8 +47,8 @@ demo: $(VENV)/.built ## train a small language model with torch's loss and with 
 
 test: $(VENV)/.built-all $(CUDA_ON_CPU) ## every test, over every instruction set that the machine runs; PYTEST=--durations=25: more options
 	$(BIN)/python -m pytest $(PYTEST)
-	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=20 $(BIN)/python -m pytest $(PYTEST) $(TRITON_TESTS)
-	FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) FUSED_LOSSES_TEST_SHARE=4 $(BIN)/python -m pytest $(PYTEST) $(CUDA_TESTS)
+	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=40 $(BIN)/python -m pytest $(PYTEST) $(TRITON_TESTS)
+	FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) FUSED_LOSSES_TEST_SHARE=8 $(BIN)/python -m pytest $(PYTEST) $(CUDA_TESTS)
 
 test-oldest: $(OLDEST)/.tools ## the kernels with the oldest torch and its Triton
 	rm -rf $(OLDEST)/source

@@ -176,7 +176,7 @@ int wanted_of(const PointwiseKernel<Formula>& kernel) {
 }
 
 // Whether all tensors are of the first one's dtype and aligned, and side by side but for those that may repeat. With a
-// factor, there are kernels for the first derivative alone.
+// factor, there are kernels for the first derivative, which is what training asks for, and no others.
 template <class Formula>
 bool is_packed(const PointwiseKernel<Formula>& kernel) {
   const ScalarType dtype = kernel.operands[0].dtype;
@@ -185,7 +185,7 @@ bool is_packed(const PointwiseKernel<Formula>& kernel) {
   const auto repeats = [&](const RunOperand& x) { return !x.data || (of_dtype(x) && x.aligned && x.period); };
   const auto& [input, target, third] = kernel.operands;
   const auto& [weight, upstream] = kernel.factors;
-  const bool one = !kernel.has_ignored && !(weight.data && upstream.data) && wanted_of(kernel) <= kInput;
+  const bool one = !kernel.has_ignored && !(weight.data && upstream.data) && wanted_of(kernel) == kInput;
   return is_whole(input) && is_whole(target) && (Formula::kOptionalThird ? repeats(third) : is_whole(third)) &&
          (!has_factors(kernel) || (one && repeats(weight) && repeats(upstream))) && has_aligned_results(kernel) &&
          of_dtype(kernel.values) && std::all_of(std::begin(kernel.derivatives), std::end(kernel.derivatives), of_dtype);
@@ -245,7 +245,6 @@ void launch_pointwise(PointwiseKernel<Formula>& kernel, const Queue& queue) {
     constexpr Factors kFactors = kIsDouble || (kInRuns && factors) ? Factors::kAll
                                  : factors                         ? Factors::kOne
                                                                    : Factors::kNone;
-    if constexpr (kFactors == Factors::kOne && (pair || other)) return;  // see is_packed()
     constexpr Derivatives kDerivatives = kLooks  ? Derivatives::kAll
                                          : pair  ? Derivatives::kPair
                                          : first ? Derivatives::kFirst
@@ -262,7 +261,7 @@ void launch_pointwise(PointwiseKernel<Formula>& kernel, const Queue& queue) {
     };
     if constexpr (kInRuns) {
       launch_kernel(pointwise_runs_kernel<Formula, T, Variant>, kRun);
-    } else {
+    } else if constexpr (kFactors == Factors::kNone || kDerivatives == Derivatives::kFirst) {  // see is_packed()
       launch_kernel(pointwise_packs_kernel<Formula, T, S, Variant>, kPacks<Formula, Variant> * kPack<S>);
     }
   };
