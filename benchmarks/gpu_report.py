@@ -201,11 +201,14 @@ def write(rows: Iterable[Row]) -> None:
 
 
 def table_of(rows: Iterable[Row]) -> Table:
-    """A line for each cell and direction, with the instructions of both backends side by side."""
+    """A line for each cell and direction, with the instructions of both backends side by side.
+
+    Lines that fail are red, those that miss a goal as they did are yellow.
+    """
     table = Table(box=None)
     for name in ("", "", "", "", "", "CUDA", "of at most", "Triton", "of at most", "registers", "threads"):
         table.add_column(name, justify="left" if not name else "right")
-    limits = {(limit.key, limit.backend): limit for limit in gpu_limits.read()}
+    limits = gpu_limits.read()
     by_key: dict[gpu_limits.Key, dict[str, Row]] = {}
     for row in rows:
         by_key.setdefault(row.key, {})[row.backend] = row
@@ -217,7 +220,9 @@ def table_of(rows: Iterable[Row]) -> Table:
             numbers += [f"{sign}{row.instructions:.1f}" if row else "", f"{limit:g}" if limit else ""]
         both = [of[backend] for backend in ("cuda", "triton") if backend in of]
         numbers += [" ".join(str(getattr(row, name)) for row in both) for name in ("registers", "threads")]
-        table.add_row(*key, *numbers, style="red" if gpu_limits.failures(both, limits.values()) else None)
+        missed = any(gpu_limits.too_many(row, both, limits) for row in both)
+        style = "red" if gpu_limits.failures(both, limits) else "yellow" if missed else None
+        table.add_row(*key, *numbers, style=style)
     return table
 
 
@@ -236,7 +241,8 @@ def main(
     target: Annotated[list[str] | None, typer.Option(help="Only these; nothing is written then.")] = None,
     check: Annotated[bool, typer.Option(help="Exit with 1 if there are problems.")] = False,
     accept: Annotated[
-        bool, typer.Option(help="Take what is seen today for a limit where there is no goal.")
+        bool,
+        typer.Option(help="Take what is seen today for a limit where there is no goal, or it is missed."),
     ] = False,
 ) -> None:
     """The instructions of all kernels for each element; writes benchmarks/results/gpu-report.csv."""

@@ -68,9 +68,17 @@ def test_today_may_stay_but_not_become_worse():
 
 
 def test_what_is_seen_today_replaces_no_goal_and_no_pointwise_loss():
-    assert renewed([GOAL], [Row("cuda", 99, is_pointwise=False), Row("cuda", 1, key=("l1", *KEY[1:]))]) == [
+    assert renewed([GOAL], [Row("cuda", 9, is_pointwise=False), Row("cuda", 1, key=("l1", *KEY[1:]))]) == [
         GOAL
     ]
+
+
+@pytest.mark.parametrize("rows", [[Row("cuda", 15)], [Row("cuda", 10), Row("triton", 9)]])
+def test_a_goal_that_is_missed_may_not_be_missed_by_more(rows):
+    limits = renewed([GOAL], rows)
+    assert [limit.kind for limit in limits] == ["goal", "missed"]
+    assert failures(rows, limits) == []
+    assert failures([replace(rows[0], instructions=rows[0].instructions * 1.05), *rows[1:]], limits)
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
