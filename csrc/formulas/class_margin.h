@@ -29,6 +29,12 @@ struct ClassMargin {
     if constexpr (p == 1) return {excess, {select(gap > zero, splat<V>(1), zero)}};
     return {excess * excess, {excess + excess}};
   }
+
+  // The slope of a positive gap times a factor.
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE static V scaled(V slope, V factor) {
+    return p == 1 ? factor : slope * factor;
+  }
 };
 
 // The losses of this file: the operators' names, and how many parameters they take.

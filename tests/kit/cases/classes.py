@@ -138,6 +138,8 @@ def margin_cases() -> Iterator[Case]:
         weight = uniform(shape[-1]) + 0.1
         for options in ({}, {"p": 2}, {"margin": 0.3, "weight": weight}, {"p": 2, "weight": weight}):
             yield Case(shape_name(shape) + option_name(options), name, (logits, classes), options)
+    # So many that each block of a GPU has several of their tiles.
+    yield Case("5000x3", name, (normal(5000, 3), integers(0, 3, 5000)))
     yield Case("one-label", name, (normal(9), torch.tensor([4])))
     classes = torch.tensor([0, 7, 19, 3, 12, 19])
     for p in (1, 2):
