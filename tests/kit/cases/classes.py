@@ -155,6 +155,9 @@ def label_list_cases() -> Iterator[Case]:
     for shape in ROWS:
         if len(shape) == 2:
             yield Case(shape_name(shape), name, inputs_of(name, *shape))
+    # So many rows that each block of a GPU has several tiles of them; and a list that comes in portions.
+    yield Case("1000x7", name, inputs_of(name, 1000, 7))
+    yield Case("131-labels", name, (normal(3, 131), integers(0, 131, 3, 131)))
     lists = torch.tensor(
         [
             [-1, 0, 1, 2, 3, 4, 5],
