@@ -38,7 +38,7 @@ inline bool are_whole(const Alignment& alignment, ScalarType dtype, int64_t leng
 
 // The most packs that a row of so many elements can have, wherever it begins.
 template <class Access>
-int64_t most_packs(int64_t length) {
+FUSED_LOSSES_HOST_DEVICE int64_t most_packs(int64_t length) {
   constexpr int kLost = kIsWhole<Access> ? 0 : 2 * (Access::kElements - 1);
   return (length + kLost) / Access::kElements;
 }

@@ -1,14 +1,12 @@
 // The engine for losses of vectors on a GPU: a group of threads adds up the numbers of a vector, merges them, and makes
 // the derivatives from elements that have stayed in registers. Those of long vectors are read again.
 //
-// To be read from the end: vectors() chooses how elements are accessed (lines.cuh), launch_vectors() how many threads
-// share a vector, vectors_kernel() gives vectors to groups of threads, and OneVector does one vector, in two passes.
+// To be read from the end: vectors() chooses how elements are accessed (lines.cuh, rows.cuh), launch_vectors() how many
+// threads share a vector, vectors_kernel() gives vectors to groups of threads, and OneVector does one vector, in two
+// passes.
 #pragma once
 
-#include "../formulas/vectors.h"
-#include "group.cuh"
-#include "lines.cuh"
-#include "vectors_engine.h"
+#include "vectors_rows.cuh"
 
 namespace fused_losses {
 
@@ -16,17 +14,6 @@ namespace fused_losses {
 // powers need many others, so there it is one.
 template <class Formula, class T>
 inline constexpr int kHeldVectorPacks = sizeof(T) == sizeof(double) || Formula::kTakesPowers ? 1 : 4;
-
-template <class Formula>
-struct VectorsKernel {
-  Formula formula;
-  VectorsArguments tensors;
-  Scaling scaling;
-  Reduced reduced;
-  int64_t shift;  // of a vector at offset 0 (lines.cuh)
-  int lanes;      // threads that share a vector
-  bool wants_derivatives;
-};
 
 template <class Formula, class Access>
 class OneVector {
@@ -36,6 +23,9 @@ class OneVector {
   static constexpr int kNumbers = Formula::kNumbers;
   static constexpr int kElements = Access::kElements;
   static constexpr int kHeld = kHeldVectorPacks<Formula, T>;
+  // Vectors in packs have fewer than 2^30 elements.
+  using Index = std::conditional_t<kElements == 1, int64_t, int>;
+  using Span = fused_losses::Span<Index>;
 
  public:
   __device__ OneVector(const VectorsKernel<Formula>& kernel, const Group& group, T scale)
@@ -50,15 +40,21 @@ class OneVector {
       x[k] = line(tensors_.operands[k], vector, live);
       derivatives[k] = line(tensors_.derivatives[k], vector, live);
     });
-    const Span<int64_t> span{(kernel_.shift + x[0].offset) & (kElements - 1), live ? tensors_.length : 0};
-    // The most packs that a vector can have, whatever its shift, so that all threads of a block loop equally often.
-    const int64_t packs = (tensors_.length + 2 * (kElements - 1)) / kElements;
-    const int64_t step = static_cast<int64_t>(kHeld) * group_.lanes();
+    const Span span{static_cast<Index>((kernel_.shift + x[0].offset) & (kElements - 1)),
+                    live ? static_cast<Index>(tensors_.length) : 0};
+    // The same for all threads of a block, so that they loop equally often.
+    const Index packs = static_cast<Index>(most_packs<Access>(tensors_.length));
+    const Index step = kHeld * group_.lanes();
+    T target = 0, scale = scale_;
+    if constexpr (Formula::kHasTarget) {
+      if (live) target = number_of(tensors_.operands[2].starts, tensors_.vectors, vector, T(0));
+    }
+    if (live) scale *= number_of(tensors_.upstream.starts, tensors_.vectors, vector, T(1));
 
     Held held[kOperands][kHeld];
     T numbers[kNumbers]{};
     if constexpr (!Formula::kAdds) kernel_.formula.start(numbers);
-    for (int64_t base = 0; base < packs; base += step) {
+    for (Index base = 0; base < packs; base += step) {
       load(x, span, base, held);
       // Few terms are added up before they go to the sum of such sums, so that rounding errors stay small.
       T some[kNumbers]{};
@@ -68,45 +64,37 @@ class OneVector {
     }
     group_.merge_all<kNumbers>(numbers, [&](const T* other, T* own) { merge(other, own); });
 
-    T target = 0, scale = scale_;
-    if constexpr (Formula::kHasTarget) {
-      if (live) target = load_element(tensors_.operands[2].starts, tensors_.vectors, vector, T(0));
-    }
-    if (live) scale *= load_element(tensors_.upstream.starts, tensors_.vectors, vector, T(1));
     Slope<T> slopes[Formula::kSlopes]{};
     const T value = kernel_.formula.finish(numbers, target, scale, slopes);
     unrolled<kOperands>([&](int k) { unrolled<kHeld>([&](int h) { held[k][h].forget(); }); });
     if (kernel_.wants_derivatives) {
-      for (int64_t base = (packs - 1) / step * step; base >= 0; base -= step) {
+      for (Index base = (packs - 1) / step * step; base >= 0; base -= step) {
         if (packs > step) load(x, span, base, held);
         differentiate(slopes, span, base, held, derivatives);
       }
     }
-    if (!live || !group_.leads()) return T(0);
-    const Operand& values = tensors_.values.starts;
-    if (values.data)
-      store_as(const_cast<void*>(values.data), values.dtype, offset_of(values, tensors_.vectors, vector), value);
-    return value;
+    return live && group_.leads() ? write_value(tensors_, vector, value) : T(0);
   }
 
  private:
   __device__ Line line(const VectorOperand& operand, int64_t vector, bool live) const {
-    const int64_t offset = live && operand.starts.data ? offset_of(operand.starts, tensors_.vectors, vector) : 0;
-    return {const_cast<void*>(operand.starts.data), operand.starts.dtype, offset, operand.stride};
+    const Operand& starts = operand.starts;
+    const int64_t offset = live && starts.data ? vector_offset(starts, tensors_.vectors, vector) : 0;
+    return {const_cast<void*>(starts.data), starts.dtype, offset, operand.stride};
   }
 
   // Calls body(h, p) for every pack that this thread holds, from pack `base` on.
   template <class Body>
-  __device__ void for_packs(const Span<int64_t>& span, int64_t base, const Body& body) const {
-    const int64_t packs = span.packs<kElements>();
+  __device__ void for_packs(const Span& span, Index base, const Body& body) const {
+    const Index packs = span.template packs<kElements>();
     unrolled<kHeld>([&](int h) {
-      const int64_t p = base + h * group_.lanes() + group_.lane();
+      const Index p = base + h * group_.lanes() + group_.lane();
       if (p < packs) body(h, p);
     });
   }
 
-  __device__ void load(const Line* x, const Span<int64_t>& span, int64_t base, Held (*held)[kHeld]) const {
-    for_packs(span, base, [&](int h, int64_t p) {
+  __device__ void load(const Line* x, const Span& span, Index base, Held (*held)[kHeld]) const {
+    for_packs(span, base, [&](int h, Index p) {
       unrolled<kOperands>([&](int k) { held[k][h] = Access::load(x[k], span, p, T(0)); });
     });
   }
@@ -116,10 +104,10 @@ class OneVector {
     unrolled<kOperands>([&](int k) { Access::unpack(held[k][h], x[k]); });
   }
 
-  __device__ void add(const Span<int64_t>& span, int64_t base, const Held (*held)[kHeld], T* numbers) const {
-    for_packs(span, base, [&](int h, int64_t p) {
-      const int64_t first = p * kElements - span.shift;
-      const bool whole = span.has_pack<kElements>(first);
+  __device__ void add(const Span& span, Index base, const Held (*held)[kHeld], T* numbers) const {
+    for_packs(span, base, [&](int h, Index p) {
+      const Index first = p * kElements - span.shift;
+      const bool whole = span.template has_pack<kElements>(first);
       T x[kOperands][kElements];
       unpack(held, h, x);
       unrolled<kElements>([&](int j) {
@@ -130,9 +118,9 @@ class OneVector {
     });
   }
 
-  __device__ void differentiate(const Slope<T>* slopes, const Span<int64_t>& span, int64_t base,
-                                const Held (*held)[kHeld], const Line* derivatives) const {
-    for_packs(span, base, [&](int h, int64_t p) {
+  __device__ void differentiate(const Slope<T>* slopes, const Span& span, Index base, const Held (*held)[kHeld],
+                                const Line* derivatives) const {
+    for_packs(span, base, [&](int h, Index p) {
       T x[kOperands][kElements];
       unpack(held, h, x);
       unrolled<kElements>([&](int j) {
@@ -181,38 +169,46 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 
 template <class Formula, class Access>
 void launch_vectors(VectorsKernel<Formula> kernel, const Queue& queue) {
-  const int64_t packs = kernel.tensors.length / Access::kElements + 1;
-  kernel.lanes = lanes_for(packs, kHeldVectorPacks<Formula, typename Access::T>, kThreads);
+  kernel.lanes =
+      lanes_for(most_packs<Access>(kernel.tensors.length), kHeldVectorPacks<Formula, typename Access::T>, kThreads);
   const int64_t in_block = kThreads / kernel.lanes;
   launch(vectors_kernel<Formula, Access>, queue,
-         blocks_for(queue, (kernel.tensors.vectors.count + in_block - 1) / in_block, kThreads), kThreads, kernel);
+         row_blocks((kernel.tensors.vectors.count + in_block - 1) / in_block, kBlocks), kThreads, kernel);
 }
 
 template <class Formula>
 void vectors(const Formula& formula, const VectorsArguments& arguments, const Scaling& scaling, const Reduced& reduced,
              const Queue& queue) {
-  Alignment alignment(arguments.operands[0].starts.dtype);
+  const Operand& first = arguments.operands[0].starts;
+  Alignment alignment(first.dtype);
   bool any_float64 = false, wants_derivatives = false;
+  // Whether vectors are rows of matrices, whose numbers and distances fit into 32 bits.
+  bool are_rows = arguments.vectors.dims == 1 && arguments.vectors.count <= 1 << 30;
   const auto look = [&](const VectorOperand& operand) {
-    if (!operand.starts.data) return;
-    alignment.add(operand.starts.data, operand.starts.dtype, operand.stride, operand.starts.strides,
-                  arguments.vectors.dims);
-    any_float64 |= operand.starts.dtype == ScalarType::Double;
+    const Operand& starts = operand.starts;
+    if (!starts.data) return;
+    alignment.add(starts.data, starts.dtype, operand.stride, starts.strides, arguments.vectors.dims);
+    any_float64 |= starts.dtype == ScalarType::Double;
+    are_rows = are_rows && !starts.contiguous && std::abs(starts.strides[0]) <= INT32_MAX;
   };
   for (int k = 0; k < Formula::kOperands; ++k) {
     look(arguments.operands[k]);
     look(arguments.derivatives[k]);
     wants_derivatives |= arguments.derivatives[k].starts.data != nullptr;
   }
-  const VectorsKernel<Formula> kernel{formula, arguments, scaling, reduced, alignment.shift(), 0, wants_derivatives};
-  if (alignment.is_packed()) {
-    with_storage(arguments.operands[0].starts.dtype,
-                 [&](auto storage) { launch_vectors<Formula, Packed<decltype(storage)>>(kernel, queue); });
-  } else if (any_float64) {
-    launch_vectors<Formula, Apart<double>>(kernel, queue);
-  } else {
-    launch_vectors<Formula, Apart<float>>(kernel, queue);
+  VectorsKernel<Formula> kernel{formula, arguments, scaling, reduced, alignment.shift(), 0, wants_derivatives};
+  if (!alignment.is_packed() || arguments.length >= int64_t{1} << 30) {
+    if (any_float64) return launch_vectors<Formula, Apart<double>>(kernel, queue);
+    return launch_vectors<Formula, Apart<float>>(kernel, queue);
   }
+  are_rows = are_rows && are_whole(alignment, first.dtype, arguments.length, first.strides, 1);
+  with_storage(first.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    if constexpr (kHasRowsKernel<Formula> && !std::is_same_v<S, double>) {
+      if (are_rows && launch_vectors_rows<S>(kernel, queue)) return;
+    }
+    launch_vectors<Formula, Packed<S>>(kernel, queue);
+  });
 }
 
 }  // namespace fused_losses

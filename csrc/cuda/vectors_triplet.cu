@@ -14,6 +14,11 @@ void triplet_margin(const VectorsArguments& arguments, const Scaling& scaling, c
   };
   if (cosine) return with(CosineDistance{});
   if (p == 1 || (arguments.length == 1 && std::isfinite(p))) return with(ManhattanDistance{{}, eps, p});
+  if (p == 2 && !swap) {
+    // The most common one, which has kernels of its own.
+    const TripletMargin formula{EuclideanDistance{{}, eps}, margin, std::false_type()};
+    return vectors(formula, arguments, scaling, reduced, queue);
+  }
   if (p == 2) return with(EuclideanDistance{{}, eps});
   if (std::isinf(p)) return with(ExtremeDistance{eps, p < 0});
   triplet_margin_by_powers(arguments, scaling, reduced, queue);

@@ -19,28 +19,30 @@
 namespace fused_losses {
 
 // max(0, d(anchor, positive) - d(anchor, negative) + margin). With `swap`, d(positive, negative) takes the place of
-// d(anchor, negative) where it is smaller; where the two are equal, each gets half of the derivative.
-template <class Distance>
+// d(anchor, negative) where it is smaller; where the two are equal, each gets half of the derivative. Swap is bool, or
+// std::false_type where it is known that the third distance is not wanted.
+template <class Distance, class Swap = bool>
 struct TripletMargin {
   static constexpr int kOperands = 3;
   static constexpr bool kHasTarget = false;
   static constexpr int kPair = Distance::kNumbers;
-  static constexpr int kNumbers = 3 * kPair;
+  static constexpr int kPairs = std::is_same_v<Swap, std::false_type> ? 2 : 3;
+  static constexpr int kNumbers = kPairs * kPair;
   static constexpr bool kAdds = Distance::kAdds;
   static constexpr bool kTakesPowers = Distance::kTakesPowers;
-  static constexpr int kSlopes = 3;
+  static constexpr int kSlopes = kPairs;
 
   Distance distance;
   double margin;
-  bool swap;
+  Swap swap;
 
   template <class V>
   FUSED_LOSSES_HOST_DEVICE void start(V* numbers) const {
-    for (int pair = 0; pair < 3; ++pair) distance.start(numbers + pair * kPair);
+    for (int pair = 0; pair < kPairs; ++pair) distance.start(numbers + pair * kPair);
   }
   template <class R>
   FUSED_LOSSES_HOST_DEVICE void merge(const R* other, R* numbers) const {
-    for (int pair = 0; pair < 3; ++pair) distance.merge(other + pair * kPair, numbers + pair * kPair);
+    for (int pair = 0; pair < kPairs; ++pair) distance.merge(other + pair * kPair, numbers + pair * kPair);
   }
   template <class V>
   FUSED_LOSSES_HOST_DEVICE void add(const V* x, V* numbers) const {
@@ -83,8 +85,8 @@ struct TripletMargin {
 };
 
 // Clang has deduced this by itself since version 17.
-template <class Distance>
-TripletMargin(Distance, double, bool) -> TripletMargin<Distance>;
+template <class Distance, class Swap>
+TripletMargin(Distance, double, Swap) -> TripletMargin<Distance, Swap>;
 
 // 1 - cos for a target of 1, max(0, cos - margin) for -1, 0 for any other. The squares of the norms have 1e-12
 // added, as in torch.

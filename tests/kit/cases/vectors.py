@@ -20,8 +20,21 @@ TRIPLET, WITH_DISTANCE, COSINE = (
 )
 
 # Vectors that fill no register, some, several chunks (1024) with a tail, several pieces (32768) with a tail;
-# one vector; vectors of one element; batches of batches; none.
-SHAPES = ((7,), (3, 1), (33, 10), (5, 131), (4, 1025), (2, 40000), (2, 3, 7), (0, 4))
+# one vector; vectors of one element; batches of batches; none. Those of 32 to 4096 elements that a GPU keeps in
+# registers: by a few threads each, in several turns, and by a block.
+SHAPES = (
+    (7,),
+    (3, 1),
+    (33, 10),
+    (5, 131),
+    (4, 1025),
+    (2, 40000),
+    (2, 3, 7),
+    (0, 4),
+    (33, 128),
+    (300, 96),
+    (3, 2048),
+)
 
 NORMS: tuple[dict[str, Any], ...] = (
     {"p": 1.0},
