@@ -20,8 +20,8 @@ TRIPLET, WITH_DISTANCE, COSINE = (
 )
 
 # Vectors that fill no register, some, several chunks (1024) with a tail, several pieces (32768) with a tail;
-# one vector; vectors of one element; batches of batches; none. Those of 32 to 4096 elements that a GPU keeps in
-# registers: by a few threads each, in several turns, and by a block.
+# one vector; vectors of one element; batches of batches; none. The last three a GPU keeps in registers: by a
+# few threads for each vector, in several turns, and by a block.
 SHAPES = (
     (7,),
     (3, 1),
