@@ -45,6 +45,9 @@ struct Iteration {
 // How far item i of an iteration lies from item 0, in the unit of the strides.
 FUSED_LOSSES_HOST_DEVICE inline int64_t offset_of(int64_t i, int dims, const int64_t* sizes, const int64_t* strides) {
   int64_t offset = 0;
+#if defined(__CUDACC__)
+#pragma unroll 1  // divisions of 64 bits are long, and there is seldom one
+#endif
   for (int d = dims - 1; d > 0; --d) {
     const int64_t rest = i / sizes[d];
     offset += (i - rest * sizes[d]) * strides[d];

@@ -40,6 +40,10 @@ inline int blocks_for(const Queue& queue, int64_t tiles, int threads) {
 // an H100's 132 has 8, which with two operands of 16 bits have 64 KiB on their way.
 inline constexpr int kPointwiseBlocks = 1024;
 
+// The same for rows of a softmax: where a block has one row at a time, more blocks than are resident at once, so that a
+// device whose processors do not divide them is idle for a short time at their end.
+inline constexpr int kSoftmaxBlocks = 4096;
+
 // What derivatives are multiplied by: the upstream gradient of the reduced loss, if there is one, over the divisor.
 struct Scaling {
   const void* upstream = nullptr;  // one number, in upstream_dtype; null: 1

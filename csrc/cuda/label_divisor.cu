@@ -17,8 +17,10 @@ __global__ void __launch_bounds__(kThreads) label_divisor_kernel(const __grid_co
 }  // namespace
 
 void label_divisor(const SoftmaxArguments& arguments, const Reduced& sum, const Queue& queue) {
-  const int64_t tiles = (arguments.outer * arguments.inner + kThreads - 1) / kThreads;
-  launch(label_divisor_kernel, queue, blocks_for(queue, tiles, kThreads), kThreads, Kernel{arguments, sum});
+  // A thread has a pack of labels or more. As many blocks on every device, so that weights are added up in one order.
+  const int64_t tiles = arguments.outer * arguments.inner / (kPack<int64_t> * kThreads);
+  const int blocks = static_cast<int>(std::clamp<int64_t>(tiles, 1, kPointwiseBlocks));
+  launch(label_divisor_kernel, queue, blocks, kThreads, Kernel{arguments, sum});
 }
 
 }  // namespace fused_losses

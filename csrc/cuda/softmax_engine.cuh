@@ -10,19 +10,35 @@
 
 namespace fused_losses {
 
-template <class Body>
-void for_class_tensors(const SoftmaxArguments& tensors, const Body& body) {
+// Whether classes lie side by side in all tensors that have them, so few that they can be counted in 32 bits, with room
+// for what threads read at once.
+inline bool has_rows(const SoftmaxArguments& tensors) {
+  bool rows = tensors.classes < INT32_MAX - (1 << 14);
   for (const ClassTensor* tensor :
        {&tensors.input, &tensors.input_gradient, &tensors.probabilities, &tensors.probabilities_gradient}) {
-    if (tensor->data) body(*tensor);
+    if (tensor->data) rows = rows && tensor->strides.classes == 1;
   }
+  return rows;
 }
 
-inline void add_rows(Alignment& alignment, const SoftmaxArguments& tensors, const ClassTensor& tensor) {
-  int64_t strides[kLoopDims];
-  std::copy_n(tensor.strides.outer, tensors.outer_dims, strides);
-  strides[tensors.outer_dims] = tensor.strides.inner;
-  alignment.add(tensor.data, tensor.dtype, tensor.strides.classes, strides, tensors.outer_dims + 1);
+// How the rows of input and gradient can be read in packs: not at all, if rows of the same number do not begin equally
+// far from the beginning of one; with edges; or without.
+enum class Packing { kNone, kEdges, kWhole };
+
+template <class S>
+Packing packing_of(const SoftmaxArguments& tensors) {
+  Alignment alignment(tensors.input.dtype);
+  bool whole = tensors.classes % kPack<S> == 0;
+  for (const ClassTensor* tensor : {&tensors.input, &tensors.input_gradient}) {
+    int64_t strides[kLoopDims];
+    std::copy_n(tensor->strides.outer, tensors.outer_dims, strides);
+    strides[tensors.outer_dims] = tensor->strides.inner;
+    alignment.add(tensor->data, tensor->dtype, tensor->strides.classes, strides, tensors.outer_dims + 1);
+    if (!tensor->data) continue;
+    whole = whole && is_aligned(tensor->data);
+    for (int d = 0; d <= tensors.outer_dims; ++d) whole = whole && strides[d] % kPack<S> == 0;
+  }
+  return !alignment.is_packed() ? Packing::kNone : whole ? Packing::kWhole : Packing::kEdges;
 }
 
 // The most classes of packed positions whose results are not rounded to 16 bits. A thread with a pack of positions has
@@ -43,39 +59,57 @@ bool has_packed_positions(const SoftmaxArguments& tensors) {
   return packed;
 }
 
-// Chooses the kernel. kSoft and kTerms: see softmax_targets.cuh.
 template <class S, bool kSoft, bool kTerms>
-void run_softmax(SoftmaxKernel kernel, const Queue& queue) {
-  const SoftmaxArguments& tensors = kernel.tensors;
-  // The kernel for rows counts classes in 32 bits.
-  bool in_rows = tensors.classes < INT32_MAX - kPackBytes;
-  for_class_tensors(tensors, [&](const ClassTensor& tensor) { in_rows = in_rows && tensor.strides.classes == 1; });
-  if (in_rows) {
-    Alignment own(tensors.input.dtype);
-    add_rows(own, tensors, tensors.input);
-    add_rows(own, tensors, tensors.input_gradient);
-    kernel.shift = own.shift();
-    if (!own.is_packed()) return launch_softmax_rows<Apart<Compute<S>>, kSoft, kTerms>(kernel, queue);
-    add_rows(own, tensors, tensors.probabilities);
-    add_rows(own, tensors, tensors.probabilities_gradient);
-    kernel.probabilities_packed = own.is_packed();
-    return launch_softmax_rows<Packed<S>, kSoft, kTerms>(kernel, queue);
-  }
+void run_in_tiles(const SoftmaxKernel& kernel, const Queue& queue) {
   // A pack of positions for each thread, if that leaves a block of threads to each multiprocessor. Not with soft
   // targets and terms together: what must be known of a pack of positions would not fit into registers.
   if constexpr (!(kSoft && kTerms)) {
-    const int64_t threads = tensors.outer * tensors.inner / kPack<S>;
-    if (has_packed_positions<S>(tensors) && threads >= static_cast<int64_t>(queue.processors) * kThreads) {
+    const int64_t threads = kernel.tensors.outer * kernel.tensors.inner / kPack<S>;
+    if (has_packed_positions<S>(kernel.tensors) && threads >= static_cast<int64_t>(queue.processors) * kThreads) {
       return launch_softmax_tiles<S, kSoft, kTerms, kPack<S>>(kernel, queue);
     }
   }
   launch_softmax_tiles<S, kSoft, kTerms, 1>(kernel, queue);
 }
 
-#define FUSED_LOSSES_INSTANTIATE_SOFTMAX(S)                                \
-  template void run_softmax<S, false, false>(SoftmaxKernel, const Queue&); \
-  template void run_softmax<S, false, true>(SoftmaxKernel, const Queue&);  \
-  template void run_softmax<S, true, false>(SoftmaxKernel, const Queue&);  \
-  template void run_softmax<S, true, true>(SoftmaxKernel, const Queue&);
+// Chooses the kernel.
+template <class S, Soft soft, Terms terms>
+void run_softmax(const SoftmaxKernel& kernel, const Queue& queue) {
+  const SoftmaxArguments& tensors = kernel.tensors;
+  if (has_rows(tensors)) {
+    const Packing packing = packing_of<S>(tensors);
+    if (packing == Packing::kWhole || (packing == Packing::kEdges && tensors.classes >= kFewestWithEdges<S>)) {
+      return launch_softmax_rows<ByPacks<S>, soft, terms>(kernel, queue);
+    }
+    return launch_softmax_rows<ByElements<S>, soft, terms>(kernel, queue);
+  }
+  constexpr bool kSoft = soft != Soft::kNone;
+  if (terms == Terms::kNone && !tensors.argmax) {
+    run_in_tiles<S, kSoft, false>(kernel, queue);
+  } else {
+    run_in_tiles<S, kSoft, true>(kernel, queue);
+  }
+}
+
+// Chooses what the kernel is compiled for.
+template <class S>
+void run_softmax(const SoftmaxKernel& kernel, const Queue& queue) {
+  const SoftmaxArguments& tensors = kernel.tensors;
+  const SoftmaxTerms& terms = tensors.terms;
+  const bool smooth = tensors.label_smoothing != 0;
+  const bool maps = terms.entropy != 0 || terms.logit_scale != 1 || terms.softcap != 0;
+  if (tensors.probabilities.data || (smooth && (tensors.weight.data || maps))) {
+    if (maps) return run_softmax<S, Soft::kAny, Terms::kAny>(kernel, queue);
+    return run_softmax<S, Soft::kAny, Terms::kNone>(kernel, queue);
+  }
+  if (smooth) return run_softmax<S, Soft::kEqual, Terms::kNone>(kernel, queue);
+  if (!maps) return run_softmax<S, Soft::kNone, Terms::kNone>(kernel, queue);
+  if constexpr (sizeof(S) == 2) {
+    if (terms.entropy == 0 && terms.softcap > 0 && terms.softcap <= kMostCap) {
+      return run_softmax<S, Soft::kNone, Terms::kCapped>(kernel, queue);
+    }
+  }
+  run_softmax<S, Soft::kNone, Terms::kAny>(kernel, queue);
+}
 
 }  // namespace fused_losses

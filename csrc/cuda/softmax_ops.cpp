@@ -9,8 +9,9 @@
 namespace fused_losses {
 namespace {
 
-// Labels that each block reads for itself, in less time than a launch takes: 128 for each of its 128 threads.
-constexpr int64_t kFewLabels = 16384;
+// How many labels each block adds up for itself: 4 KiB of them, in less time than a launch takes; more, if they are a
+// small part of the logits that it reads.
+constexpr int64_t few_labels(int64_t classes) { return std::max<int64_t>(512, classes / 128); }
 
 using Engine = void (*)(const SoftmaxArguments&, const Scaling&, LabelDivisor, const Reduced&, const Queue&);
 
@@ -35,7 +36,7 @@ class Call : public SoftmaxCall<kSameEngine<engine, cross_entropy>>, public OnGp
     } else if (this->is_mean()) {
       const int64_t positions = arguments.outer * arguments.inner;
       scaling.divisor = static_cast<double>(positions);
-      labels.by_each_block = arguments.labels.data && positions <= kFewLabels;
+      labels.by_each_block = arguments.labels.data && positions <= few_labels(arguments.classes);
       if (arguments.labels.data && !labels.by_each_block) {
         divisor = empty_on(this->queue().device, Layout(0, nullptr), ScalarType::Double);
         Reduced sum{divisor->data_ptr(), ScalarType::Double};

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "labels.cuh"
+#include "softmax_access.cuh"
 
 namespace fused_losses {
 
@@ -33,10 +34,6 @@ template <bool kRounded>
 __device__ inline double numerator(double x) {
   return exp(x);
 }
-
-// The larger number, in one instruction. NaN is passed over, since it makes the sum of exponentials NaN anyway.
-__device__ inline float larger_of(float a, float b) { return fmaxf(a, b); }
-__device__ inline double larger_of(double a, double b) { return fmax(a, b); }
 
 // What to subtract from logits: the reference, but 0 for -inf, so that exponentials are 0 and not NaN.
 template <class T>
@@ -156,23 +153,28 @@ class Targets {
         keep_(static_cast<T>(1 - tensors_.label_smoothing)),
         constant_(static_cast<T>(tensors_.label_smoothing / static_cast<double>(tensors_.classes))) {}
 
-  __device__ Hot<T> hot(const Position& position, bool live) const {
+  // What is known of a position of class y that counts or not, but for the logit of its class.
+  __device__ Hot<T> hot(const Position& position, int64_t y, bool counts) const {
     Hot<T> result;
-    result.counts = live;
-    if (live && tensors_.labels.data) {
-      result.y = label_of(tensors_, position);
-      result.counts = result.y >= 0;
-      if (result.counts) {
-        result.x_y = logit(number_at(
-            tensors_.input,
-            offset_of(tensors_, tensors_.input.strides, position) + result.y * tensors_.input.strides.classes, T(0)));
-        result.w_y = weight(result.y);
-        result.hot = keep_ * result.w_y;
-      }
+    result.y = y;
+    result.counts = counts;
+    if (y >= 0) {
+      result.w_y = weight(y);
+      result.hot = keep_ * result.w_y;
     }
-    if (result.counts) {
+    if (counts) {
       result.slope = scale_ * at_position(tensors_.upstream, position, T(1));
-      if constexpr (kTerms) result.lse_upstream = at_position(tensors_.lse_gradient, position, T(0));
+      result.lse_upstream = at_position(tensors_.lse_gradient, position, T(0));
+    }
+    return result;
+  }
+  // All of it. A live position is one that exists.
+  __device__ Hot<T> hot(const Position& position, bool live) const {
+    const int64_t y = live && tensors_.labels.data ? label_of(tensors_, position) : -1;
+    Hot<T> result = hot(position, y, live && (y >= 0 || !tensors_.labels.data));
+    if (y >= 0) {
+      const ClassTensor& x = tensors_.input;
+      result.x_y = logit(number_at(x, offset_of(tensors_, x.strides, position) + y * x.strides.classes, T(0)));
     }
     return result;
   }
@@ -203,16 +205,16 @@ class Targets {
   __device__ bool given() const { return tensors_.backward && tensors_.reference; }
   __device__ SoftmaxState<T> read(int64_t i) const {
     SoftmaxState<T> state{static_cast<const T*>(tensors_.reference)[i], static_cast<const T*>(tensors_.sum)[i]};
-    if (kTerms && tensors_.mean_excess) state.excess = static_cast<const T*>(tensors_.mean_excess)[i] * state.sum;
+    if (tensors_.mean_excess) state.excess = static_cast<const T*>(tensors_.mean_excess)[i] * state.sum;
     return state;
   }
 
   __device__ Slopes<T> slopes(const SoftmaxState<T>& state, const Hot<T>& hot) const {
     Slopes<T> result;
     result.reference = finite_reference(state.reference);
-    result.numerator_factor = (hot.hot + state.mass) * hot.slope / state.sum;
-    if constexpr (kTerms) {
-      const SoftmaxTerms& terms = tensors_.terms;
+    result.numerator_factor = divide_by_normal((hot.hot + state.mass) * hot.slope, state.sum);
+    const SoftmaxTerms& terms = tensors_.terms;
+    if (terms.z_loss != 0 || terms.entropy != 0 || tensors_.lse_gradient.data) {
       result.terms = SoftmaxTermsGradient<T>(referred(state), static_cast<T>(terms.z_loss),
                                              static_cast<T>(terms.entropy), hot.slope, hot.lse_upstream);
       result.numerator_factor += result.terms.numerator_factor;
@@ -234,9 +236,9 @@ class Targets {
                                  T others) const {
     const T q_y = kSoft ? soft(T(0), hot.y) : T(0);
     T made = gradient_at_hot(e_y, others, state.sum, hot.hot, state.mass, q_y) * hot.slope;
+    if (slopes.terms.numerator_factor != 0) made += e_y * slopes.terms.numerator_factor;
     if constexpr (kTerms) {
-      made +=
-          e_y * slopes.terms.numerator_factor + excess(e_y, hot.x_y - slopes.reference) * slopes.terms.excess_factor;
+      made += excess(e_y, hot.x_y - slopes.reference) * slopes.terms.excess_factor;
       made *= map_.slope(hot.x_y);
     }
     return made;
@@ -257,12 +259,10 @@ class Targets {
     }
     T value = 0;
     if (hot.counts) value = cross_entropy_value(state, tensors_.labels.data != nullptr, hot.hot, hot.x_y);
-    if constexpr (kTerms) {
-      const SoftmaxTerms& terms = tensors_.terms;
-      if (tensors_.mean_excess) static_cast<T*>(tensors_.mean_excess)[i] = hot.counts ? state.excess / state.sum : T(0);
-      if (tensors_.argmax) tensors_.argmax[i] = largest;
-      if (hot.counts) value += terms_value(state, static_cast<T>(terms.z_loss), static_cast<T>(terms.entropy));
-    }
+    const SoftmaxTerms& terms = tensors_.terms;
+    if (tensors_.mean_excess) static_cast<T*>(tensors_.mean_excess)[i] = hot.counts ? state.excess / state.sum : T(0);
+    if (tensors_.argmax) tensors_.argmax[i] = largest;
+    if (hot.counts) value += terms_value(state, static_cast<T>(terms.z_loss), static_cast<T>(terms.entropy));
     if (tensors_.losses.data) store_as(tensors_.losses.data, tensors_.losses.dtype, i, value);
     return value;
   }

@@ -79,8 +79,13 @@ __device__ inline Pack<S> load_pack(const void* data, int64_t pack) {
   const auto* from = static_cast<const Pack<S>*>(data) + pack;
 #if defined(FUSED_LOSSES_CUDA_ON_CPU)
   cuda_on_cpu::check_aligned(from, kPackBytes);
-#endif
   return *from;
+#else
+  const uint4 words = *reinterpret_cast<const uint4*>(from);  // else the compiler may load a pack word by word
+  Pack<S> result;
+  std::memcpy(result.words, &words, kPackBytes);
+  return result;
+#endif
 }
 
 template <class S>
@@ -90,6 +95,22 @@ __device__ inline void store_pack(void* data, int64_t pack, const Pack<S>& value
   cuda_on_cpu::check_aligned(to, kPackBytes);
 #endif
   *to = value;
+}
+
+// Begins to copy a pack into shared memory, which takes no register; wait_for_copies() waits until all copies that this
+// thread has begun are there.
+__device__ inline void copy_pack(void* to, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+#else
+  store_pack(to, 0, load_pack<unsigned>(from, 0));
+#endif
+}
+__device__ inline void wait_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
 }
 
 FUSED_LOSSES_HOST_DEVICE inline bool is_aligned(const void* data) {
@@ -105,6 +126,20 @@ __device__ inline void store_words(void* to, const unsigned* words) {
   Pack<unsigned> pack;
   unrolled<4>([&](int w) { pack.words[w] = words[w]; });
   store_pack(to, 0, pack);
+}
+
+// The larger number, in one instruction; NaN is passed over.
+__device__ inline float larger_of(float a, float b) { return fmaxf(a, b); }
+__device__ inline double larger_of(double a, double b) { return fmax(a, b); }
+
+// The sum of a power of two of numbers, by additions that need not wait for each other.
+template <int count, class T>
+__device__ inline T sum_in_pairs(const T* numbers) {
+  if constexpr (count == 1) {
+    return numbers[0];
+  } else {
+    return sum_in_pairs<count / 2>(numbers) + sum_in_pairs<count / 2>(numbers + count / 2);
+  }
 }
 
 template <class To, class From>

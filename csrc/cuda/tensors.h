@@ -86,7 +86,7 @@ class Scratch {
 
  private:
   static Tensor allocated(const Queue& queue) {
-    const int64_t count = 1 + std::max(blocks_for(queue, INT32_MAX, kThreads), kPointwiseBlocks);
+    const int64_t count = 1 + std::max({blocks_for(queue, INT32_MAX, kThreads), kPointwiseBlocks, kSoftmaxBlocks});
     return empty_on(queue.device, Layout(1, &count), ScalarType::Double);
   }
 

@@ -87,7 +87,7 @@ FUSED_LOSSES_HOST_DEVICE R cross_entropy_value(const SoftmaxState<R>& state, boo
 // the share of all other classes, whose exponentials add up to `others`; e_y is the exponential of class y.
 template <class R>
 FUSED_LOSSES_HOST_DEVICE R gradient_at_hot(R e_y, R others, R sum, R hot, R mass, R q_y) {
-  return mass * (e_y / sum) - q_y - hot * (others / sum);
+  return mass * divide_by_normal(e_y, sum) - q_y - hot * divide_by_normal(others, sum);
 }
 
 // From given logits v to the logits of the softmax, x = value(v), and dx/dv as slope(x). Its own numbers are of type R.
