@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from fused_losses import devices, modes
 from fused_losses.architectures import serve
+from fused_losses.names import BackendName
 from fused_losses.registry import LOSSES
 
 # From the widest registers to the narrowest: a machine runs every set after its own, too.
 _INSTRUCTION_SETS = ("avx512", "avx2", "default")
 
-BACKENDS = ("compiled", "triton")
+BACKENDS = get_args(BackendName)
 
 _REINSTALL = "Install again: pip install --no-build-isolation . in the source tree."
 
@@ -167,7 +168,7 @@ def _cuda_architectures() -> list[str]:
 
 
 @contextmanager
-def backend(name: str) -> Iterator[None]:
+def backend(name: BackendName) -> Iterator[None]:
     """Prefers a backend's kernels, where it has some, in this thread or asynchronous task.
 
     A backward prefers what its forward preferred, unless torch.compile has made both. All backends compute

@@ -29,6 +29,9 @@ class FusedModule(nn.Module):
         _defaults: Mapping[str, Any]
         """The class's `fused_options`."""
 
+        def __call__(self, *operands: Tensor, **named: Tensor) -> Tensor:
+            """The loss, given torch's operands."""
+
     def __init_subclass__(
         cls, function: Callable[..., Any] | None = None, per_call: tuple[str, ...] = (), **keywords: Any
     ) -> None:

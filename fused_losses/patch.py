@@ -11,6 +11,7 @@ from torch import nn
 from fused_losses import functional, modules, unpatched
 from fused_losses.call import Backward
 from fused_losses.losses.checks import check_backward
+from fused_losses.names import PatchedName
 from fused_losses.registry import LINEAR, TWINS
 from fused_losses.swaps import Attributes, Patch, Swap, logger
 
@@ -42,7 +43,7 @@ _SWAPS: dict[str, tuple[Swap, Swap]] = {
 }
 
 
-def patch(losses: Iterable[str] | None = None) -> Patch:
+def patch(losses: PatchedName | Iterable[PatchedName] | None = None) -> Patch:
     """Puts the losses of this package in the place of those of torch.nn.functional, for the whole process.
 
     Torch's modules, those that exist already and subclasses too, look their function up there when they are
@@ -61,7 +62,7 @@ def patch(losses: Iterable[str] | None = None) -> Patch:
     All threads see the change at once. Patch and undo where no other thread is computing a loss.
 
     Args:
-        losses: names as in torch.nn.functional. All if None.
+        losses: names as in torch.nn.functional, or one name. All if None.
 
     Returns:
         A handle, which is a context manager: `replaced` lists the qualified names, `undo()` puts torch's

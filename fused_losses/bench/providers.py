@@ -17,6 +17,7 @@ from fused_losses import backends, devices, functional
 from fused_losses.bench.cases import Case
 from fused_losses.bench.heads import HEADS
 from fused_losses.losses.twins import twin_of
+from fused_losses.names import BackendName
 from fused_losses.registry import LOSSES
 
 LossFn = Callable[..., Tensor]
@@ -52,7 +53,7 @@ class Provider:
     make: Callable[[Case], LossFn]
     losses: frozenset[str]
     is_own: bool = False
-    backend: str | None = None
+    backend: BackendName | None = None
     backward: str | None = None
 
     @contextmanager
@@ -192,7 +193,7 @@ _HEADS = frozenset(HEADS)
 _CROSS_ENTROPY = frozenset({"linear_cross_entropy"})
 
 # Kernels for GPUs, by the word that a provider's name has before the strategy.
-BACKENDS = {"cuda": "compiled", "triton": "triton"}
+BACKENDS: dict[str, BackendName] = {"cuda": "compiled", "triton": "triton"}
 STRATEGIES = ("fused", "recompute", "inplace")
 
 

@@ -15,6 +15,7 @@ from fused_losses.distributed.rows import local_numbers, merge, write_gradient
 from fused_losses.distributed.shard import Shard, localized
 from fused_losses.distributed.target import Options, Target
 from fused_losses.losses.softmax_outputs import Requested, divisor_of
+from fused_losses.names import ReductionName
 
 
 def cross_entropy(
@@ -25,7 +26,7 @@ def cross_entropy(
     shard: Shard | None = None,
     group: dist.ProcessGroup | None = None,
     ignore_index: int = -100,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     label_smoothing: float = 0.0,
     backward: Literal["recompute", "inplace"] = "recompute",
     z_loss: float = 0.0,

@@ -21,6 +21,7 @@ from fused_losses.linear.head import Head
 from fused_losses.linear.loop import over_chunks
 from fused_losses.linear.products import choose_logits_dtype
 from fused_losses.losses.softmax_outputs import Requested, divisor_of
+from fused_losses.names import ReductionName
 
 
 def linear_cross_entropy(
@@ -33,7 +34,7 @@ def linear_cross_entropy(
     shard: Shard | None = None,
     group: dist.ProcessGroup | None = None,
     ignore_index: int = -100,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     label_smoothing: float = 0.0,
     workspace: int | None = None,
     z_loss: float = 0.0,

@@ -13,11 +13,12 @@ from fused_losses.linear.chunks import rows_per_chunk
 from fused_losses.linear.composition import logits_of, warn_of_all_logits
 from fused_losses.linear.head import Head, is_head
 from fused_losses.modes import autocasts
+from fused_losses.names import DivergenceReductionName
 
 
 def divergence(
     head: Head,
-    reduction: str,
+    reduction: DivergenceReductionName,
     workspace: int | None,
     backward: Strategy,
     target: Tensor,

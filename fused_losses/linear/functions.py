@@ -27,6 +27,7 @@ from fused_losses.losses.softmax_outputs import (
     terms_of,
 )
 from fused_losses.modes import autocasts
+from fused_losses.names import DivergenceReductionName, LossName, ReductionName
 from fused_losses.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def linear_cross_entropy(
     *,
     linear_bias: Tensor | None = None,
     weight: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: LinearCrossEntropyOptions | None = None,
@@ -210,10 +211,10 @@ def linear_loss(
     input: Tensor,
     linear_weight: Tensor,
     target: Tensor | None = None,
-    loss: str = "cross_entropy",
+    loss: LossName = "cross_entropy",
     *,
     linear_bias: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: DivergenceReductionName = "mean",
     workspace: int | None = None,
     backward: Strategy = "fused",
     **options: Any,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
 from fused_losses.linear.autograd import Strategy
 from fused_losses.linear.functions import linear_cross_entropy
+from fused_losses.names import ReductionName
 
 
 class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
@@ -39,19 +40,25 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
         super().__init__(in_features, num_classes, **keywords)
         self.fused_options = {"workspace": workspace, "backward": backward}
 
-    def forward(self, input: Tensor, target: Tensor) -> Any:
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, target: Tensor) -> Tensor:
+            """As `forward`."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of the head's logits of `input`, (N, D) or (D)."""
         classes = (self.num_classes, *self.out_features)
         bias = self.linear.bias
-        return linear_cross_entropy(
+        loss: Tensor = linear_cross_entropy(
             input,
             self.linear.weight.reshape(*classes, self.linear.in_features),
             target,
             linear_bias=None if bias is None else bias.reshape(classes),
             weight=self.weight,
-            reduction=self.reduction,
+            reduction=cast(ReductionName, self.reduction),
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             options=self.options,
             **self.fused_options,
         )
+        return loss

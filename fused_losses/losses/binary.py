@@ -32,6 +32,7 @@ from fused_losses.losses.checks import (
 )
 from fused_losses.losses.plans import plans
 from fused_losses.modes import autocasts
+from fused_losses.names import ReductionName
 from fused_losses.shapes import broadcast_shape
 
 
@@ -41,7 +42,7 @@ def binary_cross_entropy(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     ignore_index: float | None = None,
     backward: Backward = "fused",
@@ -124,7 +125,7 @@ def binary_cross_entropy_with_logits(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     pos_weight: Tensor | None = None,
     *,
     ignore_index: float | None = None,
@@ -216,7 +217,7 @@ def multilabel_soft_margin_loss(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:
@@ -296,7 +297,7 @@ def soft_margin_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from numbers import Real
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from fused_losses.shapes import positions, spans
 FLOATING = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 INTEGRAL = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
+Name = TypeVar("Name", bound=str)
+
 
 def check_backward(backward: str) -> None:
     """Raises ValueError for a `backward` that is no strategy."""
@@ -25,7 +28,7 @@ def check_backward(backward: str) -> None:
         raise ValueError(f"backward must be 'fused', 'recompute' or 'inplace', but it is {backward!r}")
 
 
-def reduction_of(backward: str, reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+def reduction_of(backward: str, reduction: Name, size_average: bool | None, reduce: bool | None) -> Name:
     """The reduction that is meant by torch's three arguments, two of which are deprecated.
 
     Raises:
@@ -34,7 +37,7 @@ def reduction_of(backward: str, reduction: str, size_average: bool | None, reduc
     check_backward(backward)
     if size_average is None and reduce is None:
         return reduction
-    meant: str = legacy.legacy_get_string(size_average, reduce, emit_warning=False)
+    meant = cast(Name, legacy.legacy_get_string(size_average, reduce, emit_warning=False))
     warn(f"size_average and reduce args will be deprecated, please use reduction='{meant}' instead.")
     return meant
 

@@ -20,6 +20,7 @@ from fused_losses.losses.checks import (
 )
 from fused_losses.losses.plans import plans
 from fused_losses.modes import autocasts
+from fused_losses.names import ReductionName
 
 
 def nll_loss(
@@ -29,7 +30,7 @@ def nll_loss(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:
@@ -98,7 +99,7 @@ def multi_margin_loss(
     weight: Tensor | None = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:
@@ -173,7 +174,7 @@ def multilabel_margin_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:

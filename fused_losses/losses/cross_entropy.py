@@ -31,6 +31,7 @@ from fused_losses.losses.softmax_outputs import (
     terms_of,
 )
 from fused_losses.modes import autocasts
+from fused_losses.names import ReductionName
 
 
 def cross_entropy(
@@ -40,7 +41,7 @@ def cross_entropy(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     label_smoothing: float = 0.0,
     *,
     backward: Backward = "fused",

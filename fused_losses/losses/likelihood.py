@@ -20,6 +20,7 @@ from fused_losses.losses.checks import (
     warn,
 )
 from fused_losses.losses.plans import plans
+from fused_losses.names import DivergenceReductionName, ReductionName
 from fused_losses.shapes import broadcast_shape
 
 
@@ -31,7 +32,7 @@ def poisson_nll_loss(
     size_average: bool | None = None,
     eps: float = 1e-8,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:
@@ -104,7 +105,7 @@ def gaussian_nll_loss(
     var: Tensor | float,
     full: bool = False,
     eps: float = 1e-6,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:
@@ -188,7 +189,7 @@ def kl_div(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: DivergenceReductionName = "mean",
     log_target: bool = False,
     *,
     backward: Backward = "fused",

@@ -9,6 +9,7 @@ from fused_losses.call import EVERY_REDUCTION, REDUCTIONS, Backward, Call, Point
 from fused_losses.dispatch import by_torch, kernels_take, run
 from fused_losses.losses.checks import are_numbers, as_floating, promoted, reduction_of, takes_elements
 from fused_losses.losses.plans import plans
+from fused_losses.names import ReductionName
 from fused_losses.shapes import broadcast_shape
 
 
@@ -18,7 +19,7 @@ def hinge_embedding_loss(
     margin: float = 1.0,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:
@@ -81,7 +82,7 @@ def margin_ranking_loss(
     margin: float = 0,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:

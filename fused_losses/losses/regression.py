@@ -25,6 +25,7 @@ from fused_losses.losses.checks import (
     warn_of_broadcast,
 )
 from fused_losses.losses.plans import plans
+from fused_losses.names import ReductionName
 from fused_losses.shapes import broadcast_shape
 
 
@@ -33,7 +34,7 @@ def mse_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     weight: Tensor | None = None,
     *,
     backward: Backward = "fused",
@@ -76,7 +77,7 @@ def l1_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     weight: Tensor | None = None,
     *,
     backward: Backward = "fused",
@@ -119,7 +120,7 @@ def smooth_l1_loss(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     beta: float = 1.0,
     *,
     backward: Backward = "fused",
@@ -164,7 +165,7 @@ def _plan_smooth_l1(input: Tensor, target: Tensor, reduction: str = "mean", beta
 def huber_loss(
     input: Tensor,
     target: Tensor,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     delta: float = 1.0,
     weight: Tensor | None = None,
     *,

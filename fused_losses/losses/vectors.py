@@ -23,6 +23,7 @@ from fused_losses.losses.checks import (
     reduction_of,
 )
 from fused_losses.losses.plans import plans
+from fused_losses.names import ReductionName
 from fused_losses.reference import cosine_distance as cosine_distance
 from fused_losses.shapes import broadcast_shape
 
@@ -52,7 +53,7 @@ def triplet_margin_loss(
     swap: bool = False,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:
@@ -137,7 +138,7 @@ def triplet_margin_with_distance_loss(
     distance_function: DistanceFunction | None = None,
     margin: float = 1.0,
     swap: bool = False,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     backward: Backward = "fused",
 ) -> Tensor:
     r"""As :func:`triplet_margin_loss`, with any function as the distance.
@@ -229,7 +230,7 @@ def cosine_embedding_loss(
     margin: float = 0,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: ReductionName = "mean",
     *,
     backward: Backward = "fused",
 ) -> Tensor:

@@ -27,7 +27,7 @@ LAYERS = (
     ("registry",),
     ("reference", "samples"),
     ("shapes", "devices", "call", "unpatched"),
-    ("modes",),
+    ("modes", "names"),
 )
 LAYER = {name: len(LAYERS) - i for i, names in enumerate(LAYERS) for name in names}
 

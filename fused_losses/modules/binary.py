@@ -1,0 +1,78 @@
+"""Losses of one sigmoid for each element, as modules."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fused_losses import functional as F
+from fused_losses.call import Backward
+from fused_losses.fused_module import FusedModule
+from fused_losses.names import ReductionName
+
+
+class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy):
+    """:func:`fused_losses.functional.binary_cross_entropy` as a module."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: ReductionName = "mean",
+        *,
+        ignore_index: float | None = None,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction)
+        self.fused_options = {"ignore_index": ignore_index, "backward": backward}
+
+
+class BCEWithLogitsLoss(FusedModule, nn.BCEWithLogitsLoss, function=F.binary_cross_entropy_with_logits):
+    """:func:`fused_losses.functional.binary_cross_entropy_with_logits` as a module."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: ReductionName = "mean",
+        pos_weight: Tensor | None = None,
+        *,
+        ignore_index: float | None = None,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction, pos_weight)
+        self.fused_options = {"ignore_index": ignore_index, "backward": backward}
+
+
+class MultiLabelSoftMarginLoss(
+    FusedModule, nn.MultiLabelSoftMarginLoss, function=F.multilabel_soft_margin_loss
+):
+    """:func:`fused_losses.functional.multilabel_soft_margin_loss` as a module."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: ReductionName = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction)
+        self.fused_options = {"backward": backward}
+
+
+class SoftMarginLoss(FusedModule, nn.SoftMarginLoss, function=F.soft_margin_loss):
+    """:func:`fused_losses.functional.soft_margin_loss` as a module."""
+
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: ReductionName = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.fused_options = {"backward": backward}

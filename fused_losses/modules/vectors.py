@@ -1,0 +1,64 @@
+"""Losses of distances between vectors, as modules."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fused_losses import functional as F
+from fused_losses.call import Backward
+from fused_losses.fused_module import FusedModule
+from fused_losses.losses.vectors import DistanceFunction
+from fused_losses.names import ReductionName
+
+
+class TripletMarginLoss(FusedModule, nn.TripletMarginLoss, function=F.triplet_margin_loss):
+    """:func:`fused_losses.functional.triplet_margin_loss` as a module."""
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: ReductionName = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(margin, p, eps, swap, size_average, reduce, reduction)
+        self.fused_options = {"backward": backward}
+
+
+class TripletMarginWithDistanceLoss(
+    FusedModule, nn.TripletMarginWithDistanceLoss, function=F.triplet_margin_with_distance_loss
+):
+    """:func:`fused_losses.functional.triplet_margin_with_distance_loss` as a module."""
+
+    def __init__(
+        self,
+        *,
+        distance_function: DistanceFunction | None = None,
+        margin: float = 1.0,
+        swap: bool = False,
+        reduction: ReductionName = "mean",
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(distance_function=distance_function, margin=margin, swap=swap, reduction=reduction)
+        self.fused_options = {"backward": backward}
+
+
+class CosineEmbeddingLoss(FusedModule, nn.CosineEmbeddingLoss, function=F.cosine_embedding_loss):
+    """:func:`fused_losses.functional.cosine_embedding_loss` as a module."""
+
+    def __init__(
+        self,
+        margin: float = 0.0,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: ReductionName = "mean",
+        *,
+        backward: Backward = "fused",
+    ) -> None:
+        super().__init__(margin, size_average, reduce, reduction)
+        self.fused_options = {"backward": backward}
