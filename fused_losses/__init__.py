@@ -1,6 +1,13 @@
 """The losses of torch.nn in single passes that include the backward.
 
 `fused_losses.functional` stands in for torch.nn.functional, and the modules here for those of torch.nn.
+
+Example:
+    >>> import torch, fused_losses
+    >>> model, loss = torch.nn.Linear(16, 10), fused_losses.CrossEntropyLoss()
+    >>> loss(model(torch.randn(8, 16)), torch.randint(10, (8,))).backward()
+    >>> model.weight.grad.shape
+    torch.Size([10, 16])
 """
 
 from fused_losses import functional

@@ -182,6 +182,11 @@ def backend(name: BackendName) -> Iterator[None]:
     Raises:
         ValueError: another name.
         RuntimeError: Triton is not installed.
+
+    Example:
+        >>> with fused_losses.backend("compiled"):
+        ...     print(fused_losses.functional.mse_loss(torch.zeros(3), torch.ones(3)))
+        tensor(1.)
     """
     global _who_prefer_triton
     if name not in BACKENDS:

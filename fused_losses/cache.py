@@ -8,12 +8,22 @@ from fused_losses import devices
 
 
 def cached_bytes() -> int:
-    """Bytes of freed gradient buffers held for the next step."""
+    """Bytes of freed gradient buffers held for the next step.
+
+    Example:
+        >>> fused_losses.empty_cache()
+        >>> fused_losses.cached_bytes()
+        0
+    """
     return int(torch.ops.fused_losses.cached_bytes()) if "cpu" in devices.compiled else 0
 
 
 def empty_cache() -> None:
-    """Gives all freed gradient buffers back to the system, as torch.cuda.empty_cache does."""
+    """Gives all freed gradient buffers back to the system, as torch.cuda.empty_cache does.
+
+    Example:
+        >>> fused_losses.empty_cache()
+    """
     if "cpu" in devices.compiled:
         torch.ops.fused_losses.empty_cache()
 
@@ -27,6 +37,9 @@ def set_cache_limit(bytes: int) -> None:
 
     Raises:
         ValueError: a negative number, or one of more than 64 bits.
+
+    Example:
+        >>> fused_losses.set_cache_limit(2**28)  # 256 MiB
     """
     if not 0 <= bytes < 2**63:
         raise ValueError(

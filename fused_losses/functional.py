@@ -10,6 +10,15 @@ Every function takes torch's arguments and one more, keyword-only:
 
 Shapes, dtypes and formulas are those of the functions of the same name in torch.nn.functional. Losses have
 the input's dtype, and float32 under autocast; arithmetic is in float32 (float64 for float64) throughout.
+
+Example:
+    >>> import torch
+    >>> from fused_losses import functional as F
+    >>> logits = torch.zeros(2, 4, requires_grad=True)
+    >>> F.cross_entropy(logits, torch.tensor([0, 3]), backward="recompute").backward()
+    >>> logits.grad
+    tensor([[-0.3750,  0.1250,  0.1250,  0.1250],
+            [ 0.1250,  0.1250,  0.1250, -0.3750]])
 """
 
 from __future__ import annotations

@@ -79,9 +79,11 @@ class FusedModule(nn.Module):
         if torchs is None:
             forward.__signature__ = signature  # type: ignore[attr-defined]
         cls.forward = forward
+        described, heading, example = inspect.cleandoc(cls.__doc__ or "").partition("\n\nExample:\n")
         cls.__doc__ = (
-            f"{cls.__doc__}\n\nOptions go to the constructor, tensors to the call. Formula, shapes, dtypes "
+            f"{described}\n\nOptions go to the constructor, tensors to the call. Formula, shapes, dtypes "
             "and errors are the function's. Options that torch.nn's module lacks are in `fused_options`."
+            f"{heading}{example}"
         )
 
     def __prepare_scriptable__(self) -> FusedModule:

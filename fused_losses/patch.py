@@ -71,6 +71,11 @@ def patch(losses: PatchedName | Iterable[PatchedName] | None = None) -> Patch:
     Raises:
         ValueError: a name that is no loss of this package.
         RuntimeError: something else has been put in the place of what an earlier patch put there.
+
+    Example:
+        >>> with fused_losses.patch("mse_loss") as patched:
+        ...     patched.replaced
+        ('torch.nn.functional.mse_loss',)
     """
     names = tuple(_SWAPS) if losses is None else (losses,) if isinstance(losses, str) else tuple(losses)
     if unknown := [name for name in names if name not in _SWAPS]:
@@ -98,6 +103,11 @@ def replace(model: Model, *, backward: Backward | None = None) -> Model:
 
     Raises:
         ValueError: another `backward`.
+
+    Example:
+        >>> model = torch.nn.ModuleDict({"layer": torch.nn.Linear(2, 2), "loss": torch.nn.MSELoss()})
+        >>> isinstance(fused_losses.replace(model)["loss"], fused_losses.MSELoss)
+        True
     """
     if backward is not None:
         check_backward(backward)

@@ -214,7 +214,12 @@ def multilabel_margin_loss(
 
 
 def cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
-    """1 - cosine similarity, along the last dimension."""
+    """1 - cosine similarity, along the last dimension.
+
+    Example:
+        >>> fused_losses.functional.cosine_distance(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]))
+        tensor(1.)
+    """
     return 1 - F.cosine_similarity(x1, x2, dim=-1)
 
 

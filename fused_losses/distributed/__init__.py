@@ -11,6 +11,16 @@ sum of a linear head's input gradients.
     results.py        what is made of these numbers for the caller
     cross_entropy.py  the loss of logits
     linear.py         the loss over a linear head, without its logits
+
+Example:
+    In each process of a group, as torchrun starts them:
+
+    >>> import torch
+    >>> from fused_losses import distributed
+    >>> shard = distributed.Shard.of_rank(8)  # 8 classes, cut into as many parts as there are processes
+    >>> local_logits = torch.zeros(2, shard.size)
+    >>> distributed.cross_entropy(local_logits, torch.tensor([0, 7]), shard=shard)
+    tensor(2.0794)
 """
 
 from fused_losses.distributed.cross_entropy import cross_entropy

@@ -76,6 +76,13 @@ def cross_entropy(
         IndexError: a class out of range, on the CPU. On a GPU such a row has no class, on any process.
         ValueError: placements other than those above; another reduction or `backward`.
         RuntimeError: shapes or dtypes that no kernels take.
+
+    Example:
+        >>> from fused_losses import distributed
+        >>> shard = distributed.Shard.of_rank(8)
+        >>> local_logits = torch.zeros(2, shard.size)
+        >>> distributed.cross_entropy(local_logits, torch.tensor([0, 7]), shard=shard)
+        tensor(2.0794)
     """
     if backward not in ("recompute", "inplace"):
         raise ValueError(f"backward must be 'recompute' or 'inplace', but it is {backward!r}")

@@ -84,6 +84,13 @@ def linear_cross_entropy(
         IndexError: a class out of range, on the CPU.
         ValueError: other placements; another reduction.
         RuntimeError: shapes or dtypes that no kernels take.
+
+    Example:
+        >>> from fused_losses import distributed
+        >>> shard = distributed.Shard.of_rank(8)
+        >>> hidden, local_head = torch.zeros(2, 16), torch.ones(shard.size, 16)
+        >>> distributed.linear_cross_entropy(hidden, local_head, torch.tensor([0, 7]), shard=shard)
+        tensor(2.0794)
     """
     head, shard = localized(linear_weight, 0, shard, group)
     if linear_bias is not None:

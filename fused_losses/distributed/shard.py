@@ -20,6 +20,11 @@ class Shard:
         size: how many.
         classes: how many there are on all processes.
         group: the processes that have them; None for all.
+
+    Example:
+        >>> from fused_losses.distributed import Shard
+        >>> Shard(first=4, size=4, classes=8)  # of the second of two processes
+        Shard(first=4, size=4, classes=8, group=None)
     """
 
     first: int

@@ -1,4 +1,14 @@
-"""Causal language models of transformers that train without logits."""
+"""Causal language models of transformers that train without logits.
+
+Example:
+    >>> import torch, transformers
+    >>> from fused_losses.integrations.linear_head import use_linear_head
+    >>> config = transformers.GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=1)
+    >>> model, tokens = transformers.GPT2LMHeadModel(config), torch.tensor([[1, 2, 3]])
+    >>> handle = use_linear_head(model)
+    >>> model(input_ids=tokens, labels=tokens).loss.backward()
+    >>> handle.undo()
+"""
 
 from __future__ import annotations
 
@@ -35,6 +45,15 @@ def use_linear_head(model: Any) -> LinearHead:
     Raises:
         ValueError: a model with another output layer or another loss, or that caps its logits.
         RuntimeError: the model has a linear head of this kind already.
+
+    Example:
+        >>> import transformers
+        >>> from fused_losses.integrations.linear_head import use_linear_head
+        >>> config = transformers.GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=1)
+        >>> model, tokens = transformers.GPT2LMHeadModel(config), torch.tensor([[1, 2, 3]])
+        >>> with use_linear_head(model):
+        ...     print(model(tokens, labels=tokens).logits)
+        None
     """
     name = type(model).__name__
     head = model.get_output_embeddings()

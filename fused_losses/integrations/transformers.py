@@ -3,6 +3,11 @@
 The functions have the signatures of those in `transformers.loss.loss_utils`, and their results, but
 the loss of bfloat16 or float16 logits is float32 throughout, and that of float64 logits float64.
 `patch_transformers` lets models use them.
+
+Example:
+    >>> from fused_losses.integrations.transformers import patch_transformers
+    >>> patched = patch_transformers()  # here, models train with these losses
+    >>> patched.undo()
 """
 
 from __future__ import annotations
@@ -53,6 +58,11 @@ def causal_lm_loss(
 
     Returns:
         A scalar: float32, or float64 for float64 logits.
+
+    Example:
+        >>> from fused_losses.integrations.transformers import causal_lm_loss
+        >>> causal_lm_loss(torch.zeros(1, 3, 8), torch.tensor([[1, 2, 3]]), vocab_size=8)
+        tensor(2.0794)
     """
     return _cross_entropy(
         logits.reshape(-1, vocab_size),
@@ -73,7 +83,13 @@ def masked_lm_loss(
     backward: Backward = "fused",
     **kwargs: Any,
 ) -> Tensor:
-    """Cross-entropy of each token; as transformers' `ForMaskedLMLoss`. See :func:`causal_lm_loss`."""
+    """Cross-entropy of each token; as transformers' `ForMaskedLMLoss`. See :func:`causal_lm_loss`.
+
+    Example:
+        >>> from fused_losses.integrations.transformers import masked_lm_loss
+        >>> masked_lm_loss(torch.zeros(1, 3, 8), torch.tensor([[-100, 2, -100]]), vocab_size=8)
+        tensor(2.0794)
+    """
     logits = logits.reshape(-1, vocab_size)
     return _cross_entropy(logits, labels.reshape(-1), num_items_in_batch, ignore_index, backward)
 
@@ -88,7 +104,15 @@ def token_classification_loss(
     backward: Backward = "fused",
     **kwargs: Any,
 ) -> Tensor:
-    """Cross-entropy of each token; as transformers' `ForTokenClassification`. See :func:`causal_lm_loss`."""
+    """Cross-entropy of each token; as transformers' `ForTokenClassification`. See :func:`causal_lm_loss`.
+
+    Example:
+        >>> import types
+        >>> from fused_losses.integrations.transformers import token_classification_loss
+        >>> config = types.SimpleNamespace(num_labels=4)  # a model's config
+        >>> token_classification_loss(torch.zeros(1, 3, 4), torch.tensor([[0, 1, -100]]), config)
+        tensor(1.3863)
+    """
     return masked_lm_loss(
         logits, labels, config.num_labels, num_items_in_batch, ignore_index, backward=backward
     )
@@ -121,6 +145,15 @@ def sequence_classification_loss(
 
     Raises:
         RuntimeError: another problem type.
+
+    Example:
+        >>> import types
+        >>> from fused_losses.integrations.transformers import sequence_classification_loss
+        >>> config = types.SimpleNamespace(num_labels=4, problem_type=None)  # a model's config
+        >>> sequence_classification_loss(torch.tensor([1, 3]), torch.zeros(2, 4), config)
+        tensor(1.3863)
+        >>> config.problem_type
+        'single_label_classification'
     """
     if config.problem_type is None:
         if config.num_labels == 1:
@@ -150,6 +183,11 @@ def causal_lm_loss_func(outputs: Any, labels: Tensor, num_items_in_batch: Items 
         outputs: the model's; its logits are (batch, length, vocabulary).
         labels: int64, (batch, length).
         num_items_in_batch: as in :func:`causal_lm_loss`.
+
+    Example:
+        >>> from fused_losses.integrations.transformers import causal_lm_loss_func
+        >>> causal_lm_loss_func({"logits": torch.zeros(1, 3, 8)}, torch.tensor([[1, 2, 3]]))
+        tensor(2.0794)
     """
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
     return causal_lm_loss(logits, labels, logits.shape[-1], num_items_in_batch)
@@ -180,6 +218,12 @@ def causal_lm_linear_loss(
 
     Returns:
         A scalar: float32, or float64 for float64 hidden states.
+
+    Example:
+        >>> from fused_losses.integrations.transformers import causal_lm_linear_loss
+        >>> hidden_states, head = torch.zeros(1, 3, 16), torch.ones(8, 16)
+        >>> causal_lm_linear_loss(hidden_states, head, torch.tensor([[1, 2, 3]]))
+        tensor(2.0794)
     """
     with _float32_losses(hidden_states):
         loss = F.linear_cross_entropy(
@@ -214,6 +258,12 @@ def patch_transformers(*, backward: Backward = "fused") -> Patch:
     Raises:
         ImportError: transformers is not installed.
         ValueError: another `backward`.
+
+    Example:
+        >>> from fused_losses.integrations.transformers import patch_transformers
+        >>> with patch_transformers() as patched:
+        ...     patched.replaced
+        ('transformers.modeling_utils.LOSS_MAPPING',)
     """
     check_backward(backward)
     models = importlib.import_module("transformers.modeling_utils")

@@ -100,6 +100,13 @@ def linear_cross_entropy(
         IndexError: a class index outside [0, C) that is not ignore_index.
         RuntimeError: shapes or dtypes that do not fit.
         ValueError: another `backward`; a workspace that is not positive.
+
+    Example:
+        >>> hidden, head = torch.zeros(4, 8, requires_grad=True), torch.ones(100, 8)
+        >>> loss = fused_losses.functional.linear_cross_entropy(hidden, head, torch.arange(4))
+        >>> loss.backward()
+        >>> loss.detach(), hidden.grad.shape
+        (tensor(4.6052), torch.Size([4, 8]))
     """
     _check(workspace, backward, linear_weight, input, linear_bias)
     operands = input, linear_weight, target, linear_bias, weight
@@ -245,6 +252,13 @@ def linear_loss(
         ValueError: a loss that this package does not have; another `backward`; a workspace that is not
             positive.
         RuntimeError: shapes or dtypes that do not fit.
+
+    Example:
+        >>> hidden, head = torch.zeros(4, 8), torch.ones(1000, 8)
+        >>> labels = torch.tensor([[0, 1, 2, 3], [7, 7, 7, 7]])  # row i has label 7
+        >>> target = torch.sparse_coo_tensor(labels, torch.ones(4), (4, 1000))
+        >>> fused_losses.functional.linear_loss(hidden, head, target, "binary_cross_entropy_with_logits")
+        tensor(0.6931)
     """
     _check(workspace, backward, linear_weight, input, linear_bias)
     if loss not in LOSSES:

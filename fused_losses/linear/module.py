@@ -23,6 +23,11 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
         backward: "fused": the forward makes the gradients, and holds them until the backward. "recompute":
             the backward makes the logits again.
         keywords: those of :class:`torch.nn.LinearCrossEntropyLoss`.
+
+    Example:
+        >>> loss = fused_losses.LinearCrossEntropyLoss(16, 100)
+        >>> loss(torch.randn(4, 16), torch.arange(4)).shape
+        torch.Size([])
     """
 
     fused_options: Mapping[str, Any] = MappingProxyType({"workspace": None, "backward": "fused"})

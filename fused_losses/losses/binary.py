@@ -70,6 +70,11 @@ def binary_cross_entropy(
         ValueError: input and target of different shapes.
         TypeError: an `ignore_index` that is no number.
         RuntimeError: input or target outside [0, 1]; operands of different dtypes; autocast on a GPU.
+
+    Example:
+        >>> probabilities, target = torch.tensor([0.5, 0.25]), torch.tensor([1.0, 0.0])
+        >>> fused_losses.functional.binary_cross_entropy(probabilities, target)
+        tensor(0.4904)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     if ignore_index is not None:
@@ -156,6 +161,11 @@ def binary_cross_entropy_with_logits(
         ValueError: input and target of different shapes.
         TypeError: an `ignore_index` that is no number.
         RuntimeError: a weight that requires grad, for which torch has no gradient either.
+
+    Example:
+        >>> logits, target = torch.tensor([0.0, 2.0, -1.0]), torch.tensor([1.0, 1.0, -1.0])
+        >>> fused_losses.functional.binary_cross_entropy_with_logits(logits, target, ignore_index=-1)
+        tensor(0.4100)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     if ignore_index is not None:
@@ -243,6 +253,11 @@ def multilabel_soft_margin_loss(
     Raises:
         RuntimeError: shapes that do not broadcast.
         ValueError: another reduction.
+
+    Example:
+        >>> logits, target = torch.zeros(2, 3), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+        >>> fused_losses.functional.multilabel_soft_margin_loss(logits, target)
+        tensor(0.6931)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_multilabel_soft_margin(input, target, weight, reduction)
@@ -320,6 +335,10 @@ def soft_margin_loss(
 
     Raises:
         RuntimeError: shapes that do not broadcast; a target that requires grad.
+
+    Example:
+        >>> fused_losses.functional.soft_margin_loss(torch.tensor([2.0, -2.0]), torch.tensor([1.0, 1.0]))
+        tensor(1.1269)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_soft_margin(input, target, reduction)

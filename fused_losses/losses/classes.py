@@ -56,6 +56,11 @@ def nll_loss(
         IndexError: a class index outside [0, C) that is not ignore_index.
         ValueError: input and target of different numbers of rows.
         RuntimeError: operands whose shapes or dtypes torch does not take either.
+
+    Example:
+        >>> log_probabilities = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+        >>> fused_losses.functional.nll_loss(log_probabilities, torch.tensor([1, 0]))
+        tensor(0.4904)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_nll(input, target, weight, ignore_index, reduction)
@@ -126,6 +131,11 @@ def multi_margin_loss(
     Raises:
         RuntimeError: a class index outside [0, C); shapes or dtypes that do not fit.
         ValueError: another p; a weight that is not one-dimensional.
+
+    Example:
+        >>> scores = torch.tensor([[0.5, 2.0, 1.0]])
+        >>> fused_losses.functional.multi_margin_loss(scores, torch.tensor([2]))
+        tensor(0.8333)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_multi_margin(input, target, p, margin, weight, reduction)
@@ -198,6 +208,12 @@ def multilabel_margin_loss(
 
     Raises:
         RuntimeError: an element of target outside [-1, C); shapes or dtypes that do not fit.
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 0.2, 0.4, 0.8]])
+        >>> target = torch.tensor([[3, 0, -1, 1]])  # classes 3 and 0
+        >>> fused_losses.functional.multilabel_margin_loss(scores, target)
+        tensor(0.8500)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_multilabel_margin(input, target, reduction)

@@ -101,6 +101,16 @@ def cross_entropy(
         ValueError: input and target of different numbers of rows; a cap that is not positive; a normalizer
             where nothing is divided, or of several numbers.
         TypeError: a factor that is no number.
+
+    Example:
+        >>> logits = torch.zeros(2, 4, requires_grad=True)
+        >>> target = torch.tensor([0, 3])
+        >>> fused_losses.functional.cross_entropy(logits, target, label_smoothing=0.1).backward()
+        >>> logits.grad
+        tensor([[-0.3375,  0.1125,  0.1125,  0.1125],
+                [ 0.1125,  0.1125,  0.1125, -0.3375]])
+        >>> fused_losses.functional.cross_entropy(logits.detach(), target, return_accuracy=True).accuracy
+        tensor(0.5000)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     if has_torch_function_variadic(input, target, weight) and is_overridden(

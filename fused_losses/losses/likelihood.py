@@ -59,6 +59,11 @@ def poisson_nll_loss(
     Raises:
         RuntimeError: shapes that do not broadcast.
         ValueError: another reduction.
+
+    Example:
+        >>> log_rates, counts = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])
+        >>> fused_losses.functional.poisson_nll_loss(log_rates, counts)
+        tensor(0.8591)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_poisson_nll(input, target, log_input, full, eps, reduction)
@@ -130,6 +135,10 @@ def gaussian_nll_loss(
     Raises:
         ValueError: a negative variance, one of another shape, another reduction.
         RuntimeError: shapes that do not broadcast.
+
+    Example:
+        >>> fused_losses.functional.gaussian_nll_loss(torch.zeros(3), torch.ones(3), torch.ones(3))
+        tensor(0.5000)
     """
     check_backward(backward)
     call = _plan_gaussian_nll(input, target, var, full, eps, reduction)
@@ -216,6 +225,12 @@ def kl_div(
     Raises:
         RuntimeError: shapes that do not broadcast; integers.
         ValueError: another reduction.
+
+    Example:
+        >>> log_probabilities = torch.tensor([[0.5, 0.5]]).log()
+        >>> target = torch.tensor([[0.25, 0.75]])
+        >>> fused_losses.functional.kl_div(log_probabilities, target, reduction="batchmean")
+        tensor(0.1308)
     """
     named = size_average is None and reduce is None
     reduction = reduction_of(backward, reduction, size_average, reduce)

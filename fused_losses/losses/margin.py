@@ -43,6 +43,11 @@ def hinge_embedding_loss(
 
     Raises:
         RuntimeError: shapes that do not broadcast.
+
+    Example:
+        >>> distances, target = torch.tensor([0.5, 0.25]), torch.tensor([1, -1])
+        >>> fused_losses.functional.hinge_embedding_loss(distances, target)
+        tensor(0.6250)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_hinge_embedding(input, target, margin, reduction)
@@ -106,6 +111,11 @@ def margin_ranking_loss(
 
     Raises:
         RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
+
+    Example:
+        >>> first, second = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0])
+        >>> fused_losses.functional.margin_ranking_loss(first, second, torch.tensor([1, 1]), margin=0.5)
+        tensor(0.7500)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_margin_ranking(input1, input2, target, margin, reduction)

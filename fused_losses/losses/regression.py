@@ -57,6 +57,12 @@ def mse_loss(
     Raises:
         ValueError: a weight shaped otherwise than input.
         RuntimeError: shapes that do not broadcast.
+
+    Example:
+        >>> x = torch.zeros(3, requires_grad=True)
+        >>> fused_losses.functional.mse_loss(x, torch.ones(3), reduction="sum").backward()
+        >>> x.grad
+        tensor([-2., -2., -2.])
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _difference("mse_loss", input, target, reduction, weight)
@@ -100,6 +106,10 @@ def l1_loss(
     Raises:
         ValueError: a weight shaped otherwise than input.
         RuntimeError: shapes that do not broadcast.
+
+    Example:
+        >>> fused_losses.functional.l1_loss(torch.zeros(3), torch.tensor([1.0, -2.0, 3.0]))
+        tensor(2.)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _difference("l1_loss", input, target, reduction, weight)
@@ -145,6 +155,10 @@ def smooth_l1_loss(
 
     Raises:
         RuntimeError: shapes that do not broadcast; a negative beta.
+
+    Example:
+        >>> fused_losses.functional.smooth_l1_loss(torch.zeros(2), torch.tensor([0.5, 3.0]), beta=1.0)
+        tensor(1.3125)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_smooth_l1(input, target, reduction, beta)
@@ -191,6 +205,10 @@ def huber_loss(
     Raises:
         ValueError: a weight shaped otherwise than input.
         RuntimeError: shapes that do not broadcast; a delta that is not above 0; operands of different dtypes.
+
+    Example:
+        >>> fused_losses.functional.huber_loss(torch.zeros(2), torch.tensor([0.5, 3.0]), delta=1.0)
+        tensor(1.3125)
     """
     check_backward(backward)
     call = _plan_huber(input, target, reduction, delta, weight)

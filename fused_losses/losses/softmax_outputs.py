@@ -13,7 +13,19 @@ from fused_losses.shapes import class_dim
 
 
 class CrossEntropyOutput(NamedTuple):
-    """The loss, and what else was asked for; None for what was not."""
+    """The loss, and what else was asked for; None for what was not.
+
+    Example:
+        >>> logits, target = torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([1, 0])
+        >>> wanted = {"return_lse": True, "return_argmax": True}
+        >>> output = fused_losses.functional.cross_entropy(logits, target, **wanted)
+        >>> output.loss
+        tensor(1.2201)
+        >>> output.lse
+        tensor([1.3133, 2.1269])
+        >>> output.argmax
+        tensor([1, 1])
+    """
 
     loss: Tensor
     lse: Tensor | None = None

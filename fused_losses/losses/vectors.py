@@ -31,7 +31,13 @@ DistanceFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def euclidean_distance(x1: Tensor, x2: Tensor) -> Tensor:
-    """The 2-norm of x1 - x2 along the last dimension."""
+    """The 2-norm of x1 - x2 along the last dimension.
+
+    Example:
+        >>> x1, x2 = torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+        >>> fused_losses.functional.euclidean_distance(x1, x2)
+        tensor([5., 1.])
+    """
     return F.pairwise_distance(x1, x2, p=2, eps=0)
 
 
@@ -81,6 +87,12 @@ def triplet_margin_loss(
     Raises:
         ValueError: a margin that is not above 0.
         RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
+
+    Example:
+        >>> anchor, positive = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
+        >>> negative = torch.tensor([[0.0, 2.0]])
+        >>> fused_losses.functional.triplet_margin_loss(anchor, positive, negative)
+        tensor(4.0000)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_triplet_margin(anchor, positive, negative, margin, p, eps, swap, reduction)
@@ -164,6 +176,12 @@ def triplet_margin_with_distance_loss(
     Raises:
         ValueError: a margin that is not above 0, another reduction.
         RuntimeError: numbers of dimensions that differ, shapes that do not broadcast.
+
+    Example:
+        >>> from fused_losses.functional import cosine_distance, triplet_margin_with_distance_loss
+        >>> anchor, positive, negative = torch.eye(3).unsqueeze(1)  # one triplet of vectors of 3 elements
+        >>> triplet_margin_with_distance_loss(anchor, positive, negative, distance_function=cosine_distance)
+        tensor(1.)
     """
     check_backward(backward)
     call = _plan_triplet_margin_with_distance(
@@ -254,6 +272,11 @@ def cosine_embedding_loss(
 
     Raises:
         RuntimeError: other numbers of dimensions, shapes that do not broadcast.
+
+    Example:
+        >>> first, second = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+        >>> fused_losses.functional.cosine_embedding_loss(first, second, torch.tensor([1]))
+        tensor(0.2929)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
     call = _plan_cosine_embedding(input1, input2, target, margin, reduction)

@@ -11,7 +11,12 @@ from fused_losses.names import ReductionName
 
 
 class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy):
-    """:func:`fused_losses.functional.binary_cross_entropy` as a module."""
+    """:func:`fused_losses.functional.binary_cross_entropy` as a module.
+
+    Example:
+        >>> fused_losses.BCELoss()(torch.tensor([0.5, 0.25]), torch.tensor([1.0, 0.0]))
+        tensor(0.4904)
+    """
 
     def __init__(
         self,
@@ -28,7 +33,13 @@ class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy):
 
 
 class BCEWithLogitsLoss(FusedModule, nn.BCEWithLogitsLoss, function=F.binary_cross_entropy_with_logits):
-    """:func:`fused_losses.functional.binary_cross_entropy_with_logits` as a module."""
+    """:func:`fused_losses.functional.binary_cross_entropy_with_logits` as a module.
+
+    Example:
+        >>> loss = fused_losses.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0]))
+        >>> loss(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]))
+        tensor(1.3863)
+    """
 
     def __init__(
         self,
@@ -48,7 +59,12 @@ class BCEWithLogitsLoss(FusedModule, nn.BCEWithLogitsLoss, function=F.binary_cro
 class MultiLabelSoftMarginLoss(
     FusedModule, nn.MultiLabelSoftMarginLoss, function=F.multilabel_soft_margin_loss
 ):
-    """:func:`fused_losses.functional.multilabel_soft_margin_loss` as a module."""
+    """:func:`fused_losses.functional.multilabel_soft_margin_loss` as a module.
+
+    Example:
+        >>> fused_losses.MultiLabelSoftMarginLoss()(torch.zeros(2, 3), torch.ones(2, 3))
+        tensor(0.6931)
+    """
 
     def __init__(
         self,
@@ -64,7 +80,12 @@ class MultiLabelSoftMarginLoss(
 
 
 class SoftMarginLoss(FusedModule, nn.SoftMarginLoss, function=F.soft_margin_loss):
-    """:func:`fused_losses.functional.soft_margin_loss` as a module."""
+    """:func:`fused_losses.functional.soft_margin_loss` as a module.
+
+    Example:
+        >>> fused_losses.SoftMarginLoss()(torch.tensor([2.0, -2.0]), torch.tensor([1.0, 1.0]))
+        tensor(1.1269)
+    """
 
     def __init__(
         self,

@@ -11,7 +11,12 @@ from fused_losses.names import ReductionName
 
 
 class NLLLoss(FusedModule, nn.NLLLoss, function=F.nll_loss):
-    """:func:`fused_losses.functional.nll_loss` as a module."""
+    """:func:`fused_losses.functional.nll_loss` as a module.
+
+    Example:
+        >>> fused_losses.NLLLoss()(torch.full((2, 3), -1.0), torch.tensor([0, 2]))
+        tensor(1.)
+    """
 
     def __init__(
         self,
@@ -28,7 +33,12 @@ class NLLLoss(FusedModule, nn.NLLLoss, function=F.nll_loss):
 
 
 class MultiMarginLoss(FusedModule, nn.MultiMarginLoss, function=F.multi_margin_loss):
-    """:func:`fused_losses.functional.multi_margin_loss` as a module."""
+    """:func:`fused_losses.functional.multi_margin_loss` as a module.
+
+    Example:
+        >>> fused_losses.MultiMarginLoss(p=2)(torch.tensor([[0.5, 2.0, 1.0]]), torch.tensor([2]))
+        tensor(1.4167)
+    """
 
     def __init__(
         self,
@@ -46,7 +56,13 @@ class MultiMarginLoss(FusedModule, nn.MultiMarginLoss, function=F.multi_margin_l
 
 
 class MultiLabelMarginLoss(FusedModule, nn.MultiLabelMarginLoss, function=F.multilabel_margin_loss):
-    """:func:`fused_losses.functional.multilabel_margin_loss` as a module."""
+    """:func:`fused_losses.functional.multilabel_margin_loss` as a module.
+
+    Example:
+        >>> loss = fused_losses.MultiLabelMarginLoss()
+        >>> loss(torch.tensor([[0.1, 0.2, 0.4, 0.8]]), torch.tensor([[3, 0, -1, 1]]))
+        tensor(0.8500)
+    """
 
     def __init__(
         self,

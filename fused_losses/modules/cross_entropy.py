@@ -32,7 +32,13 @@ Result = TypeVar("Result", Tensor, CrossEntropyOutput, Tensor | CrossEntropyOutp
 class CrossEntropyLoss(
     FusedModule, nn.CrossEntropyLoss, Generic[Result], function=F.cross_entropy, per_call=("normalizer",)
 ):
-    """:func:`fused_losses.functional.cross_entropy` as a module; `normalizer` is an argument of each call."""
+    """:func:`fused_losses.functional.cross_entropy` as a module; `normalizer` is an argument of each call.
+
+    Example:
+        >>> loss = fused_losses.CrossEntropyLoss(label_smoothing=0.1, backward="inplace")
+        >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor(1.3863)
+    """
 
     @overload
     def __init__(

@@ -11,7 +11,12 @@ from fused_losses.names import DivergenceReductionName, ReductionName
 
 
 class PoissonNLLLoss(FusedModule, nn.PoissonNLLLoss, function=F.poisson_nll_loss):
-    """:func:`fused_losses.functional.poisson_nll_loss` as a module."""
+    """:func:`fused_losses.functional.poisson_nll_loss` as a module.
+
+    Example:
+        >>> fused_losses.PoissonNLLLoss()(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
+        tensor(0.8591)
+    """
 
     def __init__(
         self,
@@ -29,7 +34,12 @@ class PoissonNLLLoss(FusedModule, nn.PoissonNLLLoss, function=F.poisson_nll_loss
 
 
 class GaussianNLLLoss(FusedModule, nn.GaussianNLLLoss, function=F.gaussian_nll_loss):
-    """:func:`fused_losses.functional.gaussian_nll_loss` as a module."""
+    """:func:`fused_losses.functional.gaussian_nll_loss` as a module.
+
+    Example:
+        >>> fused_losses.GaussianNLLLoss()(torch.zeros(3), torch.ones(3), torch.ones(3))
+        tensor(0.5000)
+    """
 
     def __init__(
         self,
@@ -44,7 +54,13 @@ class GaussianNLLLoss(FusedModule, nn.GaussianNLLLoss, function=F.gaussian_nll_l
 
 
 class KLDivLoss(FusedModule, nn.KLDivLoss, function=F.kl_div):
-    """:func:`fused_losses.functional.kl_div` as a module."""
+    """:func:`fused_losses.functional.kl_div` as a module.
+
+    Example:
+        >>> loss = fused_losses.KLDivLoss(reduction="batchmean")
+        >>> loss(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]))
+        tensor(0.1308)
+    """
 
     def __init__(
         self,

@@ -11,7 +11,12 @@ from fused_losses.names import ReductionName
 
 
 class HingeEmbeddingLoss(FusedModule, nn.HingeEmbeddingLoss, function=F.hinge_embedding_loss):
-    """:func:`fused_losses.functional.hinge_embedding_loss` as a module."""
+    """:func:`fused_losses.functional.hinge_embedding_loss` as a module.
+
+    Example:
+        >>> fused_losses.HingeEmbeddingLoss()(torch.tensor([0.5, 0.25]), torch.tensor([1, -1]))
+        tensor(0.6250)
+    """
 
     def __init__(
         self,
@@ -27,7 +32,13 @@ class HingeEmbeddingLoss(FusedModule, nn.HingeEmbeddingLoss, function=F.hinge_em
 
 
 class MarginRankingLoss(FusedModule, nn.MarginRankingLoss, function=F.margin_ranking_loss):
-    """:func:`fused_losses.functional.margin_ranking_loss` as a module."""
+    """:func:`fused_losses.functional.margin_ranking_loss` as a module.
+
+    Example:
+        >>> loss = fused_losses.MarginRankingLoss(margin=0.5)
+        >>> loss(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0]), torch.tensor([1, 1]))
+        tensor(0.7500)
+    """
 
     def __init__(
         self,

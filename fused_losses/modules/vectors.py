@@ -12,7 +12,13 @@ from fused_losses.names import ReductionName
 
 
 class TripletMarginLoss(FusedModule, nn.TripletMarginLoss, function=F.triplet_margin_loss):
-    """:func:`fused_losses.functional.triplet_margin_loss` as a module."""
+    """:func:`fused_losses.functional.triplet_margin_loss` as a module.
+
+    Example:
+        >>> loss = fused_losses.TripletMarginLoss()
+        >>> loss(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
+        tensor(4.0000)
+    """
 
     def __init__(
         self,
@@ -33,7 +39,14 @@ class TripletMarginLoss(FusedModule, nn.TripletMarginLoss, function=F.triplet_ma
 class TripletMarginWithDistanceLoss(
     FusedModule, nn.TripletMarginWithDistanceLoss, function=F.triplet_margin_with_distance_loss
 ):
-    """:func:`fused_losses.functional.triplet_margin_with_distance_loss` as a module."""
+    """:func:`fused_losses.functional.triplet_margin_with_distance_loss` as a module.
+
+    Example:
+        >>> from fused_losses.functional import cosine_distance
+        >>> loss = fused_losses.TripletMarginWithDistanceLoss(distance_function=cosine_distance)
+        >>> loss(*torch.eye(3).unsqueeze(1))
+        tensor(1.)
+    """
 
     def __init__(
         self,
@@ -49,7 +62,13 @@ class TripletMarginWithDistanceLoss(
 
 
 class CosineEmbeddingLoss(FusedModule, nn.CosineEmbeddingLoss, function=F.cosine_embedding_loss):
-    """:func:`fused_losses.functional.cosine_embedding_loss` as a module."""
+    """:func:`fused_losses.functional.cosine_embedding_loss` as a module.
+
+    Example:
+        >>> loss = fused_losses.CosineEmbeddingLoss()
+        >>> loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([1]))
+        tensor(0.2929)
+    """
 
     def __init__(
         self,
