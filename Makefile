@@ -42,10 +42,10 @@ IN_OLDEST = cd $(OLDEST)/source &&
 
 .PHONY: demo test test-oldest test-triton test-cuda-on-cpu test-stress test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test info clean
 
-demo: $(VENV)/.built ## train a small language model with torch's loss and with ours
+demo: $(VENV)/.bench $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
 
-test: $(VENV)/.built-all $(CUDA_ON_CPU) ## every test, over every instruction set that the machine runs; PYTEST=--durations=25: more options
+test: $(VENV)/.tools $(VENV)/.built-all $(CUDA_ON_CPU) ## every test, over every instruction set that the machine runs; PYTEST=--durations=25: more options
 	$(BIN)/python -m pytest $(PYTEST)
 	$(INTERPRETED) FUSED_LOSSES_TEST_SHARE=40 $(BIN)/python -m pytest $(PYTEST) $(TRITON_TESTS)
 	FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) FUSED_LOSSES_TEST_SHARE=8 $(BIN)/python -m pytest $(PYTEST) $(CUDA_TESTS)
@@ -60,16 +60,16 @@ test-oldest: $(OLDEST)/.tools ## the kernels with the oldest torch and its Trito
 	$(IN_OLDEST) ../bin/python -m pytest $(OLDEST_WHOLE) -k "not (cuda:80 or cuda:100 or hip:gfx942)"
 	$(IN_OLDEST) $(INTERPRETED) FUSED_LOSSES_TEST_SHARE=20 ../bin/python -m pytest $(TRITON_TESTS)
 
-test-triton: $(VENV)/.built ## all that the interpreter can run of the kernels in Triton
+test-triton: $(VENV)/.tools $(VENV)/.built ## all that the interpreter can run of the kernels in Triton
 	$(INTERPRETED) $(BIN)/python -m pytest $(TRITON_TESTS)
 
-test-cuda-on-cpu: $(VENV)/.built $(CUDA_ON_CPU) ## CUDA's kernels on the CPU, in three orders of threads
+test-cuda-on-cpu: $(VENV)/.tools $(VENV)/.built $(CUDA_ON_CPU) ## CUDA's kernels on the CPU, in three orders of threads
 	for seed in 1 2 3; do FUSED_LOSSES_CUDA_SEED=$$seed FUSED_LOSSES_CUDA_ON_CPU=$(CUDA_ON_CPU) \
 		$(BIN)/python -m pytest $(CUDA_TESTS) || exit 1; done
 
 STEPS ?= 20000
 SEED ?= 0
-test-stress: $(VENV)/.built ## STEPS random steps from SEED on: every result accurate, and no memory lost
+test-stress: $(VENV)/.tools $(VENV)/.built ## STEPS random steps from SEED on: every result accurate, and no memory lost
 	$(BIN)/python -u tests/stress.py --steps $(STEPS) --seed $(SEED)
 
 # No virtual environment, which would need a network, but whatever torch, Triton and pytest PY has. Before the first
@@ -100,10 +100,10 @@ format: $(VENV)/.tools
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-bench: $(VENV)/.built ## every loss at every size
+bench: $(VENV)/.bench $(VENV)/.built ## every loss at every size
 	$(BIN)/python -m fused_losses.bench run --all
 
-bench-gpu: $(VENV)/.built ## the kernels of every loss on a GPU; GPU=NAME is part of the file's name
+bench-gpu: $(VENV)/.bench $(VENV)/.built ## the kernels of every loss on a GPU; GPU=NAME is part of the file's name
 	$(BIN)/python -m fused_losses.bench run --device cuda --csv benchmarks/results/gpu-$(or $(GPU),new).csv
 
 # Of sm_90; CUDA's part needs nvcc, and is left out without it.
@@ -130,7 +130,7 @@ gpu-session-kit: $(if $(filter $(OLDEST)/bin/python,$(KIT_PY)),$(OLDEST)/.tools)
 		$(KIT_PY) benchmarks/gpu_session/libraries.py pack .gpu/libraries
 	du -sh .gpu
 
-docs: $(VENV)/.built ## tables and pictures, from the registry and benchmarks/results; the site in build/docs
+docs: $(VENV)/.tools $(VENV)/.built ## tables and pictures, from the registry and benchmarks/results; the site in build/docs
 	$(BIN)/python benchmarks/readme.py
 	$(BIN)/python -m fused_losses.bench plot benchmarks/results/cpu.csv --out benchmarks/results
 	$(BIN)/python -m sphinx -q -W --keep-going -d build/docs-cache docs build/docs
@@ -163,13 +163,25 @@ info: $(VENV)/.built
 clean:
 	rm -rf build $(VENV) fused_losses/*.so *.egg-info docs/index.md docs/api docs/guide docs/project
 
-$(VENV)/.tools: pyproject.toml
+# What the package needs to be built and imported; then what the demo needs; then what tests and documents need, too.
+$(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "setuptools>=77" wheel
 	$(BIN)/pip install --quiet "$(TORCH)" "pybind11>=2.13" ninja
-	$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(r for name in ("bench", "test", "docs", "dev") for r in extras[name]), sep="\n")' > $(VENV)/requirements.txt
+	touch $@
+
+# The packages of some of pyproject.toml's extras. setuptools reads TOML with any Python; tomllib is there since 3.11.
+extras = $(BIN)/python -c 'from setuptools.config.pyprojecttoml import load_file; extras = load_file("pyproject.toml")["project"]["optional-dependencies"]; print(*(package for name in "$(1)".split() for package in extras[name]), sep="\n")' > $(VENV)/requirements.txt
+
+$(VENV)/.bench: $(VENV)/.base
+	$(call extras,bench)
 	$(BIN)/pip install --quiet -r $(VENV)/requirements.txt
 	touch $@
+
+$(VENV)/.tools: $(VENV)/.base
+	$(call extras,bench test docs dev)
+	$(BIN)/pip install --quiet -r $(VENV)/requirements.txt
+	touch $(VENV)/.bench $@
 
 # What a machine with a GPU may have, and expecttest, for torch's own samples.
 $(OLDEST)/.tools: pyproject.toml
@@ -181,11 +193,11 @@ $(OLDEST)/.tools: pyproject.toml
 $(CUDA_ON_CPU): $(VENV)/.tools $(SOURCES) $(CUDA_SOURCES)
 	$(BIN)/python tests/backends/cuda_on_cpu/build.py $(@D)
 
-# The host's own library, for those who only want to run it.
-$(VENV)/.built: $(VENV)/.tools $(SOURCES)
+# The host's own library, for those who only want to run it. Its objects stay in build/objects for the builds that follow.
+$(VENV)/.built: $(VENV)/.base $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
-$(VENV)/.built-all: $(VENV)/.tools $(SOURCES)
+$(VENV)/.built-all: $(VENV)/.base $(SOURCES)
 	FUSED_LOSSES_CPU=all $(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
 	touch $(VENV)/.built $@

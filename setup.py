@@ -220,7 +220,9 @@ class Build(BuildExtension):
 
     def build_extension(self, ext: Extension) -> None:
         say(f"compiling {len(ext.sources)} files of {ext.name}{TIMES.get(ext.name, '')}")
-        keep, self.build_temp = self.build_temp, f"{self.build_temp}/{ext.name}"
+        # An editable build has a new temporary folder each time, and would compile all objects again.
+        objects = "build/objects" if self.editable_mode else self.build_temp
+        keep, self.build_temp = self.build_temp, f"{objects}/{ext.name}"
         try:
             super().build_extension(ext)
         finally:
