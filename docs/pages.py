@@ -28,6 +28,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 DOCUMENTS = {
     "DESIGN.md": "project/design",
     "CONTRIBUTING.md": "project/contributing",
+    "AGENTS.md": "project/notes",
+    "SECURITY.md": "project/security",
     "CHANGELOG.md": "project/changelog",
     "benchmarks/results/README.md": "project/results",
 }
