@@ -1,12 +1,19 @@
-"""What is installed and what runs: `python -m fused_losses.info [--json]`."""
+"""What is installed and what runs: `python -m fused_losses.info [--json]`.
+
+Example:
+    >>> from fused_losses import info
+    >>> info.collect()["losses"]["mse_loss"]["module"]
+    'MSELoss'
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
-import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +21,9 @@ import torch
 
 import fused_losses
 from fused_losses import backends, devices, registry
+
+WIDTH = 100
+"""The most characters in a line of the report: as many as an issue on the web shows without scrolling."""
 
 
 def _probe(read: Callable[[], Any]) -> Any:
@@ -72,7 +82,13 @@ def _devices() -> list[str]:
 
 
 def collect() -> dict[str, Any]:
-    """The report, as plain data."""
+    """The report, as plain data.
+
+    Example:
+        >>> from fused_losses import info
+        >>> sorted(info.collect()["built"])
+        ['CPU libraries', 'CUDA architectures', 'compiler', 'torch']
+    """
     gpus = _probe(_devices)  # initialises CUDA, after which it is clear whose kernels serve
     served = devices.table()
     return {
@@ -92,26 +108,48 @@ def collect() -> dict[str, Any]:
     }
 
 
-def _lines(value: Any, indent: int = 0) -> list[str]:
-    lines = []
-    for key, inner in value.items():
-        if isinstance(inner, dict) and indent < 2:
-            lines += [f"{' ' * indent}{key}", *_lines(inner, indent + 2)]
+def _lines(report: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """The report's lines, each with what follows from it further in."""
+    for key, value in report.items():
+        if key == "losses":
+            yield from _lines_of_losses(value)
+        elif isinstance(value, dict):
+            yield f"{indent}{key}"
+            yield from _lines(value, f"{indent}  ")
         else:
-            if isinstance(inner, dict):
-                inner = ", ".join(f"{name}: {_plain(part)}" for name, part in inner.items())
-            lines.append(f"{' ' * indent}{key}: {_plain(inner)}")
-    return lines
+            yield f"{indent}{key}: {_plain(value)}"
+
+
+def _lines_of_losses(losses: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What serves all losses, then each with its module, and the options that torch does not have."""
+    described = ("module", "family", "extensions")
+    served = {device: by for device, by in next(iter(losses.values())).items() if device not in described}
+    yield f"losses ({', '.join(f'{device}: {by}' for device, by in served.items())})"
+    for name, loss in losses.items():
+        beyond = f"; beyond torch: {_plain(loss['extensions'])}" if loss["extensions"] else ""
+        yield f"  {name}: {loss['module']}{beyond}"
 
 
 def _plain(value: Any) -> str:
     return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
+def _folded(line: str) -> str:
+    """A line of the report in as many as it takes, those after the first further in."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(line.lstrip(), WIDTH, initial_indent=indent, subsequent_indent=f"{indent}    ")
+
+
 def main() -> None:
     """Prints the report, for people or, with --json, for programs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fused_losses.info",
+        description="Tells what is installed, which kernels serve which device, and what every loss takes.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    for_programs = parser.parse_args().json
     report = collect()
-    print(json.dumps(report, indent=2) if "--json" in sys.argv[1:] else "\n".join(_lines(report)))
+    print(json.dumps(report, indent=2) if for_programs else "\n".join(map(_folded, _lines(report))))
 
 
 if __name__ == "__main__":

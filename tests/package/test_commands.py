@@ -39,7 +39,18 @@ def test_info_tells_what_runs():
     assert report["losses"]["cross_entropy"]["cpu"].startswith("C++ (")
     assert report["cpu"]["library"].startswith("_cpu_")
     assert report["built"]["CPU libraries"]
-    assert "library: _cpu_" in run("-m", "fused_losses.info")
+    printed = run("-m", "fused_losses.info")
+    assert "library: _cpu_" in printed
+    assert all(f"  {name}: " in printed for name in LOSSES)
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_info_says_what_it_takes():
+    assert "--json" in run("-m", "fused_losses.info", "--help")
+    done = subprocess.run(
+        [sys.executable, "-m", "fused_losses.info", "--jsn"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "unrecognized arguments: --jsn" in done.stderr
 
 
 @pytest.mark.slow

@@ -10,15 +10,15 @@ import torch
 import torch.distributed as dist
 
 import fused_losses
-from fused_losses import distributed, functional
+from fused_losses import distributed, functional, info
 from fused_losses.integrations import linear_head, transformers
 
-PLACES = (fused_losses, functional, distributed, transformers, linear_head)
+PLACES = (fused_losses, functional, distributed, transformers, linear_head, info)
 
 
 # What a function of this package returns is made by that function, which has the example; and what
 # integrations have for each other.
-OTHERS = {"LinearHead", "loss_utils", "without_backward"}
+OTHERS = {"LinearHead", "loss_utils", "without_backward", "main"}
 
 
 def public():
