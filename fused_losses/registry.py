@@ -71,9 +71,10 @@ class Loss:
 
 
 def _picked_elements(inputs: samples.Inputs) -> int:
-    """nll_loss reads one element per row: the one that the class index picks."""
-    log_probabilities, classes = inputs
-    return classes.nbytes + classes.numel() * log_probabilities.element_size()
+    """nll_loss reads one element per row, the one that the class index picks, and any weights of classes."""
+    log_probabilities, classes, *weights = inputs
+    picked = classes.numel() * log_probabilities.element_size()
+    return classes.nbytes + picked + sum(weight.nbytes for weight in weights)
 
 
 LOSSES: dict[str, Loss] = {

@@ -98,6 +98,8 @@ def benchmark(session: Session) -> bool:
     failed = session.dry and any(session.finish(*session.warmers, seconds=60))
     for warmer in session.warmers:
         boxes.kill(warmer)
+    # The folder may be an earlier session's, and a run writes over no file.
+    (session.out / "benchmark.csv").unlink(missing_ok=True)
     options = ["--csv", str(session.out / "benchmark.csv")]
     if session.dry:
         options += ["--loss=cross_entropy", "--dtype=float32", "--shape=8x70", "--provider=cuda fused"]

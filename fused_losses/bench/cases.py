@@ -169,8 +169,9 @@ def select(
     dtypes: Iterable[str],
     device: str = "cpu",
     shapes: Sequence[Shape] = (),
+    variants: Sequence[str] = (USUAL,),
 ) -> list[Case]:
-    """The cases of a run, those of one size and dtype together.
+    """The cases of a run, those of one size and dtype together; a loss has the variants that it can have.
 
     Args:
         sizes: which sizes.
@@ -178,15 +179,56 @@ def select(
         dtypes: which dtypes, by their names.
         device: "cpu" or "cuda".
         shapes: shapes of the first input, in the place of those that a size has.
+        variants: ways to call a loss, by their names in `variants`.
+
+    Raises:
+        ValueError: a shape that a loss does not take.
     """
     chosen, kinds = list(losses), list(dtypes)
+    for loss in chosen:
+        for shape in shapes:
+            _check_shape(loss, shape)
     return [
-        Case(loss, size, shape, dtype, device)
+        Case(loss, size, shape, dtype, device, variant)
         for size in sizes
         for dtype in kinds
         for loss in chosen
         for shape in shapes or _shapes(loss, size)
+        for variant in variants
+        if takes_variant(loss, shape, variant)
     ]
+
+
+def takes_variant(loss: str, shape: Shape, variant: str) -> bool:
+    """Whether a loss of inputs of that shape can be called so; behind a linear layer, only as usual."""
+    if variant == USUAL:
+        return True
+    # A slice is one of rows, and behind a layer there are no options that all providers have.
+    if loss in HEADS or (variant == "slice" and len(shape) != 2):
+        return False
+    return loss in (VARIANTS[variant].losses or LOSSES)
+
+
+_FORMS = {
+    "elements": ("any dimensions", 1, math.inf),
+    "classes": ("ROWSxCLASSES, or ROWSxCLASSESxHEIGHTxWIDTH", 2, math.inf),
+    "scores": ("ROWSxCLASSES", 2, 2),
+    "vectors": ("ROWSxFEATURES", 2, 2),
+    "heads": ("ROWSxFEATURESxCLASSES", 3, 3),
+}
+"""What the first input's shape means, and the fewest and the most dimensions, by kind of input."""
+
+
+def form(loss: str) -> str:
+    """What the shape of a loss's first input means, as ROWSxCLASSES."""
+    return _FORMS["heads" if loss in HEADS else LOSSES[loss].shapes][0]
+
+
+def _check_shape(loss: str, shape: Shape) -> None:
+    """Raises ValueError for a shape that inputs of that loss cannot have."""
+    _, least, most = _FORMS["heads" if loss in HEADS else LOSSES[loss].shapes]
+    if not least <= len(shape) <= most:
+        raise ValueError(f"{loss} takes shapes of {form(loss)}, not {'x'.join(map(str, shape))}")
 
 
 def _shapes(loss: str, size: Size) -> Sequence[Shape]:

@@ -1,23 +1,42 @@
 """The command line of the benchmark."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import date
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fused_losses.bench import compare, errors, memory, plots, prediction, report, rows, session
-from fused_losses.bench.cases import DTYPES, SIZES, Case, Pass, Size, select
+from fused_losses.bench import (
+    compare,
+    errors,
+    listing,
+    memory,
+    plots,
+    prediction,
+    profiling,
+    report,
+    rows,
+    session,
+)
+from fused_losses.bench.cases import DTYPES, SIZES, Case, Pass, Size
+from fused_losses.bench.destination import Destination
 from fused_losses.bench.gpu import cases as gpu_cases
 from fused_losses.bench.gpu import run as gpu_run
 from fused_losses.bench.gpu.supervisor import Supervisor
 from fused_losses.bench.heads import HEADS
-from fused_losses.bench.options import among, part_of, read, shape
+from fused_losses.bench.options import (
+    CsvOption,
+    DeviceOption,
+    TinyOption,
+    among,
+    cases_of,
+    part_of,
+    read,
+    shape,
+)
+from fused_losses.bench.progress import kept_if_interrupted, reporting
 from fused_losses.bench.providers import (
     BY_DEVICE,
     HEAD_PROVIDERS,
@@ -27,9 +46,11 @@ from fused_losses.bench.providers import (
     UNAVAILABLE,
 )
 from fused_losses.bench.report import console
+from fused_losses.bench.variants import VARIANTS
 from fused_losses.registry import LOSSES
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+# Without markup, an error is a line of text and no box.
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 # The most that the load average of a quiet machine is: a shell and a few daemons cause that much.
 QUIET_LOAD = 0.5
 
@@ -39,25 +60,6 @@ SECONDS = 2.0
 
 # The provider that `--all` leaves out: the others become this one under torch.compile and for float16 alone.
 NOT_IN_ALL = "recompute"
-
-
-def _device(value: str) -> str:
-    if value not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"{value!r} is neither cpu nor cuda")
-    if value == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("torch finds no GPU here")
-    return value
-
-
-DeviceOption = Annotated[str, typer.Option("--device", callback=_device, help="cpu or cuda.")]
-TinyOption = Annotated[
-    bool,
-    typer.Option(
-        "--tiny",
-        help="The run of a GPU with small inputs; with --device cpu, a rehearsal of it by the host's clock.",
-    ),
-]
-CsvOption = Annotated[Path | None, typer.Option(help="Where to write; build/bench/<date>.csv if not given.")]
 
 
 @app.callback()
@@ -101,6 +103,15 @@ def run(
     providers: Annotated[
         list[str] | None, typer.Option("--provider", callback=among(PROVIDERS), help="Repeatable.")
     ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            callback=among(["usual", *filter(None, VARIANTS)]),
+            help="How losses are called: a name that `list` has, of those that can be called so. Repeatable; "
+            "usual if not given.",
+        ),
+    ] = None,
     pass_: Annotated[
         Pass,
         typer.Option("--pass", help="forward: without gradients; backward: alone; step: both."),
@@ -123,6 +134,9 @@ def run(
     append: Annotated[
         bool, typer.Option("--append", help="Add to the file, which a run of this machine wrote.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the file: leave out the cases that it has.")
+    ] = False,
     peak_memory: Annotated[
         bool | None,
         typer.Option(
@@ -137,6 +151,9 @@ def run(
     provider is timed by itself, in a process that is replaced by another if it dies or hangs.
     """
     dimensions = [shape(text) for text in shapes or []]
+    called = ["" if name == "usual" else name for name in variants or ["usual"]]
+    machine = rows.Machine.this(device)
+    destination = Destination.of(csv, machine, append, resume)
     if device == "cuda" or tiny:
         cpu_only = {"--all": all_, "--size": sizes, "--pass": pass_ != "step", "--rounds": rounds}
         cpu_only |= {"--threads": threads, "--memory": peak_memory is not None}
@@ -145,21 +162,24 @@ def run(
                 raise typer.BadParameter(f"{name} is of runs on a CPU")
         known = losses or (HEADS if linear else [*LOSSES, *HEADS])
         chosen_cases = [
-            case for case in gpu_cases.cases(device, tiny) if case.loss in known and case.dtype in dtypes
+            case
+            for case in gpu_cases.cases(device, tiny)
+            if case.loss in known and case.dtype in dtypes and (not variants or case.variant in called)
         ]
         if dimensions:
-            chosen_cases = select(["large"], known, dtypes, device, dimensions)
-        _run_on_gpu(chosen_cases, providers, seconds, device, _path(csv), append)
+            chosen_cases = cases_of(["large"], [*known], dtypes, device, dimensions, called)
+        _run_on_gpu(chosen_cases, providers, seconds, machine, destination)
         return
     among(BY_DEVICE)(providers)
     if threads is not None:
         torch.set_num_threads(threads)
+        machine = replace(machine, threads=threads)
     chosen = cast(list[Size], sizes or (SIZES if all_ else ["large"]))
     wanted = (chosen == ["large"] and not all_) if peak_memory is None else peak_memory
     if wanted and not memory.available():
         console.print(f"No peak memory: this system has no {memory.CLEAR_REFS}.")
     names = losses or list(HEADS if linear else LOSSES)
-    cases = select(chosen, names, dtypes, device, dimensions)
+    cases = cases_of(chosen, names, dtypes, device, dimensions, called)
     has_heads = any(name in HEADS for name in names)
     usual = [name for name in LOSS_PROVIDERS if not all_ or name != NOT_IN_ALL]
     if has_heads:
@@ -172,7 +192,6 @@ def run(
         threads=torch.get_num_threads(),
         memory=wanted and memory.available(),
     )
-    machine = rows.Machine.this(device)
     if machine.load is not None and machine.load > QUIET_LOAD:
         console.print(
             f"Load average {machine.load:.1f}: others are using this machine, and a thread that "
@@ -180,62 +199,53 @@ def run(
             style="yellow",
         )
     memory.limit_run(memory.HEADS_BYTES if has_heads else memory.RUN_BYTES)
-    path = _path(csv)
-    append = _appends(path, machine, append)
-    measured: list[rows.Row] = []
-    with rows.writer(path, machine, append) as write:
-        for case_rows in _measure(cases, plan):
+    left = [case for case in cases if destination.lacks(case, pass_, plan.providers)]
+    _announce(destination, len(left), len(cases))
+    measured = list(destination.earlier) if resume else []
+    with (
+        kept_if_interrupted(destination),
+        rows.writer(destination.path, machine, destination.appends) as write,
+        reporting(len(left), plan.stages_per_case) as reporter,
+    ):
+        for case in left:
+            case_rows = session.measure(case, plan, reporter.stage)
             write(case_rows)
+            reporter.case(case_rows)
             measured += case_rows
 
-    if not all_:
-        console.print(report.results_table(measured, machine))
+    if not all_ and measured:
+        report.print_results(measured, machine, console)
     report.print_summary(measured, console)
     _fail_if_refused(measured)
+
+
+def _announce(destination: Destination, left: int, cases: int) -> None:
+    done = f"; {cases - left} of {cases} cases are there already" if left < cases else ""
+    console.print(f"Written to {destination.path}, case by case{done}", soft_wrap=True, highlight=False)
 
 
 def _run_on_gpu(
     cases: list[Case],
     providers: list[str] | None,
     seconds: float | None,
-    device: str,
-    path: Path,
-    append: bool,
+    machine: rows.Machine,
+    destination: Destination,
 ) -> None:
-    machine = rows.Machine.this(device)
-    append = _appends(path, machine, append)
-    tasks = gpu_run.tasks_of(cases, providers)
-    if not tasks:
-        raise typer.BadParameter("no case of a run on a GPU has such a loss, dtype and provider")
+    every = gpu_run.tasks_of(cases, providers)
+    if not every:
+        raise typer.BadParameter("no case of a run on a GPU has such a loss, dtype, variant and provider")
+    tasks = [task for task in every if destination.lacks(task.case, "step", [task.provider])]
+    _announce(destination, len(tasks), len(every))
     supervisor = Supervisor(tasks, seconds=math.inf if seconds is None else seconds)
     try:
-        measured = gpu_run.run(supervisor, path, machine, append, console)
+        with kept_if_interrupted(destination):
+            measured = gpu_run.run(supervisor, destination.path, machine, destination.appends, console)
     except RuntimeError as error:
         console.print(f"Stopped: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from error
     gpu_run.print_unavailable(measured, console)
     report.print_summary([row for row in measured if not row.status.startswith(UNAVAILABLE)], console)
     _fail_if_refused(measured)
-
-
-def _path(csv: Path | None) -> Path:
-    return csv or Path("build/bench") / f"{date.today().isoformat()}.csv"
-
-
-def _appends(path: Path, machine: rows.Machine, append: bool) -> bool:
-    """Whether to add to a file: if that is asked for and the file is there.
-
-    Raises:
-        typer.BadParameter: another machine or version wrote it.
-    """
-    append = append and path.exists()
-    if append:
-        must_agree = (*compare.SAME_MACHINE, *compare.SAME_VERSIONS)
-        unlike = compare.differences(read(path)[0], machine, must_agree)
-        if unlike:
-            raise typer.BadParameter(f"{path} is of another machine or version ({'; '.join(unlike)})")
-    console.print(f"Written to {path}, case by case")
-    return append
 
 
 def _fail_if_refused(measured: list[rows.Row]) -> None:
@@ -270,36 +280,9 @@ def summary(
     report.print_summary(measured, console)
 
 
+app.command("list")(listing.command)
+app.command("step")(profiling.command)
 app.command("compare")(compare.command)
 app.command("plot")(plots.command)
 app.command("memory")(prediction.command)
 app.command("accuracy")(errors.command)
-
-
-def _measure(cases: list[Case], plan: session.Plan) -> Iterator[list[rows.Row]]:
-    """The rows of every case, as soon as they are there."""
-    with _progress(len(cases) * plan.stages_per_case) as announce:
-        for case in cases:
-            yield session.measure(case, plan, announce)
-
-
-@contextmanager
-def _progress(stages: int) -> Iterator[session.Announce]:
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    # No automatic refresh: its thread would draw while the clock runs.
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("", total=stages)
-        started = 0
-
-        def announce(stage: str) -> None:
-            nonlocal started
-            progress.update(task, completed=started, description=stage, refresh=True)
-            started += 1
-
-        yield announce
-        progress.update(task, completed=stages, description="done", refresh=True)

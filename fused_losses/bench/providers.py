@@ -16,6 +16,7 @@ from torch.nn import functional as torchs
 from fused_losses import backends, devices, functional
 from fused_losses.bench.cases import Case
 from fused_losses.bench.heads import HEADS
+from fused_losses.bench.variants import USUAL
 from fused_losses.losses.twins import twin_of
 from fused_losses.names import BackendName
 from fused_losses.registry import LOSSES
@@ -246,5 +247,12 @@ PEERS = ["liger", "cut-cross-entropy"]
 
 
 def serving(case: Case, names: list[str]) -> list[str]:
-    """The providers, among these, that have the loss of a case."""
+    """The providers, among these, that have the loss of a case, called as it is there.
+
+    Peers have other names for options, and a slice cannot be overwritten by its gradient.
+    """
+    if case.variant != USUAL:
+        names = [name for name in names if name not in PEERS]
+    if case.variant == "slice":
+        names = [name for name in names if PROVIDERS[name].backward != "inplace"]
     return [name for name in names if case.loss in PROVIDERS[name].losses]

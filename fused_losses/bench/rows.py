@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import platform
 import subprocess
@@ -28,8 +29,8 @@ class Machine:
     """Where and when a run took place: the first columns of the CSV.
 
     ``isa`` is the CPU's instruction set or the GPU's architecture; ``load`` is the load average of the minute
-    before the run, where the system knows it. ``driver`` and ``triton`` are empty for runs on a CPU;
-    ``commit`` is that of the package's sources, where they are in git.
+    before the run, where the system knows it. ``driver`` is empty for runs on a CPU; ``commit`` is that of
+    the package's sources, where they are in git; ``clocks`` is how fast the processor ran when the run began.
     """
 
     machine: str
@@ -43,6 +44,7 @@ class Machine:
     driver: str = ""
     triton: str = ""
     commit: str = ""
+    clocks: str = ""
 
     @classmethod
     def this(cls, device: str = "cpu") -> Machine:
@@ -57,9 +59,10 @@ class Machine:
             isa=_gpu_architecture() if on_gpu else torch.backends.cpu.get_cpu_capability(),
             threads=torch.get_num_threads(),
             load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            driver=_gpu_driver() if on_gpu else "",
-            triton=_version("triton") if on_gpu else "",
+            driver=_of_gpu("driver_version") if on_gpu else "",
+            triton=_version("triton"),
             commit=_commit(),
+            clocks=_gpu_clocks() if on_gpu else _cpu_clock(),
         )
 
     @property
@@ -151,9 +154,26 @@ def _output(*command: str) -> str:
     return done.stdout.strip()
 
 
-def _gpu_driver() -> str:
-    lines = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+def _of_gpu(query: str) -> str:
+    """What nvidia-smi says of the first GPU."""
+    lines = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")
     return lines.partition("\n")[0]
+
+
+def _gpu_clocks() -> str:
+    """The clocks of processors and memory, each with the most that it may be."""
+    values = _of_gpu("clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem").split(", ")
+    if len(values) != 4:
+        return ""
+    return "processors {} of {} MHz, memory {} of {} MHz".format(*values)
+
+
+def _cpu_clock() -> str:
+    """The mean of the cores' clocks, where the system knows them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    return f"{sum(clocks) / len(clocks):.0f} MHz" if clocks else ""
 
 
 def _commit() -> str:
@@ -189,7 +209,8 @@ def _columns(kind: type) -> list[str]:
 def writer(path: Path, machine: Machine, append: bool = False) -> Iterator[Callable[[Iterable[Row]], None]]:
     """A function that adds rows to a file at once, so that a run cut short leaves what it has.
 
-    The file is a new one, or with `append` an existing one.
+    The file is a new one, or with `append` an existing one. However the run ends, a file of the same name
+    that ends in .json then has the same rows.
 
     Raises:
         ValueError: an existing file with other columns.
@@ -212,7 +233,26 @@ def writer(path: Path, machine: Machine, append: bool = False) -> Iterator[Calla
                 output.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in values])
             file.flush()
 
-        yield write
+        try:
+            yield write
+        finally:
+            write_json(path)
+
+
+def write_json(path: Path) -> None:
+    """Writes a CSV file's rows as JSON beside it: a list of objects, in which an empty field is null."""
+    with path.open(newline="") as file:
+        records = list(csv.DictReader(file))
+    types = {**_types(Machine), **_types(Row)}
+    values = [
+        {name: _value(types[name], text) if text else None for name, text in record.items()}
+        for record in records
+    ]
+    path.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+def _types(kind: type) -> dict[str, Any]:
+    return dict(zip(_columns(kind), get_type_hints(kind).values(), strict=True))
 
 
 def read(path: Path) -> tuple[Machine, list[Row]]:

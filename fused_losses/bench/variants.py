@@ -27,6 +27,8 @@ class Variant:
 
     call: dict[str, Any] = field(default_factory=dict)
     """Additional keyword arguments."""
+    losses: tuple[str, ...] = ()
+    """The losses that can be called so; empty for all."""
     per_class: tuple[str, ...] = ()
     """Keywords whose values are tensors (C), factors of the classes; they are the last of a case's inputs."""
     change: Callable[[Inputs, Generator], Inputs] = _same
@@ -69,18 +71,30 @@ def _with_terms(
 
 USUAL = ""
 
+_CROSS_ENTROPY = ("cross_entropy",)
+_LOGISTIC = ("binary_cross_entropy_with_logits",)
+# Whose weights may be one for each class: those of others have the shape of the input.
+_WEIGHTED = (
+    *_CROSS_ENTROPY,
+    "nll_loss",
+    "binary_cross_entropy",
+    *_LOGISTIC,
+    "multilabel_soft_margin_loss",
+    "multi_margin_loss",
+)
+
 VARIANTS = {
     USUAL: Variant(),
     "sum": Variant({"reduction": "sum"}),
-    "class weights": Variant(per_class=("weight",)),
-    "label smoothing": Variant({"label_smoothing": 0.1}),
-    "weights and smoothing": Variant({"label_smoothing": 0.1}, per_class=("weight",)),
+    "class weights": Variant(losses=_WEIGHTED, per_class=("weight",)),
+    "label smoothing": Variant({"label_smoothing": 0.1}, _CROSS_ENTROPY),
+    "weights and smoothing": Variant({"label_smoothing": 0.1}, _CROSS_ENTROPY, per_class=("weight",)),
     # PaLM's factor, and Gemma 2's cap of its last logits.
-    "z-loss": Variant({"z_loss": 1e-4}, composed=_with_terms),
-    "softcap": Variant({"softcap": 30.0}, composed=_with_terms),
-    "probabilities": Variant(change=_probabilities),
-    "pos_weight": Variant(per_class=("pos_weight",)),
-    "float32 targets": Variant(keeps_float32=True),
+    "z-loss": Variant({"z_loss": 1e-4}, _CROSS_ENTROPY, composed=_with_terms),
+    "softcap": Variant({"softcap": 30.0}, _CROSS_ENTROPY, composed=_with_terms),
+    "probabilities": Variant(losses=_CROSS_ENTROPY, change=_probabilities),
+    "pos_weight": Variant(losses=_LOGISTIC, per_class=("pos_weight",)),
+    "float32 targets": Variant(losses=(*_LOGISTIC, "mse_loss"), keeps_float32=True),
     "slice": Variant(layout=_sliced),
 }
 """The variants, by the name that a row has for them."""

@@ -16,10 +16,8 @@ from fused_losses.bench.gpu.measure import compiles
 from fused_losses.bench.gpu.supervisor import Supervisor
 from fused_losses.bench.gpu.worker import Task
 from fused_losses.bench.providers import COMPILE, EAGER, UNAVAILABLE
-from fused_losses.bench.rows import OK, Machine, Row
-
-# Characters of the reason why a provider was not timed, in a line that has other providers, too.
-REASON_WIDTH = 60
+from fused_losses.bench.report import line
+from fused_losses.bench.rows import Machine, Row
 
 
 def tasks_of(
@@ -76,24 +74,6 @@ def _compared(rows: Iterator[Row]) -> Iterator[Row]:
                 vs_compile=None if compiled is None else compiled / row.median_ms,
             )
         yield row
-
-
-def line(rows: Sequence[Row]) -> str:
-    """A case in one line: each provider's milliseconds, and in brackets its speed in per cent of a copy's."""
-    floor = next((row.floor_ms for row in rows if row.floor_ms is not None), None)
-    parts = [] if floor is None else [f"floor {floor:.3g}"]
-    for row in rows:
-        if row.status.startswith(UNAVAILABLE):
-            continue
-        name = row.provider if row.pass_ == "step" else f"its {row.pass_}"
-        if row.median_ms is None:
-            parts.append(f"{name}: {row.status[:REASON_WIDTH]}")
-            continue
-        share = "" if row.percent_of_copy is None else f" ({row.percent_of_copy:.0f} %)"
-        host = f", host {row.host_ms:.3g}" if row.size == "small" else ""
-        mark = "" if row.status == OK else " WRONG"
-        parts.append(f"{name} {row.median_ms:.3g}{share}{host}{mark}")
-    return f"{rows[0].case}, ms: {'; '.join(parts) or 'no provider can run here'}"
 
 
 def warm(supervisor: Supervisor, console: Console) -> int:
