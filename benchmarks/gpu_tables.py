@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fused_losses.bench.heads import HEADS
 from fused_losses.bench.providers import COMPILE, EAGER, PRODUCTS, UNAVAILABLE
 from fused_losses.bench.rows import OK, Machine, Row
 from fused_losses.bench.variants import USUAL
@@ -54,11 +55,15 @@ def everything(machine: Machine, measured: Sequence[Row]) -> str:
         for row in measured
         if row.status != OK and not row.status.startswith(UNAVAILABLE)
     ]
+    # Losses behind a linear layer have other providers: one table of both would be too wide for a page.
+    heads = [row for row in measured if row.loss in HEADS]
+    others = [row for row in measured if row.loss not in HEADS]
+    tables = [_table(list(_cases(rows).items()), names) for rows in (others, heads) if rows]
     return "\n\n".join(
         [
             f"## {machine.machine}",
             _preface(machine),
-            _table(list(_cases(measured).items()), names),
+            *tables,
             "The forward that writes the gradient, and the backward that computes it from the inputs:",
             "\n".join(["| case | provider | pass | ms | of a copy |", f"|{' --- |' * 5}", *apart]),
             "Not timed, or beyond the tolerance:",
@@ -85,7 +90,8 @@ def _cases(measured: Sequence[Row]) -> Cases:
 
 
 def _table(cases: Sequence[tuple[str, dict[str, Row]]], names: dict[str, str]) -> str:
-    shown = {name: title for name, title in names.items() if any(name in found for _, found in cases)}
+    timed = {name for _, found in cases for name, row in found.items() if row.median_ms is not None}
+    shown = {name: title for name, title in names.items() if name in timed}
     lines = [["", "floor", *shown.values()], ["---"] * (len(shown) + 2)]
     for case, found in cases:
         floors = [row.floor_ms for row in found.values() if row.floor_ms is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # the package that lies beside these documents
 
 import pages  # noqa: E402
+from docutils import nodes  # noqa: E402
 
 import fused_losses  # noqa: E402
 
@@ -18,11 +18,13 @@ author = "the authors of fused_losses"
 copyright = author
 version = release = fused_losses.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+html_math_renderer = "mathml"
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fused_losses {release}"
-html_static_path = []
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
 
 # Headings are the targets of links, as on GitHub.
 myst_heading_anchors = 4
@@ -34,10 +36,18 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
-# Names of torch become links where someone has let the build use the network.
-if os.environ.get("DOCS_INTERSPHINX") == "1":
-    extensions.append("sphinx.ext.intersphinx")
-    intersphinx_mapping = {"torch": ("https://docs.pytorch.org/docs/stable/", None)}
+# Where torch describes its functions and classes, each on a page of its name.
+TORCH = "https://docs.pytorch.org/docs/stable/generated/{}.html"
+
+
+def torch_reference(app, environment, node, content):
+    """A link to torch's page, without asking the network which there are."""
+    name = node.get("reftarget", "")
+    if not name.startswith("torch."):
+        return None
+    link = nodes.reference("", "", content, internal=False, refuri=TORCH.format(name))
+    link["reftitle"] = f"{name} in torch's documents"
+    return link
 
 
 def setup(app):
@@ -45,6 +55,7 @@ def setup(app):
     pages.write()
 
     def relink(_, docname, source):
-        source[0] = pages.relinked(source[0], docname)
+        source[0] = pages.page(source[0], docname)
 
     app.connect("source-read", relink)
+    app.connect("missing-reference", torch_reference)

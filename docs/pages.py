@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import sys
 from pathlib import Path, PurePosixPath
 
 import torch.nn.functional as torchs
@@ -22,8 +21,6 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 GENERATED = ("guide", "api", "project")
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
 # Documents of the repository that are pages as they are.
 DOCUMENTS = {
     "DESIGN.md": "project/design",
@@ -36,6 +33,9 @@ DOCUMENTS = {
 
 # Modules that are public besides `fused_losses` and its `functional`, and the titles of their pages.
 SUBMODULES = {"info": "Report"}
+
+# Sections of README.md that are no page of their own, but stand at the top of one about the same question.
+MERGED = {"Losses": "api/losses", "Benchmark": "benchmark", "Linear heads": "linear"}
 
 CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]*)(#[^)\s]*)?(?=\))")
@@ -62,6 +62,11 @@ def toctree(caption: str, *entries: str) -> str:
     return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```\n"])
 
 
+def section_page(heading: str) -> str:
+    """The page that a section of README.md is on."""
+    return MERGED.get(heading) or f"guide/{slug(heading)}"
+
+
 def source_of(docname: str) -> PurePosixPath:
     """The file of the repository that a page's text is from, by which its links are meant."""
     documents = {page: source for source, page in DOCUMENTS.items()}
@@ -75,22 +80,43 @@ def page_of(path: str, anchor: str) -> str | None:
     if path == "README.md":
         for heading, body in readme()[1].items():
             if anchor[1:] == slug(heading):
-                return f"guide/{slug(heading)}.md"
+                return f"{section_page(heading)}.md"
             if anchor[1:] in map(slug, re.findall(r"^#+ (.*)", body, flags=re.MULTILINE)):
-                return f"guide/{slug(heading)}.md{anchor}"
+                return f"{section_page(heading)}.md{anchor}"
         return "index.md"
     if path in DOCUMENTS:
         return f"{DOCUMENTS[path]}.md{anchor}"
     return f"{path.removeprefix('docs/')}{anchor}" if re.fullmatch(r"docs/.*\.md", path) else None
 
 
-def relinked(text: str, docname: str) -> str:
-    """A page's text, whose links lead to pages, and to files where a file is no page."""
-    source, here = source_of(docname), os.path.dirname(docname) or "."
+def page(text: str, docname: str) -> str:
+    """A page's text: after its title, the section of README.md about its question, if there is one."""
+    text = relinked(text, docname, source_of(docname))
+    for heading, body in readme()[1].items():
+        if MERGED.get(heading) == docname:
+            title, _, rest = text.partition("\n")
+            section = relinked(
+                re.sub("^##", "#", body, flags=re.MULTILINE), docname, PurePosixPath("README.md")
+            )
+            if docname == "api/losses":  # a line of its table is a loss, which has a page
+                section = re.sub(r"^\| `(\w+)`", _linked, section, flags=re.MULTILINE)
+            text = f"{title}\n{section}\n{rest}"
+    return text
+
+
+def _linked(line: re.Match[str]) -> str:
+    described = (DOCS / "api" / "losses" / f"{line[1]}.md").exists()
+    return f"| [`{line[1]}`](losses/{line[1]}.md)" if described else line[0]
+
+
+def relinked(text: str, docname: str, source: PurePosixPath) -> str:
+    """A text of a file of the repository, whose links lead to pages, and to files where a file is no page."""
+    here = os.path.dirname(docname) or "."
 
     def link(match: re.Match[str]) -> str:
         path, anchor = match[1], match[2] or ""
-        if docname.startswith("api/") or (not path and source.name != "README.md"):
+        is_made = docname.startswith("api/") and source.name != "README.md"
+        if is_made or (not path and source.name != "README.md"):
             return match[0]
         target = os.path.normpath(source.parent / path) if path else str(source)
         page = page_of(target, anchor)
@@ -104,7 +130,7 @@ def index() -> str:
     """README.md's first words, and all that there is to read."""
     intro, sections = readme()
     contents = [
-        toctree("Guide", *(f"guide/{slug(heading)}" for heading in sections)),
+        toctree("Guide", *(f"guide/{slug(heading)}" for heading in sections if heading not in MERGED)),
         toctree("Topics", *sorted(path.stem for path in DOCS.glob("*.md") if path.name != "index.md")),
         toctree("Reference", *(page.removesuffix(".md") for page in api() if page.count("/") == 1)),
         toctree("Project", *DOCUMENTS.values()),
@@ -117,13 +143,12 @@ def guide() -> dict[str, str]:
     return {
         f"guide/{slug(heading)}.md": f"# {heading}\n{re.sub('^##', '#', body, flags=re.MULTILINE)}"
         for heading, body in readme()[1].items()
+        if heading not in MERGED
     }
 
 
 def api() -> dict[str, str]:
-    """A page for each loss, a table of all, and pages of what is no loss."""
-    import losses_table
-
+    """A page for each loss, one of all, and pages of what is no loss."""
     theirs = {name for name in functional.__all__ if getattr(functional, name) is getattr(torchs, name, None)}
     theirs |= {name for name in modules.__all__ if getattr(modules, name) is getattr(nn, name, None)}
     ours = [name for name in functional.__all__ if name not in theirs]
@@ -133,9 +158,6 @@ def api() -> dict[str, str]:
     module_of |= {function: module for module, function in LINEAR.items()}
     controls = [name for name in fused_losses.__all__ if name not in {*modules.__all__, "functional"}]
 
-    def linked(line: re.Match[str]) -> str:
-        return f"| [`{line[1]}`](losses/{line[1]}.md)" if line[1] in losses else line[0]
-
     def functions(*names: str) -> str:
         return "\n".join(documented("function", f"fused_losses.functional.{name}") for name in names)
 
@@ -144,9 +166,8 @@ def api() -> dict[str, str]:
         module = module_of.get(name)
         described = documented("class", f"fused_losses.{module}") if module else ""
         pages[f"api/losses/{name}.md"] = f"# {name}\n\n{functions(name)}\n{described}"
-    table = re.sub(r"^\| `(\w+)`", linked, losses_table.table(), flags=re.MULTILINE)
     pages["api/losses.md"] = (
-        f"# Losses\n\n{documented('module', 'fused_losses.functional')}\n{table}\n\n"
+        f"# Losses\n\n## The functions\n\n{documented('module', 'fused_losses.functional')}\n"
         + toctree("Losses", *(f"losses/{name}" for name in losses))
         + "\nTorch's own are here under the same names, so that an import can be replaced: "
         + f"{', '.join(f'`{name}`' for name in sorted(theirs))}. What they do is torch's to say.\n"

@@ -70,11 +70,11 @@ def linear_cross_entropy(
         input: (N, D) or (D).
         linear_weight: (C, D), or (C, d1, ..., D) for a loss of dimension K.
         target: class indices (N), () or (N, d1, ...), or probabilities shaped as the logits.
-        linear_bias: (C) or (C, d1, ...).
+        linear_bias: shaped (C) or (C, d1, ...).
         weight: (C), a factor for each class.
         reduction: "none", "mean" or "sum", as :func:`cross_entropy` has them.
         ignore_index: a class that does not count; None is -100. Its rows are left out of the products.
-        label_smoothing: in [0, 1].
+        label_smoothing: the share of the target that label smoothing spreads evenly, in [0, 1].
         options: torch's. `batch_chunk_size` is the number of rows at a time. On a CPU, logits of 16-bit
             operands are kept in `acc_dtype`, float32 if it is None, as torch keeps them where it is given
             options; so they are not rounded to 16 bits there. The other options choose between memory and a

@@ -17,8 +17,8 @@ class LinearCrossEntropyLoss(nn.LinearCrossEntropyLoss):
     """:func:`fused_losses.functional.linear_cross_entropy` as a module that holds the head.
 
     Args:
-        in_features: D.
-        num_classes: C.
+        in_features: how many features the head takes, D.
+        num_classes: how many classes there are, C.
         workspace: bytes of logits at a time; 128 MiB at most if not given.
         backward: "fused": the forward makes the gradients, and holds them until the backward. "recompute":
             the backward makes the logits again.

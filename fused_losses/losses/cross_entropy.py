@@ -75,16 +75,17 @@ def cross_entropy(
         reduce: deprecated, see `reduction`.
         reduction: "none", "sum", or "mean": over the weights of the rows' classes, or over rows where the
             target holds probabilities.
-        label_smoothing: in [0, 1].
+        label_smoothing: the share of the target that label smoothing spreads evenly over all classes, in
+            [0, 1].
         backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
             of the input's size. "recompute": the backward computes it from the operands, and nothing else is
             kept; it takes the place of "fused" where the upstream gradient must be known first: for
             reduction="none" and for float16. "inplace": the gradient overwrites the input, so that no buffer
             is needed.
-        z_loss: z.
-        entropy: b.
-        logit_scale: a.
-        softcap: k; None for no cap.
+        z_loss: the factor z of squared log-sum-exps.
+        entropy: the factor b of the entropy, which lessens the loss.
+        logit_scale: the factor a of all logits.
+        softcap: the cap k that logits are held within; None for no cap.
         normalizer: what the mean divides by instead: a number, or a tensor of one, as the number of items in
             all batches that a step accumulates.
         return_lse: each row's log-sum-exp, too.

@@ -157,4 +157,29 @@ def test_site_builds_without_a_warning(tmp_path):
     ]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "Parameters" in (tmp_path / "html/api/losses/mse_loss.html").read_text()
+    site = {path: path.read_text() for path in (tmp_path / "html").rglob("*.html")}
+    page = site[tmp_path / "html/api/losses/cross_entropy.html"]
+    assert "Parameters" in page and "&gt;&gt;&gt; " in page
+    # What is searched for is a word of the page, and not only part of a name.
+    assert "label smoothing" in page
+    assert "<math " in page and 'href="https://docs.pytorch.org/docs/stable/generated/torch.nn.' in page
+    for path, text in site.items():
+        # "n." and "(N)" at the start of a line are items of a list in reStructuredText.
+        assert not re.search(r'<ol class="(?:lower|upper)', text), path
+        # Nothing is fetched from elsewhere: scripts, styles and pictures are files of the site.
+        assert not re.search(r'<(?:script|link|img)[^>]* (?:src|href)="(?:https?:)?//', text), path
+
+
+@makes_documents
+def test_every_question_has_one_page():
+    """No two pages of the contents have the same title, and all sections of README.md are on one."""
+    _, sections = pages.readme()
+    titles = [heading for heading in sections if heading not in pages.MERGED]
+    made = {**pages.api(), **pages.documents()}
+    texts = [text for name, text in made.items() if name.count("/") == 1]
+    texts += [path.read_text() for path in DOCUMENTS[1:]]
+    titles += [re.search(r"^# (.*)", text, flags=re.MULTILINE)[1] for text in texts]
+    assert len(titles) == len(set(titles)), sorted(titles)
+    assert set(pages.MERGED) <= set(sections)
+    merged = pages.page("# Losses\n\nmore\n", "api/losses")
+    assert merged.startswith("# Losses\n") and "](losses/mse_loss.md)" in merged and merged.endswith("more\n")
