@@ -20,9 +20,20 @@ BUILT = sorted(Path(fused_losses.__file__).parent.glob("*.so"))
 CPLUSPLUS = re.compile(r"_ZNK?(2at|3c10|5torch)\w*")
 """Torch's C++ interface, which is another in every version."""
 
-EXTRAS = ("accelerate", "expecttest", "hypothesis", "matplotlib", "rich", "sphinx", "transformers", "typer")
+EXTRAS = (
+    "accelerate",
+    "expecttest",
+    "hypothesis",
+    "matplotlib",
+    "rich",
+    "sphinx",
+    "transformers",
+    "typer",
+    "yaml",
+)
 WITH_EXTRAS = {
     "test_bench.py": "typer",
+    "test_bench_commands.py": "typer",
     "test_bench_gpu.py": "typer",
     "test_bench_gpu_commands.py": "typer",
     "test_bench_gpu_workers.py": "typer",
@@ -33,6 +44,8 @@ WITH_EXTRAS = {
     "test_properties.py": "hypothesis",
     "test_transformers.py": "transformers",
     "test_transformers_heads.py": "transformers",
+    "test_tritonbench.py": "typer",
+    "test_workflows.py": "yaml",
 }
 """Files that are of no use without a package, and the one that each asks for first."""
 
