@@ -16,9 +16,9 @@ from fused_losses.bench.providers import serving
 from fused_losses.bench.rows import Machine, Row
 
 
-def new_path() -> Path:
+def new_path(prefix: str = "") -> Path:
     """A file in build/bench named after the time, to the second, so that no two runs have the same."""
-    return Path("build/bench") / f"{datetime.now().strftime('%Y-%m-%dT%H%M%S')}.csv"
+    return Path("build/bench") / f"{prefix}{datetime.now().strftime('%Y-%m-%dT%H%M%S')}.csv"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from fused_losses.bench.accuracy import Result, exact, in_kernels_dtype, run
 from fused_losses.bench.cases import DTYPES, Case, select
+from fused_losses.bench.destination import new_path
 from fused_losses.bench.heads import HEADS
 from fused_losses.bench.options import among
 from fused_losses.bench.providers import (
@@ -181,15 +182,21 @@ def command(
         typer.Option("--provider", callback=among(BY_DEVICE), help="Repeatable; all but peers if not given."),
     ] = None,
     size: Annotated[str, typer.Option(help="large, medium or small, as in `run`.")] = "medium",
-    path: Annotated[Path, typer.Option("--csv", help="Where to write.")] = Path("build/bench/accuracy.csv"),
+    csv_: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Where to write; build/bench/accuracy-<time>.csv if not given."),
+    ] = None,
 ) -> None:
     """Largest and root mean square error against float64, in eps of the largest element."""
     if size not in ("large", "medium", "small"):
         raise typer.BadParameter(f"{size!r} is not one of large, medium, small")
     chosen = providers or list(dict.fromkeys([*LOSS_PROVIDERS, *HEAD_PROVIDERS]))
+    path = csv_ or new_path("accuracy-")
+    if path.exists():
+        raise typer.BadParameter(f"{path} is there")
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    with path.open("w", newline="") as file:
+    with path.open("x", newline="") as file:
         output = csv.writer(file)
         output.writerow(field.name for field in fields(Row))
         for row in measure(select([size], losses, dtypes), chosen):  # type: ignore[list-item]

@@ -233,9 +233,11 @@ def test_accuracy_of_kinds_of_inputs(tmp_path):
     path = tmp_path / "accuracy.csv"
     losses = ("--loss", "cross_entropy", "--loss", "linear_cross_entropy")
     names = ("--provider", "eager", "--provider", "fused", "--provider", "inplace")
-    invoke("accuracy", "--size", "small", "--dtype", "float32", *losses, *names, "--csv", path)
+    arguments = ("accuracy", "--size", "small", "--dtype", "float32", *losses, *names, "--csv", path)
+    invoke(*arguments)
     with path.open() as file:
         rows = list(csv.DictReader(file))
+    assert "is there" in invoke(*arguments, status=2)
     kinds = {row["kind"] for row in rows if row["loss"] == "cross_entropy"}
     assert kinds == {errors.SAMPLES, *errors.LOGIT_KINDS}
     assert len(rows) == 3 * (len(kinds) + 1)
