@@ -121,19 +121,16 @@ class SoftTargets {
       gradient_row_ = offset_of(tensors_, tensors_.probabilities_gradient.strides, position);
   }
 
-  // The weights of `count` classes from c on, and below, their soft targets.
-  template <int count>
-  __device__ void load_weights(int c, T* w) const {
-    unrolled<count>([&](int j) { w[j] = 1; });
-    if (tensors_.weight.data) load_neighbours<S, count>(tensors_.weight, c, w);
-  }
+  // The soft targets of `count` classes from c on.
   template <int count>
   __device__ void load(int c, T* q) const {
-    T w[count];
-    unrolled<count>([&](int j) { q[j] = 0; });
-    if (has_probabilities()) load_neighbours<S, count>(tensors_.probabilities, row_ + c, q);
-    load_weights<count>(c, w);
-    unrolled<count>([&](int j) { q[j] = (q[j] * keep_ + constant_) * w[j]; });
+    if (has_probabilities()) {
+      load_neighbours<S, count>(tensors_.probabilities, row_ + c, q);
+      unrolled<count>([&](int j) { q[j] = multiply_add(q[j], keep_, constant_); });
+    } else {
+      unrolled<count>([&](int j) { q[j] = constant_; });
+    }
+    weigh<count>(c, q);
   }
 
   // The sum of those from c on.
@@ -150,8 +147,8 @@ class SoftTargets {
   __device__ void differentiate(T reference, T log_sum, T slope, const T* x, int c) const {
     const ClassTensor& to = tensors_.probabilities_gradient;
     T made[count];
-    load_weights<count>(c, made);
-    unrolled<count>([&](int j) { made[j] *= (reference - x[j] + log_sum) * (keep_ * slope); });
+    unrolled<count>([&](int j) { made[j] = (reference - x[j] + log_sum) * (keep_ * slope); });
+    weigh<count>(c, made);
     store_neighbours<S, count>(to, gradient_row_ + c, made);
   }
 
@@ -159,6 +156,15 @@ class SoftTargets {
   __device__ T constant() const { return constant_; }
 
  private:
+  // Multiplies numbers of `count` classes from c on by their weights.
+  template <int count>
+  __device__ void weigh(int c, T* numbers) const {
+    if (!tensors_.weight.data) return;
+    T w[count];
+    load_neighbours<S, count>(tensors_.weight, c, w);
+    unrolled<count>([&](int j) { numbers[j] *= w[j]; });
+  }
+
   const SoftmaxArguments& tensors_;
   const T keep_, constant_;
   int64_t row_ = 0, gradient_row_ = 0;

@@ -98,7 +98,7 @@ class SoftmaxRow {
       if constexpr (soft == Soft::kEqual) sums.qt += t;
       if constexpr (soft == Soft::kAny) {
         sums.mass += q[j];
-        sums.qt += q[j] * t;
+        sums.qt = multiply_add(q[j], t, sums.qt);
       }
       if constexpr (terms == Terms::kAny) sums.et += excess(e[j], t);
     });
@@ -261,7 +261,7 @@ class SoftmaxRow {
       if constexpr (terms == Terms::kAny) slope += excess(e, t) * slopes.terms.excess_factor;
       if constexpr (soft == Soft::kEqual)
         slope = multiply_add(e, slopes.numerator_factor, -soft_.constant() * hot_.slope);
-      if constexpr (soft == Soft::kAny) slope -= q[j] * hot_.slope;
+      if constexpr (soft == Soft::kAny) slope = multiply_add(-q[j], hot_.slope, slope);
       made[j] = slope * mapped.slope;
     });
     return others;

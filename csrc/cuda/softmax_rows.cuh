@@ -10,8 +10,9 @@
 namespace fused_losses {
 
 // A row that a block shares gets more threads until each has so many packs of it, but at most kMostThreads: so what is
-// done once in a row is a small part of a thread's instructions, and several rows are in work on a multiprocessor.
-inline constexpr int kPacksOfThread = 16;
+// done once in a row is a small part of a thread's instructions. Few threads do for a row, since all of it is on its
+// way at once, and since packs do not wait for each other.
+inline constexpr int kPacksOfThread = 32;
 template <bool kLean>
 inline constexpr int kMostThreads = kLean ? 512 : 256;
 

@@ -17,6 +17,10 @@ namespace fused_losses {
 // came before to a larger reference: a quarter more. Larger groups would need more registers for their logits.
 inline constexpr int kClassesAtOnce = 4;
 
+// The most classes that are read three times rather than twice: those of the tiles that are in work on a GPU lie in
+// caches, 1 MB for each class on an H100.
+inline constexpr int64_t kFewClasses = 32;
+
 // P neighbouring positions for each thread: a pack, or one.
 template <class S, bool kSoft, bool kTerms, int P>
 class SoftmaxTile {
@@ -28,6 +32,7 @@ class SoftmaxTile {
   static constexpr Class kNone = std::numeric_limits<Class>::max();  // a class after all others
   // Packs of positions have few classes: see kMostPackedClasses.
   static constexpr bool kRuns = P == 1;
+  static constexpr bool kLargestFirst = kRounded && P > 1 && !kSoft && !kTerms;
 
  public:
   __device__ SoftmaxTile(const SoftmaxKernel& kernel, const Targets<T, kSoft, kTerms>& targets)
@@ -92,8 +97,7 @@ class SoftmaxTile {
     if constexpr (P == 1) {
       x[0] = static_cast<T>(*from);
     } else {
-      const Elements<S> some = load_pack<S>(from, 0).elements();
-      unrolled<P>([&](int j) { x[j] = static_cast<T>(some.at[j]); });
+      unpack(load_pack<S>(from, 0), x);
     }
   }
   __device__ static void store(const ClassTensor& tensor, int64_t offset, int64_t c, const T* values) {
@@ -101,9 +105,7 @@ class SoftmaxTile {
     if constexpr (P == 1) {
       *to = static_cast<S>(values[0]);
     } else {
-      Elements<S> some;
-      unrolled<P>([&](int j) { some.at[j] = static_cast<S>(values[j]); });
-      store_pack(to, 0, Pack<S>(some));
+      store_pack(to, 0, packed<S>(values));
     }
   }
 
@@ -128,6 +130,9 @@ class SoftmaxTile {
   }
 
   __device__ void add_up(SoftmaxState<T>* states) {
+    if constexpr (kLargestFirst) {
+      if (tensors_.classes <= kFewClasses) return add_up_few(states);
+    }
     if constexpr (kRuns) {
       SoftmaxRuns<T> runs{states[0]};
       for_classes([&](int64_t first) {
@@ -138,6 +143,40 @@ class SoftmaxTile {
     } else {
       for_classes([&](int64_t first) { add(states, first); });
     }
+  }
+
+  // The same for few classes, which are read once more, from a cache: first for the largest logits, two elements at a
+  // time, then for the sums.
+  __device__ void add_up_few(SoftmaxState<T>* states) const {
+    const S* const from = static_cast<const S*>(tensors_.input.data) + x_;
+    unsigned largest[Pack<S>::kWords];
+    unrolled<Pack<S>::kWords>([&](int w) { largest[w] = narrowed<S>(-INFINITY, -INFINITY); });
+    for_classes([&](int64_t first) {
+      Pack<S> packs[kClassesAtOnce];
+      unrolled<kClassesAtOnce>([&](int k) {
+        // A class that does not exist counts as the group's first one.
+        const int64_t c = first + k < tensors_.classes ? first + k : first;
+        packs[k] = load_pack<S>(from + c * tensors_.input.strides.classes, 0);
+      });
+      unrolled<kClassesAtOnce>([&](int k) {
+        unrolled<Pack<S>::kWords>([&](int w) { largest[w] = larger_of_both<S>(largest[w], packs[k].words[w]); });
+      });
+    });
+    T references[P];
+    unrolled<Pack<S>::kWords>([&](int w) {
+      const TwoFloats both = widened<S>(largest[w]);
+      states[2 * w].reference = both.first;
+      states[2 * w + 1].reference = both.second;
+    });
+    unrolled<P>([&](int j) { references[j] = finite_reference(states[j].reference); });
+    for_classes([&](int64_t first) {
+      unrolled<kClassesAtOnce>([&](int k) {
+        if (first + k >= tensors_.classes) return;
+        T x[P];
+        unpack(load_pack<S>(from + (first + k) * tensors_.input.strides.classes, 0), x);
+        unrolled<P>([&](int j) { states[j].sum += numerator<kRounded>(x[j] - references[j]); });
+      });
+    });
   }
 
   // Adds the group of classes that begins with `first`.
