@@ -25,7 +25,7 @@ KERNEL_TESTS := tests/losses/test_losses.py tests/losses/test_element_layouts.py
 
 # CUDA's kernels, compiled as C++ and run on the CPU.
 CUDA_ON_CPU := build/cuda_on_cpu/cuda_on_cpu.so
-CUDA_TESTS = $(KERNEL_TESTS) tests/losses/test_sizes.py tests/losses/test_sixteen_bits.py tests/losses/test_border.py
+CUDA_TESTS = $(KERNEL_TESTS) tests/losses/test_images.py tests/losses/test_sizes.py tests/losses/test_sixteen_bits.py tests/losses/test_border.py
 CUDA_SOURCES := $(wildcard csrc/cuda/*) $(wildcard tests/backends/cuda_on_cpu/*.*)
 
 # Triton's kernels, on the CPU.
