@@ -1,4 +1,4 @@
-"""Cross-entropy of images: positions side by side, of as many classes as kernels treat in ways of their own."""
+"""Cross-entropy of images, positions side by side, of few classes and of more."""
 
 from __future__ import annotations
 
