@@ -100,7 +100,7 @@ def demangled(names: Iterable[str]) -> list[str]:
 
 def short(name: str) -> str:
     """A demangled name without what all kernels share."""
-    bare = re.sub(r"\(bool\)|\(int\)", "", name)
+    bare = re.sub(r"\(\w+(::\w+)*\)(?=-?\d|true|false)", "", name)  # what numbers are cast to
     return re.sub(r"\(anonymous namespace\)::|fused_losses::|c10::|^void |\(.*$", "", bare)
 
 
