@@ -5,7 +5,7 @@
 
 namespace fused_losses {
 
-// Of vectors of the CPU, too.
+// The same as in math.h, for the vectors that a CPU computes with.
 FUSED_LOSSES_WORD T at_least(T x, T least) { return select(x < least, least, x); }
 
 // log(1 + e) for e in [0, 1], and the same plus y, given e / (1 + e), with which approximations are shorter.

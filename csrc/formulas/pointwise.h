@@ -12,9 +12,8 @@
 //   kIgnores         whether elements can be ignored by the value of their target
 //   kParameters      how many parameters it takes
 //   expected(parameters)  what they should be, if they are not: "be ..."; else null
-//   kFunctionsOf     the operands that exponentials, logarithms and reciprocals are taken of, as bits of Wanted:
-//   results of
-//                    16 bits need them less exactly, if these operands have 16 bits, too
+//   kFunctionsOf     the operands that exponentials, logarithms and reciprocals are taken of, as bits of Wanted.
+//                    If these have 16 bits, as the results have, approximations are exact enough
 //   kHasFlag         whether a parameter is a flag that a GPU's kernels are compiled for: flag() and set_flag() exist
 //   kMeanOverWeight  whether reduction="mean" divides by the sum of the weights instead of the number of elements
 //   a constructor from the loss's parameters, in the order of the registry
