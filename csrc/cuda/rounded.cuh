@@ -81,9 +81,6 @@ FUSED_LOSSES_ROUNDED Rounded<S> multiply_sign(Rounded<S> x, Rounded<S> sign) {
 FUSED_LOSSES_ROUNDED Rounded<S> multiply_add(Rounded<S> a, Rounded<S> b, Rounded<S> c) {
   return Rounded<S>(multiply_add(a.value, b.value, c.value));
 }
-FUSED_LOSSES_ROUNDED Rounded<S> at_least(Rounded<S> x, Rounded<S> least) {
-  return Rounded<S>(at_least(x.value, least.value));
-}
 FUSED_LOSSES_ROUNDED bool is_in_unit(Rounded<S> x) { return is_in_unit(x.value); }
 
 // The square of e^(x / 2): the unit takes subnormal results for 0, which bfloat16 has some of, and a product does not.

@@ -5,9 +5,6 @@
 
 namespace fused_losses {
 
-// The same as in math.h, for the vectors that a CPU computes with.
-FUSED_LOSSES_WORD T at_least(T x, T least) { return select(x < least, least, x); }
-
 // log(1 + e) for e in [0, 1], and the same plus y, given e / (1 + e), with which approximations are shorter.
 FUSED_LOSSES_WORD T log1p_of_unit(T e, T) { return log1p_of_unit(e); }
 FUSED_LOSSES_WORD T add_log1p_of_unit(T e, T sigmoid, T y) { return log1p_of_unit(e, sigmoid) + y; }
@@ -59,11 +56,12 @@ struct BinaryCrossEntropy : PointwiseFormula {
     const V log_x = log_of_unit(x);
     const V log_rest = log_of_complement(x);
     const V floor = splat<V>(-100);
-    const V value = multiply_add(t - one, at_least(log_rest, floor), -t * at_least(log_x, floor));
+    const V value =
+        multiply_add(t - one, select(log_rest < floor, floor, log_rest), -t * select(log_x < floor, floor, log_x));
     const V variance = (one - x) * x;
     const V smallest = splat<V>(1e-12f);  // torch's constant is a float32 for any input, too
     return {value,
-            {divide_by_normal(x - t, at_least(variance, smallest)),
+            {divide_by_normal(x - t, select(variance < smallest, smallest, variance)),
              log_rest - select(x == splat<V>(0), splat<V>(-std::numeric_limits<double>::infinity()), log_x)}};
   }
 };

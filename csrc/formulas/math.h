@@ -75,10 +75,6 @@ FUSED_LOSSES_WORD auto is_in_unit(T x) { return (splat<T>(1) - x) * x >= splat<T
 __device__ inline bool is_in_unit(float x) { return __saturatef(x) == x; }
 #endif
 
-// The larger number; of NaN and a number, either.
-FUSED_LOSSES_HOST_DEVICE inline float at_least(float x, float least) { return std::fmax(x, least); }
-FUSED_LOSSES_HOST_DEVICE inline double at_least(double x, double least) { return std::fmax(x, least); }
-
 // What is computed faster than the general functions: e^x for x < 88; log(x), log(1 - x) and log(1 + x), each for x
 // from 0 to 1, where log(0) may be any number from -100 down; and 1 / x for x from 1 to 2.
 FUSED_LOSSES_HOST_DEVICE inline float exp_below_88(float x) { return std::exp(x); }
