@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -187,7 +188,8 @@ def rows_of(cells: list[Cell], backends: Iterable[str], targets: Iterable[str]) 
     if "triton" in backends:
         # What is special about some cells is so on all GPUs alike.
         jobs = [(cell, name) for name in targets for cell in cells if name == JUDGED or cell.is_usual]
-        with ProcessPoolExecutor(PROCESSES) as pool:
+        # Forked children would wait for ever for the threads with which torch has computed in this process.
+        with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
             for found in pool.map(rows_of_triton, jobs):
                 yield from found
 
