@@ -228,12 +228,12 @@ def table_of(rows: Iterable[Row]) -> Table:
     return table
 
 
-def summary(rows: list[Row]) -> list[str]:
-    """What is wrong, in words."""
-    found = gpu_limits.failures([row for row in rows if row.target == JUDGED], gpu_limits.read())
-    others = [row for row in rows if row.target != JUDGED and row.problems]
-    return found + [
-        f"{row.target} {row.backend} {' '.join(filter(None, row.key))}: {row.problems}" for row in others
+def remarks(rows: Iterable[Row]) -> list[str]:
+    """What is wrong on architectures that limits are not about, in words."""
+    return [
+        f"{row.target} {row.backend} {' '.join(filter(None, row.key))}: {row.problems}"
+        for row in rows
+        if row.target != JUDGED and row.problems
     ]
 
 
@@ -241,7 +241,7 @@ def main(
     loss: Annotated[list[str] | None, typer.Option(help="Only these; nothing is written then.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="cuda, triton; nothing is written then.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Only these; nothing is written then.")] = None,
-    check: Annotated[bool, typer.Option(help="Exit with 1 if there are problems.")] = False,
+    check: Annotated[bool, typer.Option(help=f"Exit with 1 if there are problems on {JUDGED}.")] = False,
     accept: Annotated[
         bool,
         typer.Option(help="Take what is seen today for a limit where there is no goal, or it is missed."),
@@ -257,11 +257,13 @@ def main(
         backends = ["triton"]
     cells = [cell for cell in CELLS if not loss or cell.loss in loss]
     rows = list(rows_of(cells, backends, target or list(TARGETS)))
+    judged = [row for row in rows if row.target == JUDGED]
     if accept:
-        gpu_limits.write(gpu_limits.renewed(gpu_limits.read(), [row for row in rows if row.target == JUDGED]))
-    console.print(table_of(row for row in rows if row.target == JUDGED))
-    problems = summary(rows)
-    console.print(*problems, f"{len(rows)} rows; {len(problems)} have problems.", sep="\n")
+        gpu_limits.write(gpu_limits.renewed(gpu_limits.read(), judged))
+    console.print(table_of(judged))
+    problems = gpu_limits.failures(judged, gpu_limits.read())
+    console.print(*remarks(rows), *problems, sep="\n")
+    console.print(f"{len(rows)} rows; {len(problems)} of {JUDGED} have problems.")
     if not loss and not target and len(backends) > 1:
         write(rows)
     if check and problems:
