@@ -18,6 +18,32 @@ T finite_reference(T reference) {
   return reference == -std::numeric_limits<T>::infinity() ? T(0) : reference;
 }
 
+// The soft targets q of a chunk, as loops read them: q[i] of the register from i on. There may be none,
+template <class T>
+struct NoTargets {
+  static constexpr bool kAny = false;
+};
+// the same one for all classes,
+template <class T>
+struct EvenTargets {
+  static constexpr bool kAny = true;
+  T q;
+  template <class Count>
+  Vector<T> at(int64_t, Count) const {
+    return splat<Vector<T>>(q);
+  }
+};
+// or one for each class, in an array.
+template <class T>
+struct ListedTargets {
+  static constexpr bool kAny = true;
+  const T* q;
+  template <class Count>
+  Vector<T> at(int64_t i, Count count) const {
+    return load(q + i, count, 0);
+  }
+};
+
 // The largest of n elements. NaN may be passed over, since it makes the sum of exponentials NaN anyway.
 template <class S>
 Compute<S> max_of(const S* x, int64_t n) {
@@ -36,10 +62,10 @@ Compute<S> max_of(const S* x, int64_t n) {
 }
 
 // The first pass over n logits x of a chunk. Adds them to `state`; their numerators, relative to the state's reference,
-// go to `numerators` if kStore; the soft targets q are read if kSoft. Returns the largest logit. If that is more than
+// go to `numerators` if kStore. Returns the largest logit. If that is more than
 // kHeadroom above the reference, the state is left as it was, and the chunk must be done again with a larger one.
-template <bool kStore, bool kSoft, class S>
-Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t n, const Compute<S>* q,
+template <bool kStore, class S, class Targets>
+Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t n, const Targets& q,
                                Compute<S>* numerators) {
   using T = Compute<S>;
   using V = Vector<T>;
@@ -55,18 +81,20 @@ Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t 
     largest = larger(logits, largest);
     sum += e;
     if constexpr (kStore) store(numerators + i, e, count);
-    if constexpr (kSoft) {
-      const V soft = load(q + i, count, 0);
+    if constexpr (Targets::kAny) {
+      V soft = q.at(i, count), product = soft * difference;
+      if constexpr (std::is_same_v<decltype(count), int>) {
+        soft = keep_lanes(soft, count, 0);
+        product = keep_lanes(product, count, 0);
+      }
       mass += soft;
-      V product = soft * difference;
-      if constexpr (std::is_same_v<decltype(count), int>) product = keep_lanes(product, count, 0);
       cross += product;
     }
   });
   const T top = max_of_lanes(largest);
   if (top > state.reference + kHeadroom) return top;
   state.sum += sum_of_lanes(sum);
-  if constexpr (kSoft) {
+  if constexpr (Targets::kAny) {
     state.mass += sum_of_lanes(mass);
     state.cross += sum_of_lanes(cross);
   }
@@ -74,36 +102,36 @@ Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t 
 }
 
 // The first pass, with a larger reference where it must be done again.
-template <bool kStore, bool kSoft, class S>
-void accumulate_chunk(SoftmaxState<double>& state, const S* x, int64_t n, const Compute<S>* q, Compute<S>* numerators) {
+template <bool kStore, class S, class Targets>
+void accumulate_chunk(SoftmaxState<double>& state, const S* x, int64_t n, const Targets& q, Compute<S>* numerators) {
   if (state.reference == -std::numeric_limits<double>::infinity()) state.raise(max_of(x, n));
-  const Compute<S> top = accumulate_relative<kStore, kSoft>(state, x, n, q, numerators);
+  const Compute<S> top = accumulate_relative<kStore>(state, x, n, q, numerators);
   if (top > state.reference + kHeadroom) {
     state.raise(top);
-    accumulate_relative<kStore, kSoft>(state, x, n, q, numerators);
+    accumulate_relative<kStore>(state, x, n, q, numerators);
   }
 }
 
 // The second pass over a chunk, which writes the gradient: from the numerators that the first pass has kept.
-template <bool kSoft, class S>
-void emit_from_numerators(const Compute<S>* numerators, Compute<S> factor, const Compute<S>* q, Compute<S> soft_factor,
+template <class S, class Targets>
+void emit_from_numerators(const Compute<S>* numerators, Compute<S> factor, const Targets& q, Compute<S> soft_factor,
                           S* gradient, int64_t n, bool streamed) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
     V v = load(numerators + i, count, 0) * factor;
-    if constexpr (kSoft) v += load(q + i, count, 0) * soft_factor;
+    if constexpr (Targets::kAny) v += q.at(i, count) * soft_factor;
     store(gradient + i, v, count, streamed);
   });
 }
 
 // The same from logits, where numerators were not kept.
-template <bool kSoft, class S>
-void emit_from_logits(const S* x, Compute<S> reference, Compute<S> factor, const Compute<S>* q, Compute<S> soft_factor,
+template <class S, class Targets>
+void emit_from_logits(const S* x, Compute<S> reference, Compute<S> factor, const Targets& q, Compute<S> soft_factor,
                       S* gradient, int64_t n, bool streamed) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
     V v = exp_below_88(load(x + i, count, 0) - reference) * factor;
-    if constexpr (kSoft) v += load(q + i, count, 0) * soft_factor;
+    if constexpr (Targets::kAny) v += q.at(i, count) * soft_factor;
     store(gradient + i, v, count, streamed);
   });
 }

@@ -2,8 +2,9 @@
 //
 // A row is read from memory once. The first pass (accumulate) keeps a reference, a number near the maximum, adds up the
 // numerators exp(x - reference), and keeps these in a buffer that stays in cache. The second pass (emit) turns them
-// into the gradient by one multiplication each: one exponential for each element in all. The reference may rise from
-// chunk to chunk. That of each chunk is remembered, to bring its numerators to the last one in the second pass.
+// into the gradient by one multiplication each: one exponential for each element in all. The reference is the largest
+// logit of the row's first chunk, unless a later chunk makes it rise. The numerators of chunks before that are computed
+// again in the second pass, so that a backward that has the logits and the last reference makes the same bits.
 //
 // Reading order: run() gives rows to threads; row() does one row; accumulate() and emit() are its passes over a
 // stretch, whose loops are in softmax_chunks.h and softmax_term_loops.h; at_label() makes the one element that needs
@@ -115,9 +116,11 @@ class SoftmaxRows {
       state.mass = probabilities ? mass(probabilities) : constant_mass_;
       if (arguments_.mean_excess) state.excess = static_cast<const T*>(arguments_.mean_excess)[r] * state.sum;
     } else {
+      SoftmaxState<double> start;
+      if (!terms_) start.raise(max_of(x, std::min(classes_, kChunk)));
       share([&](int64_t first, int64_t last) {
         for (int64_t s = first; s < last; ++s)
-          scratch.states[s] = accumulate(x, probabilities, numerators, scratch.chunk_references, s);
+          scratch.states[s] = accumulate(start, x, probabilities, numerators, scratch.chunk_references, s);
       });
       for (const SoftmaxState<double>& part : scratch.states) state.merge(part);
       set_statistics(r, state.reference, state.sum, state.excess / state.sum);
@@ -152,36 +155,39 @@ class SoftmaxRows {
     return value;
   }
 
-  // The first pass over a stretch: its state. Numerators are kept unless null.
-  SoftmaxState<double> accumulate(const S* x, const void* probabilities, T* numerators,
+  // The first pass over a stretch: its state, which begins as `state`. Numerators are kept unless null.
+  SoftmaxState<double> accumulate(SoftmaxState<double> state, const S* x, const void* probabilities, T* numerators,
                                   std::vector<T>& chunk_references, int64_t stretch) const {
-    SoftmaxState<double> state;
-    alignas(64) T q[kChunk];
+    T* const none = nullptr;
     for (const Piece chunk : chunks_of_stretch(stretch, classes_)) {
       const int64_t c = chunk.begin, n = chunk.count;
-      if (soft_) targets_.soft.fill(probabilities, c, n, q);
-      if (terms_) {
-        alignas(64) T logits[kChunk];
-        map_logits(map_, x + c, n, logits);
-        soft_ ? accumulate_chunk<false, true>(state, logits, n, q, static_cast<T*>(nullptr))
-              : accumulate_chunk<false, false>(state, logits, n, q, static_cast<T*>(nullptr));
-        if (arguments_.terms.entropy != 0)
-          state.excess += excess_of(logits, n, finite_reference(static_cast<T>(state.reference)));
-        continue;
-      }
-      const auto pass = [&](auto keep, auto soft) {
-        accumulate_chunk<keep.value, soft.value>(state, x + c, n, q, numerators + (keep.value ? c : 0));
-      };
-      using Yes = std::true_type;
-      using No = std::false_type;
-      if (numerators) {
-        soft_ ? pass(Yes{}, Yes{}) : pass(Yes{}, No{});
-      } else {
-        soft_ ? pass(No{}, Yes{}) : pass(No{}, No{});
-      }
+      with_targets(probabilities, chunk, [&](const auto& q) {
+        if (terms_) {
+          alignas(64) T logits[kChunk];
+          map_logits(map_, x + c, n, logits);
+          accumulate_chunk<false>(state, logits, n, q, none);
+          if (arguments_.terms.entropy != 0)
+            state.excess += excess_of(logits, n, finite_reference(static_cast<T>(state.reference)));
+        } else if (numerators) {
+          accumulate_chunk<true>(state, x + c, n, q, numerators + c);
+        } else {
+          accumulate_chunk<false>(state, x + c, n, q, none);
+        }
+      });
       chunk_references[c / kChunk] = static_cast<T>(state.reference);
     }
     return state;
+  }
+
+  // Calls body(q) with the soft targets of a chunk of a row, whose probabilities begin at `probabilities`.
+  template <class Body>
+  void with_targets(const void* probabilities, Piece chunk, const Body& body) const {
+    if (!soft_) return body(NoTargets<T>());
+    if (!targets_.shared.empty()) return body(ListedTargets<T>{targets_.shared.data() + chunk.begin});
+    if (!probabilities) return body(EvenTargets<T>{static_cast<T>(targets_.soft.constant)});
+    alignas(64) T q[kChunk];
+    targets_.soft.fill(probabilities, chunk.begin, chunk.count, q);
+    body(ListedTargets<T>{q});
   }
 
   // The second pass over a stretch: writes the gradients, given the state of the whole row.
@@ -190,7 +196,6 @@ class SoftmaxRows {
             const SoftmaxGradient<double>& pieces, double excess_factor, double scale, int64_t stretch) const {
     const T reference = static_cast<T>(state.reference);
     const T soft_factor = static_cast<T>(pieces.soft_factor);
-    alignas(64) T q[kChunk];
     alignas(64) T logits[kChunk];
     for (const Piece chunk : chunks_of_stretch(stretch, classes_)) {
       const int64_t c = chunk.begin, n = chunk.count;
@@ -208,25 +213,17 @@ class SoftmaxRows {
       }
       if (!gradient) continue;
       const bool streamed = streams_ && is_aligned(gradient + c);
-      if (soft_) targets_.soft.fill(probabilities, c, n, q);
-      if (terms_) {
-        emit_with_terms(map_, logits, reference, static_cast<T>(pieces.numerator_factor), static_cast<T>(excess_factor),
-                        soft_ ? q : nullptr, soft_factor, gradient + c, n, streamed);
-      } else if (numerators) {
-        // A chunk of nothing but -inf has numerators of 0 and a reference of -inf, which must not make them NaN, unless
-        // the whole row is like that.
-        const T then = chunk_references[c / kChunk];
-        const double lift = then == -std::numeric_limits<T>::infinity() && reference != then
-                                ? 0
-                                : std::exp(static_cast<double>(then) - static_cast<double>(reference));
-        const T factor = static_cast<T>(pieces.numerator_factor * lift);
-        soft_ ? emit_from_numerators<true>(numerators + c, factor, q, soft_factor, gradient + c, n, streamed)
-              : emit_from_numerators<false>(numerators + c, factor, q, soft_factor, gradient + c, n, streamed);
-      } else {
+      with_targets(probabilities, chunk, [&](const auto& q) {
         const T factor = static_cast<T>(pieces.numerator_factor);
-        soft_ ? emit_from_logits<true>(x + c, reference, factor, q, soft_factor, gradient + c, n, streamed)
-              : emit_from_logits<false>(x + c, reference, factor, q, soft_factor, gradient + c, n, streamed);
-      }
+        if (terms_) {
+          emit_with_terms(map_, logits, reference, factor, static_cast<T>(excess_factor), q, soft_factor, gradient + c,
+                          n, streamed);
+        } else if (numerators && chunk_references[c / kChunk] == reference) {
+          emit_from_numerators(numerators + c, factor, q, soft_factor, gradient + c, n, streamed);
+        } else {
+          emit_from_logits(x + c, reference, factor, q, soft_factor, gradient + c, n, streamed);
+        }
+      });
     }
     if (streams_) finish_streaming();
   }

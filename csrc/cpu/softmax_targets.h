@@ -64,6 +64,7 @@ struct Targets {
   const SoftmaxArguments& arguments;
   std::vector<T> weights;
   SoftTarget<T> soft;
+  std::vector<T> shared;  // soft targets of all rows, if they differ from class to class and not from row to row
 
   explicit Targets(const SoftmaxArguments& arguments_) : arguments(arguments_) {
     const double smoothing = arguments.label_smoothing;
@@ -81,6 +82,10 @@ struct Targets {
     soft.kept = 1 - smoothing;
     soft.probabilities.data = arguments.probabilities.data;
     soft.probabilities.dtype = arguments.probabilities.dtype;
+    if (soft.weight && soft.constant != 0 && !soft.probabilities.data) {
+      shared.resize(classes);
+      soft.fill(nullptr, 0, classes, shared.data());
+    }
   }
 
   double weight(int64_t label) const { return weights.empty() ? 1 : static_cast<double>(weights[label]); }

@@ -39,16 +39,16 @@ double excess_of(const T* x, int64_t n, T reference) {
 }
 
 // Writes the gradient of a chunk with respect to the given logits. numerator_factor and excess_factor are those of the
-// cross-entropy and the terms together; q may be null.
-template <class S>
+// cross-entropy and the terms together.
+template <class S, class Targets>
 void emit_with_terms(const LogitMap<Compute<S>>& map, const Compute<S>* x, Compute<S> reference,
-                     Compute<S> numerator_factor, Compute<S> excess_factor, const Compute<S>* q, Compute<S> soft_factor,
+                     Compute<S> numerator_factor, Compute<S> excess_factor, const Targets& q, Compute<S> soft_factor,
                      S* gradient, int64_t n, bool streamed) {
   using V = Vector<Compute<S>>;
   for_each_register<Compute<S>>(n, [&](int64_t i, auto count) {
     const V logits = load(x + i, count, 0), difference = logits - reference, e = exp_below_88(difference);
     V v = e * numerator_factor + excess(e, difference) * excess_factor;
-    if (q) v += load(q + i, count, 0) * soft_factor;
+    if constexpr (Targets::kAny) v += q.at(i, count) * soft_factor;
     store(gradient + i, v * map.template slope<V>(logits), count, streamed);
   });
 }
