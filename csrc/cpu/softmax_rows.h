@@ -41,7 +41,6 @@ class SoftmaxRows {
         statistics_known_(arguments.backward && arguments.reference),
         classes_(arguments.classes),
         stretches_(stretches_of(classes_)),
-        constant_mass_(soft_ && !arguments.probabilities.data ? mass(nullptr) : 0),
         // Keeping numerators is of no use where the gradient of the probabilities needs the logits again, and costs
         // more than a second exponential where a row of them does not stay in the second-level cache.
         keep_numerators_(arguments.input_gradient.data && !statistics_known_ && !terms_ &&
@@ -113,7 +112,7 @@ class SoftmaxRows {
     if (statistics_known_) {
       state.reference = static_cast<const T*>(arguments_.reference)[r];
       state.sum = static_cast<const T*>(arguments_.sum)[r];
-      state.mass = probabilities ? mass(probabilities) : constant_mass_;
+      if (probabilities) state.mass = mass(probabilities);
       if (arguments_.mean_excess) state.excess = static_cast<const T*>(arguments_.mean_excess)[r] * state.sum;
     } else {
       SoftmaxState<double> start;
@@ -125,6 +124,7 @@ class SoftmaxRows {
       for (const SoftmaxState<double>& part : scratch.states) state.merge(part);
       set_statistics(r, state.reference, state.sum, state.excess / state.sum);
     }
+    if (!probabilities) state.mass = targets_.shared_mass;
     if (arguments_.argmax) arguments_.argmax[r] = largest(x, scratch, share).at;
 
     const double scale = arguments_.scale * upstream_of(arguments_, outer, inner);
@@ -296,7 +296,6 @@ class SoftmaxRows {
   const bool statistics_known_;
   const int64_t classes_;
   const int64_t stretches_;
-  const double constant_mass_;  // the sum of the soft targets, where it is the same for all rows
   const bool keep_numerators_;
   const bool streams_;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "gather.h"
@@ -64,7 +65,10 @@ struct Targets {
   const SoftmaxArguments& arguments;
   std::vector<T> weights;
   SoftTarget<T> soft;
-  std::vector<T> shared;  // soft targets of all rows, if they differ from class to class and not from row to row
+  // Soft targets that are the same for all rows: those of each class, unless they are the same for all classes, too;
+  // and their sum.
+  std::vector<T> shared;
+  double shared_mass = 0;
 
   explicit Targets(const SoftmaxArguments& arguments_) : arguments(arguments_) {
     const double smoothing = arguments.label_smoothing;
@@ -82,10 +86,12 @@ struct Targets {
     soft.kept = 1 - smoothing;
     soft.probabilities.data = arguments.probabilities.data;
     soft.probabilities.dtype = arguments.probabilities.dtype;
-    if (soft.weight && soft.constant != 0 && !soft.probabilities.data) {
-      shared.resize(classes);
-      soft.fill(nullptr, 0, classes, shared.data());
-    }
+    if (soft.constant == 0 || soft.probabilities.data) return;
+    shared_mass = smoothing;
+    if (!soft.weight) return;
+    shared.resize(classes);
+    soft.fill(nullptr, 0, classes, shared.data());
+    shared_mass = std::accumulate(shared.begin(), shared.end(), 0.0);
   }
 
   double weight(int64_t label) const { return weights.empty() ? 1 : static_cast<double>(weights[label]); }

@@ -1,63 +1,131 @@
-// Tiles of a softmax in memory. A tile is all classes of kPositions positions or fewer. It is worked on where it lies
-// if its positions lie side by side; else it is gathered before the passes, and the gradient scattered after them.
+// Tiles of a softmax in memory and in cache. A tile is all classes of kPositions positions or fewer, converted to the
+// type of arithmetic and with its positions side by side: element (class, position) is at class kPositions + position.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
-#include "gather.h"
 #include "labels.h"
+#include "transpose.h"
 
 namespace fused_losses {
 
 // Positions of a tile: 256 bytes of float32 for each class, so that memory is read in runs of four cache lines.
 inline constexpr int kPositions = 64;
 
-// A tile as the passes see it: class c of position p is data[c * stride + p].
+// Copies `count` positions of `classes` classes each, where classes lie side by side and positions are `stride` apart.
+template <class T, class E>
+void gather_rows(const E* from, int64_t stride, int64_t count, int64_t classes, T* tile) {
+  constexpr int lanes = kLanes<T>;
+  for (int64_t p = 0; p < count; p += lanes) {
+    const int rows = static_cast<int>(std::min<int64_t>(lanes, count - p));
+    for_each_register<T>(classes, [&](int64_t c, auto some) {
+      Vector<T> square[lanes] = {};
+      if (rows == lanes) {
+#pragma GCC unroll 64
+        for (int i = 0; i < lanes; ++i) square[i] = load(from + (p + i) * stride + c, some, 0);
+      } else {
+        for (int i = 0; i < rows; ++i) square[i] = load(from + (p + i) * stride + c, some, 0);
+      }
+      transpose<T>(square);
+      for (int i = 0; i < some; ++i) {
+        T* const to = tile + (c + i) * kPositions + p;
+        rows == lanes ? store(to, square[i]) : store_partial(to, square[i], rows);
+      }
+    });
+  }
+}
+
+// The other way round.
+template <class T, class E>
+void scatter_rows(E* to, int64_t stride, int64_t count, int64_t classes, const T* tile) {
+  constexpr int lanes = kLanes<T>;
+  for (int64_t p = 0; p < count; p += lanes) {
+    const int rows = static_cast<int>(std::min<int64_t>(lanes, count - p));
+    for_each_register<T>(classes, [&](int64_t c, auto some) {
+      Vector<T> square[lanes] = {};
+      for (int i = 0; i < some; ++i) square[i] = load(tile + (c + i) * kPositions + p);
+      transpose<T>(square);
+      for (int i = 0; i < rows; ++i) store(to + (p + i) * stride + c, square[i], some);
+    });
+  }
+}
+
+// Asks for n elements that lie side by side.
 template <class E>
-struct TileView {
-  E* data;
-  int64_t stride;
-  E* row(int64_t c) const { return data + c * stride; }
-};
+void prefetch(const E* from, int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(E);  // elements of a cache line
+  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(from + i);
+}
 
-// Whether a tile can be worked on where it lies: it is whole, in one run, and its positions lie side by side.
+// Asks for the logits and labels of a whole tile, from position `first` on, while another is in work: tiles are too
+// short for the hardware to know their pattern. What does not lie side by side is left out.
 template <class S>
-bool lies_ready(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count) {
-  return count == kPositions && tensor.strides.inner == 1 && tensor.dtype == kScalarType<S> &&
-         first % arguments.inner + count <= arguments.inner;
-}
-
-// Gathers `count` positions, from number `first` on, into `buffer`, [classes][kPositions].
-template <class T>
-TileView<T> gather_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
-                        std::vector<T>& buffer) {
-  buffer.resize(arguments.classes * kPositions);
-  with_storage(tensor.dtype, [&](auto storage) {
-    using E = decltype(storage);
-    for_each_position_run(arguments, first, first + count, [&](const PositionRun& run) {
-      const E* const from = at<E>(arguments, tensor, run.outer, run.begin);
-      for (int64_t c = 0; c < arguments.classes; ++c) {
-        gather_run(&buffer[c * kPositions + run.position - first], from + c * tensor.strides.classes,
-                   tensor.strides.inner, run.count());
-      }
-    });
+void prefetch_tile(const SoftmaxArguments& arguments, int64_t first) {
+  for_each_position_run(arguments, first, first + kPositions, [&](const PositionRun& run) {
+    const ClassStrides& strides = arguments.input.strides;
+    const S* const from = at<S>(arguments, arguments.input, run.outer, run.begin);
+    if (strides.classes == 1 && strides.inner == arguments.classes) {
+      prefetch(from, run.count() * arguments.classes);
+    } else if (strides.inner == 1) {
+      for (int64_t c = 0; c < arguments.classes; ++c) prefetch(from + c * strides.classes, run.count());
+    }
+    if (arguments.labels.data && arguments.labels.strides.inner == 1 && arguments.labels.dtype == ScalarType::Long) {
+      prefetch(at<int64_t>(arguments, arguments.labels, run.outer, run.begin), run.count());
+    }
   });
-  return {buffer.data(), kPositions};
 }
 
-// Writes such a buffer to a tensor.
+// Copies `count` positions, from number `first` on, into `buffer`, which is made large enough.
 template <class T>
-void scatter_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
-                  const std::vector<T>& buffer) {
+T* gather_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count,
+               std::vector<T>& buffer) {
+  const int64_t classes = arguments.classes;
+  buffer.resize(classes * kPositions);
   with_storage(tensor.dtype, [&](auto storage) {
     using E = decltype(storage);
-    for_each_position_run(arguments, first, first + count, [&](const PositionRun& run) {
-      E* const to = const_cast<E*>(at<E>(arguments, tensor, run.outer, run.begin));
-      for (int64_t c = 0; c < arguments.classes; ++c) {
-        scatter_run(to + c * tensor.strides.classes, tensor.strides.inner,
-                    &buffer[c * kPositions + run.position - first], run.count());
-      }
-    });
+    if constexpr (std::is_same_v<Compute<E>, T>) {  // SoftmaxArguments says so
+      for_each_position_run(arguments, first, first + count, [&](const PositionRun& run) {
+        const E* const from = at<E>(arguments, tensor, run.outer, run.begin);
+        T* const to = buffer.data() + run.position - first;
+        if (tensor.strides.classes == 1 && tensor.strides.inner != 1) {
+          return gather_rows(from, tensor.strides.inner, run.count(), classes, to);
+        }
+        for (int64_t c = 0; c < classes; ++c) {
+          gather_run(to + c * kPositions, from + c * tensor.strides.classes, tensor.strides.inner, run.count());
+        }
+      });
+    }
+  });
+  return buffer.data();
+}
+
+// Writes a tile to a tensor, past the caches if it is `streamed`.
+template <class T>
+void scatter_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int64_t first, int count, const T* tile,
+                  bool streamed) {
+  const int64_t classes = arguments.classes;
+  with_storage(tensor.dtype, [&](auto storage) {
+    using E = decltype(storage);
+    if constexpr (std::is_same_v<Compute<E>, T>) {
+      for_each_position_run(arguments, first, first + count, [&](const PositionRun& run) {
+        E* const to = const_cast<E*>(at<E>(arguments, tensor, run.outer, run.begin));
+        const T* const from = tile + run.position - first;
+        if (tensor.strides.classes == 1 && tensor.strides.inner != 1) {
+          return scatter_rows(to, tensor.strides.inner, run.count(), classes, from);
+        }
+        for (int64_t c = 0; c < classes; ++c) {
+          E* const line = to + c * tensor.strides.classes;
+          const T* const numbers = from + c * kPositions;
+          if (streamed && tensor.strides.inner == 1 && is_aligned(line)) {
+            for_each_register<T>(
+                run.count(), [&](int64_t i, auto some) { store(line + i, load(numbers + i, some, 0), some, true); });
+          } else {
+            scatter_run(line, tensor.strides.inner, numbers, run.count());
+          }
+        }
+      });
+    }
   });
 }
 

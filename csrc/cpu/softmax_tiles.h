@@ -1,9 +1,11 @@
 // Softmax where the classes of a row do not lie side by side, as in images (N, C, H, W), or are few: many positions at
-// once, one to a lane. The first pass reads a tile of positions and classes into cache, where the other two find it.
+// once, one to a lane. A tile of positions and classes is copied into cache, and there converted and transposed as
+// needed; memory is read and written once.
 //
-// Reading order: run() gives tiles to threads; tile() gathers a tile unless it lies ready; passes() does the rest, in
-// this order: read_positions(), what is known before the logits are read; statistics(), maximum first, then sums;
-// emit(), the gradient; at_labels(), the one element of each position that needs more care; values(), the losses.
+// Reading order: run() gives tiles to threads; tile() brings a tile into cache and its gradient back; passes() does the
+// rest, in this order: read_positions(), what is known of each position besides its logits; statistics(), maximum
+// first, then sums of numerators, which are kept where the gradient will be; emit(), the gradient; at_labels(), the one
+// element of each position that needs more care; values(), the losses.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +36,10 @@ class SoftmaxTiles {
         targets_(arguments),
         soft_(!targets_.soft.absent()),
         terms_(arguments.terms.any() || arguments.lse_gradient.data),
-        map_(arguments.terms) {}
+        map_(arguments.terms),
+        streams_(is_streamed(arguments.input_gradient.data,
+                             arguments.outer * arguments.inner * arguments.classes * static_cast<int64_t>(sizeof(S)),
+                             arguments.input.data)) {}
 
   double run() {
     // A tile may cross from one `outer` to the next, so that short inner dimensions fill it, too.
@@ -47,36 +52,28 @@ class SoftmaxTiles {
           const int64_t first = t * kPositions;
           sum += tile(first, static_cast<int>(std::min<int64_t>(kPositions, rows - first)), scratch);
         }
+        if (streams_) finish_streaming();
         return sum;
       };
     });
   }
 
  private:
-  // Gathered tiles, [classes][kPositions]; empty until one is needed.
+  // Tiles, (classes, kPositions); empty until one is needed.
   struct Scratch {
     std::vector<T> input, probabilities, input_gradient, probabilities_gradient;
   };
 
   double tile(int64_t first, int count, Scratch& scratch) {
+    if (first + 2 * kPositions <= arguments_.outer * arguments_.inner) prefetch_tile<S>(arguments_, first + kPositions);
+    T* const x = gather_tile(arguments_, arguments_.input, first, count, scratch.input);
+    const int64_t elements = arguments_.classes * kPositions;
+    if (terms_) map_logits(map_, x, elements, x);
     const ClassTensor& gradient = arguments_.input_gradient;
-    const bool in_place = !terms_ && lies_ready<S>(arguments_, arguments_.input, first, count) &&
-                          (!gradient.data || lies_ready<S>(arguments_, gradient, first, count));
-    if (in_place) {
-      const auto start = [&](const ClassTensor& tensor) {
-        return tensor.data
-                   ? const_cast<S*>(at<S>(arguments_, tensor, first / arguments_.inner, first % arguments_.inner))
-                   : nullptr;
-      };
-      const TileView<S> x{start(arguments_.input), arguments_.input.strides.classes};
-      return passes(x, TileView<S>{start(gradient), gradient.strides.classes}, first, count, scratch);
-    }
-    const TileView<T> x = gather_tile(arguments_, arguments_.input, first, count, scratch.input);
-    if (terms_) map_logits(map_, x.data, arguments_.classes * kPositions, x.data);
-    if (!gradient.data) return passes(x, TileView<T>{nullptr, 0}, first, count, scratch);
-    scratch.input_gradient.resize(arguments_.classes * kPositions);
-    const double value = passes(x, TileView<T>{scratch.input_gradient.data(), kPositions}, first, count, scratch);
-    scatter_tile(arguments_, gradient, first, count, scratch.input_gradient);
+    if (!gradient.data) return passes(x, nullptr, first, count, scratch);
+    scratch.input_gradient.resize(elements);
+    const double value = passes(x, scratch.input_gradient.data(), first, count, scratch);
+    scatter_tile(arguments_, gradient, first, count, scratch.input_gradient.data(), streams_);
     return value;
   }
 
@@ -98,8 +95,7 @@ class SoftmaxTiles {
     Lanes numerator_factor{}, excess_factor{};
   };
 
-  template <class E>
-  Positions read_positions(TileView<E> x, int64_t first, int count) const {
+  Positions read_positions(const T* x, int64_t first, int count) const {
     Positions positions;
     for_each_position_run(arguments_, first, first + count, [&](const PositionRun& run) {
       const int begin = static_cast<int>(run.position - first), end = begin + static_cast<int>(run.count());
@@ -126,7 +122,7 @@ class SoftmaxTiles {
         const T weight = targets_.soft.weight ? targets_.soft.weight[label] : T(1);
         positions.hot[p] = hot * weight;
         positions.soft_at_label[p] = soft * weight;
-        positions.x_y[p] = static_cast<T>(x.row(label)[p]);
+        positions.x_y[p] = x[label * kPositions + p];
         positions.valid[p] = 1;
       }
     });
@@ -134,22 +130,11 @@ class SoftmaxTiles {
   }
 
   // The soft targets of class c, for the positions from p on.
-  V soft_of(TileView<T> probabilities, int64_t c, int p) const {
+  V soft_of(const T* probabilities, int64_t c, int p) const {
+    if (!probabilities) return splat<V>(targets_.shared.empty() ? targets_.soft.constant : targets_.shared[c]);
     const T weight = targets_.soft.weight ? targets_.soft.weight[c] : T(1);
-    V q = splat<V>(targets_.soft.constant);
-    if (probabilities.data) q += load(probabilities.row(c) + p) * static_cast<T>(targets_.soft.kept);
-    return q * weight;
-  }
-
-  // Writes the sum of the soft targets of each position.
-  void soft_mass(TileView<T> probabilities, Lanes& mass) const {
-    double sums[kPositions] = {};
-    for (int64_t c = 0; c < arguments_.classes; ++c) {
-      Lanes q;
-      for_each_lane_group([&](int p) { store(q + p, soft_of(probabilities, c, p)); });
-      for (int p = 0; p < kPositions; ++p) sums[p] += q[p];
-    }
-    for (int p = 0; p < kPositions; ++p) mass[p] = static_cast<T>(sums[p]);
+    const V kept = load(probabilities + c * kPositions + p) * static_cast<T>(targets_.soft.kept);
+    return (kept + static_cast<T>(targets_.soft.constant)) * weight;
   }
 
   // Calls body(p) for the first position p of each register of positions.
@@ -158,100 +143,128 @@ class SoftmaxTiles {
     for (int p = 0; p < kPositions; p += kLanes<T>) body(p);
   }
 
-  template <class E>
-  double passes(TileView<E> x, TileView<E> gradient, int64_t first, int count, Scratch& scratch) {
+  // Adds up what add(c, sums) adds to `count` sums of each position of a register, over all classes c. A float32 sum of
+  // thousands of terms rounds the next ones away: so sums of kClassBlock classes go into doubles.
+  template <int count, class Add>
+  void add_up(V (&totals)[count], const Add& add) const {
+    const int64_t classes = arguments_.classes;
+    for (V& total : totals) total = V{};
+    for (int64_t c = 0; c < std::min(classes, kClassBlock); ++c) add(c, totals);
+    if (classes <= kClassBlock) return;
+    double doubles[count][kLanes<T>];
+    for (int k = 0; k < count; ++k) {
+      for (int lane = 0; lane < kLanes<T>; ++lane) doubles[k][lane] = totals[k][lane];
+    }
+    for (int64_t begin = kClassBlock; begin < classes; begin += kClassBlock) {
+      V sums[count] = {};
+      for (int64_t c = begin; c < std::min(classes, begin + kClassBlock); ++c) add(c, sums);
+      for (int k = 0; k < count; ++k) {
+        for (int lane = 0; lane < kLanes<T>; ++lane) doubles[k][lane] += sums[k][lane];
+      }
+    }
+    for (int k = 0; k < count; ++k) {
+      for (int lane = 0; lane < kLanes<T>; ++lane) totals[k][lane] = static_cast<T>(doubles[k][lane]);
+    }
+  }
+
+  // `gradient` is a tile that is written, or null.
+  double passes(const T* x, T* gradient, int64_t first, int count, Scratch& scratch) {
     const Positions positions = read_positions(x, first, count);
-    TileView<T> probabilities{nullptr, 0};
+    const T* probabilities = nullptr;
     if (arguments_.probabilities.data) {
       probabilities = gather_tile(arguments_, arguments_.probabilities, first, count, scratch.probabilities);
     }
 
     Statistics s;
-    if (arguments_.backward && arguments_.reference) {
+    const bool known = arguments_.backward && arguments_.reference;
+    if (known) {
       std::fill_n(s.sum, kPositions, T(1));
       std::copy_n(static_cast<const T*>(arguments_.reference) + first, count, s.reference);
       std::copy_n(static_cast<const T*>(arguments_.sum) + first, count, s.sum);
       if (arguments_.mean_excess)
         std::copy_n(static_cast<const T*>(arguments_.mean_excess) + first, count, s.mean_excess);
-      if (soft_) soft_mass(probabilities, s.mass);
+      if (probabilities) soft_mass(probabilities, s.mass);
     } else {
-      soft_ ? statistics<true>(x, probabilities, s) : statistics<false>(x, probabilities, s);
+      soft_ ? statistics<true>(x, probabilities, gradient, s) : statistics<false>(x, probabilities, gradient, s);
       if (arguments_.terms.entropy != 0) find_mean_excess(x, s);
       if (arguments_.reference) keep(positions, first, count, s);
     }
+    if (!probabilities) std::fill_n(s.mass, kPositions, static_cast<T>(targets_.shared_mass));
     if (arguments_.argmax) find_largest(x, positions, first, count);
 
     if (arguments_.probabilities_gradient.data) {
       emit_probabilities_gradient(x, positions, s, scratch);
-      scatter_tile(arguments_, arguments_.probabilities_gradient, first, count, scratch.probabilities_gradient);
+      scatter_tile(arguments_, arguments_.probabilities_gradient, first, count, scratch.probabilities_gradient.data(),
+                   false);
     }
-    if (gradient.data) {
+    if (gradient) {
       const Terms terms = terms_ ? terms_gradient(positions, s) : Terms();
-      soft_ ? emit<true>(x, gradient, probabilities, positions, s, terms)
-            : emit<false>(x, gradient, probabilities, positions, s, terms);
+      const auto emitted = [&](auto soft, auto kept) {
+        emit<soft.value, kept.value>(x, gradient, probabilities, positions, s, terms);
+      };
+      using Yes = std::true_type;
+      using No = std::false_type;
+      if (known) {
+        soft_ ? emitted(Yes{}, No{}) : emitted(No{}, No{});
+      } else {
+        soft_ ? emitted(Yes{}, Yes{}) : emitted(No{}, Yes{});
+      }
       if (arguments_.labels.data) {
         Lanes correction;
         at_labels(positions, s, terms, correction);
         for (int p = 0; p < count; ++p) {
-          if (positions.valid[p] != 0) gradient.row(positions.label[p])[p] = static_cast<E>(correction[p]);
+          if (positions.valid[p] != 0) gradient[positions.label[p] * kPositions + p] = correction[p];
         }
       }
     }
     return arguments_.backward ? 0 : values(positions, first, count, s);
   }
 
-  template <bool kSoft, class E>
-  void statistics(TileView<E> x, TileView<T> probabilities, Statistics& found) const {
-    const int64_t classes = arguments_.classes;
-    Lanes& reference = found.reference;
-    std::fill_n(reference, kPositions, -std::numeric_limits<T>::infinity());
-    for (int64_t c = 0; c < classes; ++c) {
-      for_each_lane_group([&](int p) {
-        const V v = load(x.row(c) + p), m = load(reference + p);
-        store(reference + p, larger(v, m));
-      });
-    }
-    // A float32 sum of thousands of terms rounds the next ones away: so sums of kClassBlock classes go into doubles.
-    double sums[3][kPositions] = {};
-    for (int64_t begin = 0; begin < classes; begin += kClassBlock) {
-      const int64_t end = std::min(classes, begin + kClassBlock);
-      Lanes block[3] = {};
-      for (int64_t c = begin; c < end; ++c) {
-        for_each_lane_group([&](int p) {
-          const V difference = load(x.row(c) + p) - load(reference + p);
-          store(block[0] + p, load(block[0] + p) + exp_below_88(difference));
-          if constexpr (kSoft) {
-            const V q = soft_of(probabilities, c, p);
-            store(block[1] + p, load(block[1] + p) + q);
-            store(block[2] + p, load(block[2] + p) + q * difference);
-          }
-        });
-      }
-      for (int k = 0; k < (kSoft ? 3 : 1); ++k) {
-        for (int p = 0; p < kPositions; ++p) sums[k][p] += block[k][p];
-      }
-    }
-    for (int p = 0; p < kPositions; ++p) {
-      found.sum[p] = static_cast<T>(sums[0][p]);
-      found.mass[p] = static_cast<T>(sums[1][p]);
-      found.cross[p] = static_cast<T>(sums[2][p]);
-    }
+  // Writes the sum of the soft targets of each position.
+  void soft_mass(const T* probabilities, Lanes& mass) const {
+    for_each_lane_group([&](int p) {
+      V sum[1];
+      add_up(sum, [&](int64_t c, V(&sums)[1]) { sums[0] += soft_of(probabilities, c, p); });
+      store(mass + p, sum[0]);
+    });
   }
 
-  template <class E>
-  void find_mean_excess(TileView<E> x, Statistics& s) const {
-    double sums[kPositions] = {};
-    for (int64_t begin = 0; begin < arguments_.classes; begin += kClassBlock) {
-      Lanes block{};
-      for (int64_t c = begin; c < std::min(arguments_.classes, begin + kClassBlock); ++c) {
-        for_each_lane_group([&](int p) {
-          const V difference = load(x.row(c) + p) - load(s.reference + p);
-          store(block + p, load(block + p) + excess(exp_below_88(difference), difference));
-        });
+  // The numerators go to `numerators`, unless it is null.
+  template <bool kSoft>
+  void statistics(const T* x, const T* probabilities, T* numerators, Statistics& found) const {
+    for_each_lane_group([&](int p) {
+      V reference = splat<V>(-std::numeric_limits<T>::infinity());
+      for (int64_t c = 0; c < arguments_.classes; ++c) reference = larger(load(x + c * kPositions + p), reference);
+      V totals[kSoft ? 3 : 1];
+      add_up(totals, [&](int64_t c, auto& sums) {
+        const V difference = load(x + c * kPositions + p) - reference, e = exp_below_88(difference);
+        if (numerators) store(numerators + c * kPositions + p, e);
+        sums[0] += e;
+        if constexpr (kSoft) {
+          const V q = soft_of(probabilities, c, p);
+          sums[1] += q * difference;
+          if (probabilities) sums[2] += q;
+        }
+      });
+      store(found.reference + p, reference);
+      store(found.sum + p, totals[0]);
+      if constexpr (kSoft) {
+        store(found.cross + p, totals[1]);
+        store(found.mass + p, totals[2]);
       }
-      for (int p = 0; p < kPositions; ++p) sums[p] += block[p];
-    }
-    for (int p = 0; p < kPositions; ++p) s.mean_excess[p] = static_cast<T>(sums[p] / s.sum[p]);
+    });
+  }
+
+  void find_mean_excess(const T* x, Statistics& s) const {
+    for_each_lane_group([&](int p) {
+      const V reference = load(s.reference + p);
+      V sum[1];
+      add_up(sum, [&](int64_t c, V(&sums)[1]) {
+        const V difference = load(x + c * kPositions + p) - reference;
+        sums[0] += excess(exp_below_88(difference), difference);
+      });
+      store(s.mean_excess + p, sum[0] / load(s.sum + p));
+    });
   }
 
   // Writes the statistics of `count` positions for the backward.
@@ -268,12 +281,11 @@ class SoftmaxTiles {
     }
   }
 
-  template <class E>
-  void find_largest(TileView<E> x, const Positions& positions, int64_t first, int count) const {
+  void find_largest(const T* x, const Positions& positions, int64_t first, int count) const {
     for (int p = 0; p < count; ++p) {
       Largest largest;
       for (int64_t c = 0; positions.valid[p] != 0 && c < arguments_.classes; ++c) {
-        largest.look_at(static_cast<T>(x.row(c)[p]), c);
+        largest.look_at(x[c * kPositions + p], c);
       }
       arguments_.argmax[first + p] = largest.at;
     }
@@ -297,33 +309,34 @@ class SoftmaxTiles {
     return e * load(terms.numerator_factor + p) + excess(e, difference) * load(terms.excess_factor + p);
   }
 
-  template <bool kSoft, class E>
-  void emit(TileView<E> x, TileView<E> gradient, TileView<T> probabilities, const Positions& positions,
-            const Statistics& s, const Terms& terms) const {
-    Lanes factor;
+  // Where numerators are kept, the gradient takes their place.
+  template <bool kSoft, bool kKept>
+  void emit(const T* x, T* gradient, const T* probabilities, const Positions& positions, const Statistics& s,
+            const Terms& terms) const {
     for_each_lane_group([&](int p) {
-      store(factor + p, (load(positions.hot + p) + load(s.mass + p)) * load(positions.scale + p) / load(s.sum + p));
-    });
-    for (int64_t c = 0; c < arguments_.classes; ++c) {
-      for_each_lane_group([&](int p) {
-        const V logits = load(x.row(c) + p), difference = logits - load(s.reference + p), e = exp_below_88(difference);
-        V v = e * load(factor + p);
-        if constexpr (kSoft) v -= soft_of(probabilities, c, p) * load(positions.scale + p);
+      const V scale = load(positions.scale + p), reference = load(s.reference + p);
+      const V factor = (load(positions.hot + p) + load(s.mass + p)) * scale / load(s.sum + p);
+      const auto counts = load(positions.valid + p) != V{};
+      for (int64_t c = 0; c < arguments_.classes; ++c) {
+        T* const to = gradient + c * kPositions + p;
+        const V logits = load(x + c * kPositions + p), difference = logits - reference;
+        const V e = kKept ? load(to) : exp_below_88(difference);
+        V v = e * factor;
+        if constexpr (kSoft) v -= soft_of(probabilities, c, p) * scale;
         if (terms_) v = (v + from_terms(terms, p, e, difference)) * map_.slope(logits);
-        store(gradient.row(c) + p, select(load(positions.valid + p) != V{}, v, V{}));
-      });
-    }
+        store(to, select(counts, v, V{}));
+      }
+    });
   }
 
-  template <class E>
-  void emit_probabilities_gradient(TileView<E> x, const Positions& positions, const Statistics& s,
+  void emit_probabilities_gradient(const T* x, const Positions& positions, const Statistics& s,
                                    Scratch& scratch) const {
     scratch.probabilities_gradient.resize(arguments_.classes * kPositions);
     const T kept = static_cast<T>(targets_.soft.kept);
     for (int64_t c = 0; c < arguments_.classes; ++c) {
       const T weight = targets_.soft.weight ? targets_.soft.weight[c] * kept : kept;
       for_each_lane_group([&](int p) {
-        const V v = (load(s.reference + p) - load(x.row(c) + p)) + log(load(s.sum + p));
+        const V v = (load(s.reference + p) - load(x + c * kPositions + p)) + log(load(s.sum + p));
         store(&scratch.probabilities_gradient[c * kPositions + p], v * (load(positions.scale + p) * weight));
       });
     }
@@ -367,6 +380,7 @@ class SoftmaxTiles {
   const bool soft_;
   const bool terms_;
   const LogitMap<T> map_;
+  const bool streams_;
 };
 
 }  // namespace fused_losses
