@@ -103,8 +103,7 @@ class BroadcastOrder {
     result.data = view.data;
     result.dtype = view.dtype;
     for (int k = 0; k < iteration_.dims; ++k) result.strides[k] = stride(view, ends_[k]);
-    result.contiguous =
-        iteration_.dims == 0 || (iteration_.dims == 1 && (result.strides[0] == 1 || iteration_.count == 1));
+    result.contiguous = is_contiguous(result.strides, iteration_);
     return result;
   }
 

@@ -42,6 +42,17 @@ struct Iteration {
   int64_t sizes[kLoopDims];
 };
 
+// Whether element i of the iteration lies i elements from the first one, in an operand of these strides. An iteration
+// has several dimensions, too, where it is another operand that does not step through them as through one.
+inline bool is_contiguous(const int64_t* strides, const Iteration& iteration) {
+  int64_t expected = 1;
+  for (int d = iteration.dims - 1; d >= 0; --d) {
+    if (iteration.sizes[d] != 1 && strides[d] != expected) return false;
+    expected *= iteration.sizes[d];
+  }
+  return true;
+}
+
 // How far item i of an iteration lies from item 0, in the unit of the strides.
 FUSED_LOSSES_HOST_DEVICE inline int64_t offset_of(int64_t i, int dims, const int64_t* sizes, const int64_t* strides) {
   int64_t offset = 0;

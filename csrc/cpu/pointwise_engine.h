@@ -9,7 +9,7 @@ namespace fused_losses {
 // the formula's DomainError if an element does not meet its conditions, after it has written the results: where these
 // may overwrite the input, call it first with arguments that ask for none.
 template <class Formula>
-double pointwise(const PointwiseArguments& arguments);
+double pointwise(PointwiseArguments arguments);
 
 // What reduction="mean" divides by, where that is not the number of elements: the sum of the weights, or the number of
 // elements that are not ignored.

@@ -14,12 +14,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include "blocks.h"
+#include "pointwise_blocks.h"
 
 namespace fused_losses {
-
-// 16 chunks, 64 KiB of float32: small enough that threads can share 64k elements evenly.
-inline constexpr int64_t kBlock = 16 * kChunk;
 
 // A thread takes at least kStretch elements, which are worth waking it.
 inline constexpr int64_t kBlocksPerThread = kStretch / kBlock;
@@ -152,10 +149,23 @@ ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
   return result;
 }
 
-// Elements [begin, end), which are one block, as elements of type S: the operands' own type where all have the same and
-// there is no factor, else the compute type.
+// What a thread keeps from block to block: the tiles of transposed operands and factors.
+template <class S>
+struct PointwiseTiles {
+  PointwiseTile<S> operands[3];
+  PointwiseTile<Compute<S>> factors[2];
+
+  void read(const PointwiseArguments& arguments, const PointwiseBlock& block) {
+    for (int k = 0; k < 3; ++k) operands[k].read(arguments.operands[k], arguments.iteration, block);
+    for (int k = 0; k < 2; ++k) factors[k].read(arguments.factors[k], arguments.iteration, block);
+  }
+};
+
+// The elements of a block, as type S: the operands' own type where all have the same and there is no factor, else the
+// compute type.
 template <LoopVariant variant, int kOperands, class Formula, class S>
-ChunkResult run_block(const Formula& formula, const PointwiseArguments& arguments, int64_t begin, int64_t end) {
+ChunkResult run_block(const Formula& formula, const PointwiseArguments& arguments, const PointwiseBlock& block,
+                      const PointwiseTiles<S>& tiles) {
   using T = Compute<S>;
   alignas(64) S buffers[7][kChunk];  // operands, values, derivatives
   alignas(64) T factor[2][kChunk];
@@ -165,28 +175,32 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
     streams[k] = is_streamed(arguments.derivatives[k].data, bytes, arguments.operands[0].data);
   }
   ChunkResult result;
-  for (const Piece piece : Chunks(begin, end)) {
+  for (int64_t c = 0; c < block.chunks; ++c) {
+    const Piece piece = block.chunk(c);
     const int64_t at = piece.begin;
     Chunk<S> chunk;
     chunk.count = piece.count;
-    const auto reach = [&](const Operand& operand, auto* buffer) {
-      return gather(operand, arguments.iteration, at, chunk.count, buffer);
+    const auto reach = [&](const Operand& operand, const auto& tile, auto* buffer) {
+      const auto* const read = tile.chunk(c);
+      return read ? read : gather(operand, arguments.iteration, at, chunk.count, buffer);
     };
-    for (int k = 0; k < kOperands; ++k) chunk.operands[k] = reach(arguments.operands[k], buffers[k]);
+    for (int k = 0; k < kOperands; ++k) {
+      chunk.operands[k] = reach(arguments.operands[k], tiles.operands[k], buffers[k]);
+    }
     if constexpr (variant.factor) {
       // The product of the factors, 1 where there is none: loops that ignore elements always have a factor, so that
       // fewer loops are compiled.
       chunk.factor = nullptr;
       for (int k = 0; k < 2; ++k) {
         if (!arguments.factors[k].data) continue;
-        const T* const one = reach(arguments.factors[k], factor[k]);
+        const T* const one = reach(arguments.factors[k], tiles.factors[k], factor[k]);
         if (chunk.factor) {
           for (int64_t i = 0; i < chunk.count; ++i) factor[1][i] = chunk.factor[i] * one[i];
         }
         chunk.factor = chunk.factor ? factor[1] : one;
       }
       if (!chunk.factor) {
-        if (at == begin) std::fill_n(factor[0], kChunk, T(1));
+        if (c == 0) std::fill_n(factor[0], kChunk, T(1));
         chunk.factor = factor[0];
       }
     }
@@ -219,9 +233,11 @@ ChunkResult run_block(const Formula& formula, const PointwiseArguments& argument
 template <LoopVariant variant, int kOperands, class S, class Formula>
 double run_pointwise(const Formula& formula, const PointwiseArguments& arguments) {
   std::atomic<unsigned> unmet{0};  // an exception may not leave a parallel region
-  const double sum = sum_over_blocks(arguments.iteration.count, kBlock, kBlocksPerThread, [&] {
-    return [&](int64_t begin, int64_t end) {
-      const ChunkResult result = run_block<variant, kOperands, Formula, S>(formula, arguments, begin, end);
+  const PointwiseBlocks blocks(arguments);
+  const double sum = sum_over_blocks(blocks.count(), 1, kBlocksPerThread, [&] {
+    return [&, tiles = PointwiseTiles<S>()](int64_t b, int64_t) mutable {
+      if (blocks.tiled()) tiles.read(arguments, blocks[b]);
+      const ChunkResult result = run_block<variant, kOperands, Formula, S>(formula, arguments, blocks[b], tiles);
       if (result.unmet) unmet |= result.unmet;
       return result.sum;
     };
@@ -240,7 +256,7 @@ double choose_storage(const Formula& formula, const PointwiseArguments& argument
   bool same = true, any_float64 = false;
   for (const Operand& operand : arguments.operands) {
     if (!operand.data) continue;
-    same &= operand.contiguous && operand.dtype == dtype;
+    same &= operand.dtype == dtype;
     any_float64 |= operand.dtype == ScalarType::Double;
   }
   for (const Result& result : arguments.derivatives) same &= !result.data || result.dtype == dtype;
@@ -284,15 +300,27 @@ double choose_variant(const Formula& formula, const PointwiseArguments& argument
   return choose_storage<Values::kUnused, none, kOperands>(formula, arguments);
 }
 
+// A factor that is one number for all elements, such as the upstream gradient of a sum of losses, is part of the scale
+// where no losses are stored, which it would multiply, too.
+inline void fold_number(PointwiseArguments& arguments, Operand& factor) {
+  if (!factor.data || arguments.values.data || arguments.wants_sum || arguments.iteration.count == 0) return;
+  for (int d = 0; d < arguments.iteration.dims; ++d) {
+    if (factor.strides[d] != 0 && arguments.iteration.sizes[d] != 1) return;
+  }
+  arguments.scale *= load_as<double>(factor.data, factor.dtype, 0);
+  factor.data = nullptr;
+}
+
 template <class Formula>
-double pointwise(const PointwiseArguments& arguments) {
+double pointwise(PointwiseArguments arguments) {
   const Formula formula(arguments.parameters);
+  for (Operand& factor : arguments.factors) fold_number(arguments, factor);
   if constexpr (Formula::kOptionalThird) {
     if (!arguments.operands[2].data) return choose_variant<2>(formula, arguments);
   }
   return choose_variant<Formula::kOperands>(formula, arguments);
 }
 
-#define FUSED_LOSSES_INSTANTIATE_POINTWISE(name, Formula) template double pointwise<Formula>(const PointwiseArguments&);
+#define FUSED_LOSSES_INSTANTIATE_POINTWISE(name, Formula) template double pointwise<Formula>(PointwiseArguments);
 
 }  // namespace fused_losses

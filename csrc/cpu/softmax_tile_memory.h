@@ -13,44 +13,6 @@ namespace fused_losses {
 // Positions of a tile: 256 bytes of float32 for each class, so that memory is read in runs of four cache lines.
 inline constexpr int kPositions = 64;
 
-// Copies `count` positions of `classes` classes each, where classes lie side by side and positions are `stride` apart.
-template <class T, class E>
-void gather_rows(const E* from, int64_t stride, int64_t count, int64_t classes, T* tile) {
-  constexpr int lanes = kLanes<T>;
-  for (int64_t p = 0; p < count; p += lanes) {
-    const int rows = static_cast<int>(std::min<int64_t>(lanes, count - p));
-    for_each_register<T>(classes, [&](int64_t c, auto some) {
-      Vector<T> square[lanes] = {};
-      if (rows == lanes) {
-#pragma GCC unroll 64
-        for (int i = 0; i < lanes; ++i) square[i] = load(from + (p + i) * stride + c, some, 0);
-      } else {
-        for (int i = 0; i < rows; ++i) square[i] = load(from + (p + i) * stride + c, some, 0);
-      }
-      transpose<T>(square);
-      for (int i = 0; i < some; ++i) {
-        T* const to = tile + (c + i) * kPositions + p;
-        rows == lanes ? store(to, square[i]) : store_partial(to, square[i], rows);
-      }
-    });
-  }
-}
-
-// The other way round.
-template <class T, class E>
-void scatter_rows(E* to, int64_t stride, int64_t count, int64_t classes, const T* tile) {
-  constexpr int lanes = kLanes<T>;
-  for (int64_t p = 0; p < count; p += lanes) {
-    const int rows = static_cast<int>(std::min<int64_t>(lanes, count - p));
-    for_each_register<T>(classes, [&](int64_t c, auto some) {
-      Vector<T> square[lanes] = {};
-      for (int i = 0; i < some; ++i) square[i] = load(tile + (c + i) * kPositions + p);
-      transpose<T>(square);
-      for (int i = 0; i < rows; ++i) store(to + (p + i) * stride + c, square[i], some);
-    });
-  }
-}
-
 // Asks for n elements that lie side by side.
 template <class E>
 void prefetch(const E* from, int64_t n) {
@@ -89,7 +51,7 @@ T* gather_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, int
         const E* const from = at<E>(arguments, tensor, run.outer, run.begin);
         T* const to = buffer.data() + run.position - first;
         if (tensor.strides.classes == 1 && tensor.strides.inner != 1) {
-          return gather_rows(from, tensor.strides.inner, run.count(), classes, to);
+          return transpose_in(from, tensor.strides.inner, run.count(), classes, to, kPositions);
         }
         for (int64_t c = 0; c < classes; ++c) {
           gather_run(to + c * kPositions, from + c * tensor.strides.classes, tensor.strides.inner, run.count());
@@ -112,7 +74,7 @@ void scatter_tile(const SoftmaxArguments& arguments, const ClassTensor& tensor, 
         E* const to = const_cast<E*>(at<E>(arguments, tensor, run.outer, run.begin));
         const T* const from = tile + run.position - first;
         if (tensor.strides.classes == 1 && tensor.strides.inner != 1) {
-          return scatter_rows(to, tensor.strides.inner, run.count(), classes, from);
+          return transpose_out(to, tensor.strides.inner, run.count(), classes, from, kPositions);
         }
         for (int64_t c = 0; c < classes; ++c) {
           E* const line = to + c * tensor.strides.classes;

@@ -1,6 +1,7 @@
-// Squares of registers, transposed.
+// Squares of registers, and matrices of any size, transposed.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "storage.h"
@@ -37,6 +38,51 @@ inline void transpose(Vector<T> (&rows)[kLanes<T>]) {
       if (!(i & step)) exchange<step>(rows[i], rows[i + step], std::make_integer_sequence<int, kLanes<T>>());
     }
     transpose<T, 2 * step>(rows);
+  }
+}
+
+// Copies the rows of a matrix, which are `stride` apart, to columns of another, whose rows are `line` apart: element
+// (r, c) of (rows, columns) to (c, r).
+template <class To, class From>
+void transpose_in(const From* from, int64_t stride, int64_t rows, int64_t columns, To* to, int64_t line) {
+  using T = Compute<To>;
+  constexpr int lanes = kLanes<T>;
+  for (int64_t r = 0; r < rows; r += lanes) {
+    const int height = static_cast<int>(std::min<int64_t>(lanes, rows - r));
+    for_each_register<T>(columns, [&](int64_t c, auto width) {
+      Vector<T> square[lanes] = {};
+      const auto read = [&](int i) { square[i] = load(from + (r + i) * stride + c, width, 0); };
+      if (height == lanes) {
+#pragma GCC unroll 64
+        for (int i = 0; i < lanes; ++i) read(i);
+      } else {
+        for (int i = 0; i < height; ++i) read(i);
+      }
+      transpose<T>(square);
+      for (int i = 0; i < width; ++i) {
+        To* const place = to + (c + i) * line + r;
+        height == lanes ? store(place, square[i]) : store_partial(place, square[i], height);
+      }
+    });
+  }
+}
+
+// The other way round.
+template <class To, class From>
+void transpose_out(To* to, int64_t stride, int64_t rows, int64_t columns, const From* from, int64_t line) {
+  using T = Compute<From>;
+  constexpr int lanes = kLanes<T>;
+  for (int64_t r = 0; r < rows; r += lanes) {
+    const int height = static_cast<int>(std::min<int64_t>(lanes, rows - r));
+    for_each_register<T>(columns, [&](int64_t c, auto width) {
+      Vector<T> square[lanes] = {};
+      for (int i = 0; i < width; ++i) {
+        const From* const place = from + (c + i) * line + r;
+        square[i] = height == lanes ? load(place) : load_partial(place, height, 0);
+      }
+      transpose<T>(square);
+      for (int i = 0; i < height; ++i) store(to + (r + i) * stride + c, square[i], width);
+    });
   }
 }
 

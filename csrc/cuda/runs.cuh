@@ -46,17 +46,6 @@ struct RunIteration {
   }
 };
 
-// Whether element i of the iteration is data[i], also where other operands keep its dimensions from being merged.
-inline bool is_contiguous(const Operand& operand, const Iteration& iteration) {
-  if (operand.contiguous) return true;
-  int64_t expected = 1;
-  for (int d = iteration.dims - 1; d >= 0; --d) {
-    if (iteration.sizes[d] != 1 && operand.strides[d] != expected) return false;
-    expected *= iteration.sizes[d];
-  }
-  return true;
-}
-
 // Whether all runs of an operand lie side by side and aligned.
 inline bool has_aligned_runs(const Operand& operand, const Iteration& iteration) {
   if (!is_aligned(operand.data)) return false;
@@ -78,7 +67,7 @@ struct RunOperand : Operand {
   RunOperand(const Operand& operand, RunIteration& iteration) : Operand(operand) {
     if (!data) return;
     width = with_storage(dtype, [](auto storage) { return sizeof(storage); });
-    contiguous = is_contiguous(operand, iteration.of);
+    contiguous = is_contiguous(strides, iteration.of);
     aligned = has_aligned_runs(*this, iteration.of);
     const bool repeats = iteration.of.dims == 2 && strides[0] == 0 && strides[1] == 1;
     const int64_t length = contiguous ? iteration.of.count : repeats ? iteration.row : 0;

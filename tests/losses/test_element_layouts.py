@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -75,6 +76,31 @@ def test_layouts(name: str, shape: tuple[int, int], lay: Callable[[Tensor], Tens
         check_laid(case, (first, *map(lay, others)), reduction, f"all but the input, {dtype}")
 
 
+# More rows and columns than are transposed at once, and neither a multiple of it.
+@pytest.mark.parametrize("name", ("mse_loss", "margin_ranking_loss", "gaussian_nll_loss"))
+def test_long_rows_that_lie_the_other_way_round(name: str) -> None:
+    for shape, dtype in (
+        ((37, 1300), torch.float32),
+        ((18, 300), torch.bfloat16),
+        ((20, 1030), torch.float64),
+    ):
+        case = case_of(name, shape, dtype)
+        x, *others = case.operands
+        check_laid(case, (x, *map(transposed, others)), "mean", f"all but the input, {dtype}")
+        check_laid(case, (x.t().contiguous().t(), *others), "none", f"the input, {dtype}")
+
+
+def test_numbers_that_lie_the_other_way_round() -> None:
+    x, t = inputs_of("binary_cross_entropy_with_logits", 37, 1300)
+    weight, pos_weight = torch.rand(2, 37, 1300, generator=torch.Generator().manual_seed(2)) + 0.5
+    numbers = {"weight": transposed(weight), "pos_weight": transposed(pos_weight)}
+    for dtypes in ((torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float64, torch.float32)):
+        operands = tuple(each.to(dtype) for each, dtype in zip((x, t), dtypes, strict=True))
+        for reduction in ("mean", "none"):
+            case = Case("", "binary_cross_entropy_with_logits", operands, numbers)
+            check_laid(case, operands, reduction, str(dtypes))
+
+
 # Besides, packs of eight elements that cross no row, but tiles of 4096 that do.
 @pytest.mark.parametrize("shape", (*SHAPES, (250, 40)), ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize(
@@ -112,8 +138,13 @@ def test_float32_targets_of_bfloat16(name: str, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", ("mse_loss", "kl_div"))
 def test_images_whose_targets_have_channels_last(name: str) -> None:
-    shape = (2, 21, 13, 11)
-    x, t = (x.view(shape) for x in inputs_of(name, 2, 21 * 13 * 11))
+    # Planes of fewer and of more elements than are read in the other direction.
+    for shape in ((2, 21, 13, 11), (2, 21, 20, 17)):
+        check_channels_last(name, shape)
+
+
+def check_channels_last(name: str, shape: tuple[int, int, int, int]) -> None:
+    x, t = (x.view(shape) for x in inputs_of(name, shape[0], math.prod(shape[1:])))
     case = Case("", name, (x, t)).cast(torch.bfloat16)
     x, t = case.operands
     check_laid(case, (x, t.to(memory_format=torch.channels_last)), "sum", "target")
