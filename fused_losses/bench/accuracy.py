@@ -104,7 +104,7 @@ class Judge:
         self._inputs, self._other_inputs = pool[:2]
         self._is_head = case.head is not None
         self._parts = case.parts
-        self._is_sum = case.keywords.get("reduction") == "sum"
+        self._is_sum = case.keywords.get("reduction") in ("sum", "none")
         # p - eps / C may cancel for any class, so that units in the last place mean nothing.
         self._others_cancel = "label_smoothing" in case.keywords
         part = case.part(self._inputs)

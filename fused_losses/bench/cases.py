@@ -143,7 +143,7 @@ class Case:
             inputs[1] = made[1]
         if parts > 1:
             inputs = [t.repeat(parts, *[1] * (t.dim() - 1)) for t in inputs]
-        inputs[0] = options.layout(inputs[0])
+        inputs[options.laid] = options.layout(inputs[options.laid])
         for index in loss.trained:
             inputs[index].requires_grad_()
         return *inputs, *(t.to(dtype) for t in factors)
@@ -199,12 +199,51 @@ def select(
     ]
 
 
+_ROWS, _IMAGES, _SHORT_ROWS = (256, 32768), (8, 21, 224, 224), (838860, 10)
+_OPTIONS = (
+    "class weights",
+    "label smoothing",
+    "weights and smoothing",
+    "z-loss",
+    "softcap",
+    "probabilities",
+    "half",
+    "losses summed",
+)
+
+SETS: dict[str, Sequence[tuple[str, Shape, str]]] = {
+    "options": [
+        *(("cross_entropy", _ROWS, name) for name in (USUAL, *_OPTIONS)),
+        *(("cross_entropy", _IMAGES, name) for name in (USUAL, "weights and smoothing")),
+        *(("cross_entropy", _SHORT_ROWS, name) for name in (USUAL, "weights and smoothing")),
+        ("nll_loss", _IMAGES, USUAL),
+        ("binary_cross_entropy_with_logits", (8192, 1024), USUAL),
+        ("binary_cross_entropy_with_logits", (8192, 1024), "pos_weight"),
+        ("binary_cross_entropy_with_logits", (8192, 1024), "losses summed"),
+        ("binary_cross_entropy", (8192, 1024), USUAL),
+        *(("mse_loss", (8192, 1024), name) for name in ("slice", "transposed target")),
+        *((loss, (65536, 128), USUAL) for loss in ("triplet_margin_loss", "cosine_embedding_loss")),
+    ]
+}
+"""Cases by the name of their set: loss, shape and variant. Those of `options` are what programs ask for."""
+
+
+def cases_of_set(name: str, losses: Iterable[str], dtypes: Iterable[str]) -> list[Case]:
+    """The cases of a set on the CPU that have these losses and dtypes."""
+    return [
+        Case(loss, "large", shape, dtype, variant=variant)
+        for dtype in dtypes
+        for loss, shape, variant in SETS[name]
+        if loss in losses
+    ]
+
+
 def takes_variant(loss: str, shape: Shape, variant: str) -> bool:
     """Whether a loss of inputs of that shape can be called so; behind a linear layer, only as usual."""
     if variant == USUAL:
         return True
-    # A slice is one of rows, and behind a layer there are no options that all providers have.
-    if loss in HEADS or (variant == "slice" and len(shape) != 2):
+    # Other layouts are those of rows, and behind a layer there are no options that all providers have.
+    if loss in HEADS or (variant in ("slice", "transposed target") and len(shape) != 2):
         return False
     return loss in (VARIANTS[variant].losses or LOSSES)
 

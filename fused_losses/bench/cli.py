@@ -20,7 +20,7 @@ from fused_losses.bench import (
     rows,
     session,
 )
-from fused_losses.bench.cases import DTYPES, SIZES, Case, Pass, Size
+from fused_losses.bench.cases import DTYPES, SETS, SIZES, Case, Pass, Size, cases_of_set
 from fused_losses.bench.destination import Destination
 from fused_losses.bench.gpu import cases as gpu_cases
 from fused_losses.bench.gpu import run as gpu_run
@@ -112,6 +112,14 @@ def run(
             "usual if not given.",
         ),
     ] = None,
+    set_: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            help="options: losses with options, other layouts and other upstream gradients, as programs call "
+            "them; sizes, shapes and variants are the set's.",
+        ),
+    ] = None,
     pass_: Annotated[
         Pass,
         typer.Option("--pass", help="forward: without gradients; backward: alone; step: both."),
@@ -156,7 +164,7 @@ def run(
     destination = Destination.of(csv, machine, append, resume)
     if device == "cuda" or tiny:
         cpu_only = {"--all": all_, "--size": sizes, "--pass": pass_ != "step", "--rounds": rounds}
-        cpu_only |= {"--threads": threads, "--memory": peak_memory is not None}
+        cpu_only |= {"--set": set_ is not None, "--threads": threads, "--memory": peak_memory is not None}
         for name, value in cpu_only.items():
             if value:
                 raise typer.BadParameter(f"{name} is of runs on a CPU")
@@ -180,6 +188,11 @@ def run(
         console.print(f"No peak memory: this system has no {memory.CLEAR_REFS}.")
     names = losses or list(HEADS if linear else LOSSES)
     cases = cases_of(chosen, names, dtypes, device, dimensions, called)
+    if set_ is not None:
+        if sizes or shapes or variants or linear or all_:
+            raise typer.BadParameter("--set has sizes, shapes and variants of its own")
+        among(SETS)([set_])
+        cases = cases_of_set(set_, names, dtypes)
     has_heads = any(name in HEADS for name in names)
     usual = [name for name in LOSS_PROVIDERS if not all_ or name != NOT_IN_ALL]
     if has_heads:

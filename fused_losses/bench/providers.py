@@ -90,13 +90,14 @@ def eager(case: Case) -> LossFn:
 def _with_keywords(case: Case, function: LossFn, **keywords: Any) -> LossFn:
     """A function of the case's inputs alone; the last of these are keywords where classes have factors."""
     keywords = {**case.keywords, **keywords}
-    names = case.options.per_class
-    if not names:
+    names, finish = case.options.per_class, case.options.finish
+    if not names and not finish:
         return functools.partial(function, **keywords) if keywords else function
 
     def call(*inputs: Tensor) -> Tensor:
-        operands, factors = inputs[: -len(names)], inputs[-len(names) :]
-        return function(*operands, **dict(zip(names, factors, strict=True)), **keywords)
+        count = len(inputs) - len(names)
+        loss = function(*inputs[:count], **dict(zip(names, inputs[count:], strict=True)), **keywords)
+        return finish(loss) if finish else loss
 
     return call
 

@@ -36,7 +36,11 @@ class Variant:
     keeps_float32: bool = False
     """Whether the target stays in float32, as under autocast, where the dtype of the case is another."""
     layout: Callable[[Tensor], Tensor] = _as_it_is
-    """Makes a tensor with the elements of the first input at other places in memory."""
+    """Makes a tensor with the elements of an input at other places in memory."""
+    laid: int = 0
+    """The index of that input."""
+    finish: Callable[[Tensor], Tensor] | None = None
+    """Makes the loss, (), of what the function returns."""
     composed: Callable[..., Tensor] | None = None
     """The loss in torch's functions, if torch has none with these keywords."""
 
@@ -58,6 +62,17 @@ def _sliced(input: Tensor) -> Tensor:
     """A copy of (N, C) that is laid out as `whole[:, 1:]` of (N, C + 1), so that rows are not aligned."""
     rows, classes = input.shape
     return strided_copy(input, (classes + 1, 1), 1, rows * (classes + 1))
+
+
+def _transposed(input: Tensor) -> Tensor:
+    """A copy of (N, C) whose columns lie side by side."""
+    rows, columns = input.shape
+    return strided_copy(input, (1, rows), 0, rows * columns)
+
+
+def _half(loss: Tensor) -> Tensor:
+    """A loss with a factor: one of several losses, or of several batches whose gradients are added up."""
+    return 0.5 * loss
 
 
 def _with_terms(
@@ -96,5 +111,8 @@ VARIANTS = {
     "pos_weight": Variant(losses=_LOGISTIC, per_class=("pos_weight",)),
     "float32 targets": Variant(losses=(*_LOGISTIC, "mse_loss"), keeps_float32=True),
     "slice": Variant(layout=_sliced),
+    "transposed target": Variant(losses=("mse_loss",), layout=_transposed, laid=1),
+    "half": Variant(finish=_half),
+    "losses summed": Variant({"reduction": "none"}, finish=Tensor.sum),
 }
 """The variants, by the name that a row has for them."""

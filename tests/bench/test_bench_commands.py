@@ -17,7 +17,7 @@ from kit.bench import invoke, machine, row, write
 
 from fused_losses.bench import destination, memory, providers, report, session
 from fused_losses.bench import rows as bench_rows
-from fused_losses.bench.cases import DTYPES, Case, select, takes_variant
+from fused_losses.bench.cases import DTYPES, SETS, Case, cases_of_set, select, takes_variant
 from fused_losses.bench.heads import HEADS
 from fused_losses.bench.variants import VARIANTS
 from fused_losses.registry import LOSSES
@@ -146,6 +146,21 @@ def test_losses_can_be_called_as_variants_say(name):
         plan = session.Plan(["fused"], "step", 2, 1.0, 1, False)
         (found,) = session.measure(case, plan, lambda stage: None)
         assert found.status == "ok", (case, found.status)
+
+
+def test_a_set_has_its_own_cases_and_each_provider_has_them(tmp_path):
+    (name,) = SETS
+    cases = cases_of_set(name, LOSSES, ["float32"])
+    assert len(cases) == len({str(case) for case in cases}) == len(SETS[name])
+    assert {case.variant for case in cases} > {"half", "losses summed", "transposed target", "slice"}
+    refused = invoke("run", f"--set={name}", "--size=small", f"--csv={tmp_path / 'run.csv'}", status=2)
+    assert "of its own" in refused
+
+
+def test_a_target_is_laid_the_other_way_round():
+    case = Case("mse_loss", "small", (32, 10), "bfloat16", variant="transposed target")
+    input, target = case.inputs(0)
+    assert input.stride() == (10, 1) and target.stride() == (1, 32)
 
 
 def test_a_slice_is_not_overwritten():

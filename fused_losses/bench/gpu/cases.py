@@ -60,6 +60,8 @@ _CLASS_VARIANTS = (
     "softcap",
     "probabilities",
     "sum",
+    "half",
+    "losses summed",
 )
 _ELEMENT_VARIANTS = (
     ("binary_cross_entropy_with_logits", "pos_weight"),
@@ -67,6 +69,7 @@ _ELEMENT_VARIANTS = (
     ("binary_cross_entropy_with_logits", "float32 targets"),
     ("mse_loss", "float32 targets"),
     ("mse_loss", "slice"),
+    ("mse_loss", "transposed target"),
 )
 
 # The most that a rehearsal leaves of each dimension of a shape.
