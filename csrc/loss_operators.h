@@ -53,6 +53,14 @@ inline void check_parameters(const std::vector<double>& parameters, size_t count
          "they are " + std::to_string(parameters.size()));
 }
 
+// What a mean divides by instead, as given to an operator: null if it is absent.
+inline const double* normalizer_of(const OptionalTensor& normalizer) {
+  if (!normalizer) return nullptr;
+  const View view(*normalizer, "normalizer");
+  if (view.dims != 0 || view.dtype != ScalarType::Double) refuse(view, "be float64 without dimensions");
+  return static_cast<const double*>(view.data);
+}
+
 inline void check_absent(const OptionalTensor& tensor, const char* name) {
   if (tensor) refuse(View(*tensor, name), "be None");
 }

@@ -13,9 +13,10 @@ class PointwiseCall {
   static constexpr int64_t kMostReduction = kBatchMean;
 
   PointwiseCall(const Operands& operands, const std::vector<double>& parameters, std::optional<double> ignore_index,
-                const OptionalTensor& upstream)
+                const OptionalTensor& normalizer, const OptionalTensor& upstream)
       : operands_{view(operands.input, "input"), view(operands.target, "target"), third(operands.extra)},
         factors_{view(operands.weight, "weight"), view(upstream, "upstream")},
+        normalizer_(normalizer_of(normalizer)),
         order_(*operands_[0], {&*operands_[0], &*operands_[1], pointer(operands_[2])},
                {pointer(factors_[0]), pointer(factors_[1])}) {
     check_parameters(parameters, Formula::kParameters);
@@ -46,7 +47,11 @@ class PointwiseCall {
  protected:
   double count() const { return static_cast<double>(arguments_.iteration.count); }
 
-  // What a reduction divides by, unless it is the sum of the weights or the number of elements that are not ignored.
+  // What a reduction divides by instead, on the operands' device; null if nothing takes the divisor's place.
+  const double* normalizer(int64_t reduction) const { return reduction == kMean ? normalizer_ : nullptr; }
+
+  // What a reduction divides by, unless it is a normalizer, the sum of the weights or the number of elements that are
+  // not ignored.
   double plain_divisor(int64_t reduction) const {
     if (reduction == kBatchMean && operands_[0]->dims) return static_cast<double>(operands_[0]->sizes[0]);
     return reduction == kMean ? count() : 1;
@@ -79,6 +84,7 @@ class PointwiseCall {
 
   std::optional<View> operands_[3];
   std::optional<View> factors_[2];  // weight, upstream
+  const double* normalizer_;
   BroadcastOrder order_;
 };
 

@@ -69,11 +69,7 @@ class SoftmaxCall {
       check_sizes(view, dims_, sizes_);
       describe(arguments_.upstream, view, false);
     }
-    if (normalizer) {
-      const View view(*normalizer, "normalizer");
-      if (view.dims != 0 || view.dtype != ScalarType::Double) refuse(view, "be float64 without dimensions");
-      arguments_.normalizer = static_cast<const double*>(view.data);
-    }
+    arguments_.normalizer = normalizer_of(normalizer);
     if (!kSoftmax) check_absent(lse_gradient, "lse_gradient");
     if (lse_gradient) {
       const View view(*lse_gradient, "lse_gradient");

@@ -46,6 +46,8 @@ class PointwiseOptions(NamedTuple):
     """The formula's numbers, in the order of the registry's `parameters`."""
     ignore_index: float | None = None
     """Elements whose target equals this count neither in the loss nor in the mean's divisor."""
+    normalizer: Tensor | None = None
+    """(), float64: what the mean divides by instead of the number of elements or their weights."""
 
 
 NO_OPTIONS = PointwiseOptions()

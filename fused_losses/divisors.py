@@ -21,10 +21,11 @@ def divisor(call: Call) -> Tensor:
     input, target, weight, extra = call.operands
     if call.reduction == Reduction.MEAN:
         loss = LOSSES[call.name]
+        normalizer: Tensor | None = getattr(call.options, "normalizer", None)
+        if normalizer is not None:
+            return normalizer
         if loss.family == "softmax":
             options = cast(SoftmaxOptions, call.options)
-            if options.normalizer is not None:
-                return options.normalizer
             return reference.divisor_of_mean(input, target, weight, options.ignore_index)
         if loss.family == "pointwise":
             if loss.mean_over_weights and weight is not None:

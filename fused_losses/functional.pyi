@@ -14,6 +14,9 @@ from fused_losses.losses import (
     CrossEntropyOutput as CrossEntropyOutput,
 )
 from fused_losses.losses import (
+    asymmetric_loss as asymmetric_loss,
+)
+from fused_losses.losses import (
     binary_cross_entropy as binary_cross_entropy,
 )
 from fused_losses.losses import (
@@ -65,6 +68,9 @@ from fused_losses.losses import (
     poisson_nll_loss as poisson_nll_loss,
 )
 from fused_losses.losses import (
+    sigmoid_focal_loss as sigmoid_focal_loss,
+)
+from fused_losses.losses import (
     smooth_l1_loss as smooth_l1_loss,
 )
 from fused_losses.losses import (
@@ -81,6 +87,7 @@ from fused_losses.names import ReductionName
 
 __all__ = [
     "CrossEntropyOutput",
+    "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cosine_distance",
@@ -102,6 +109,7 @@ __all__ = [
     "multilabel_soft_margin_loss",
     "nll_loss",
     "poisson_nll_loss",
+    "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
     "triplet_margin_loss",

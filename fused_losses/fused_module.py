@@ -18,7 +18,8 @@ class FusedModule(nn.Module):
     """Gives a subclass a forward that calls `function` with the module's options.
 
     The subclass derives from the loss of torch.nn, too, if there is one: its forward has the same signature,
-    and what `per_call` names may be given to it by keyword.
+    and what `per_call` names may be given to it by keyword. Without torch's, `attributes` names the options
+    that are attributes of the module, as tensors are that move with it.
     """
 
     if TYPE_CHECKING:  # TorchScript reads the annotations of a class, and does not know these types
@@ -33,7 +34,11 @@ class FusedModule(nn.Module):
             """The loss, given torch's operands."""
 
     def __init_subclass__(
-        cls, function: Callable[..., Any] | None = None, per_call: tuple[str, ...] = (), **keywords: Any
+        cls,
+        function: Callable[..., Any] | None = None,
+        per_call: tuple[str, ...] = (),
+        attributes: tuple[str, ...] = (),
+        **keywords: Any,
     ) -> None:
         super().__init_subclass__(**keywords)
         if function is None:  # a user's subclass, which has its forward already
@@ -42,7 +47,7 @@ class FusedModule(nn.Module):
         parameters = inspect.signature(function).parameters.values()
         taken = () if torchs is None else inspect.signature(torchs).parameters
         # The constructor has turned `size_average` and `reduce` into `reduction`.
-        own = tuple(
+        own = attributes + tuple(
             p.name for p in parameters if p.name in taken and p.name not in ("size_average", "reduce")
         )
         cls.fused_options = cls._defaults = MappingProxyType(

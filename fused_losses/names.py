@@ -13,7 +13,7 @@ DivergenceReductionName = Literal["none", "mean", "sum", "batchmean"]
 BackendName = Literal["compiled", "triton"]
 """Whose kernels run."""
 
-LossName = Literal[
+TwinName = Literal[
     "cross_entropy",
     "nll_loss",
     "binary_cross_entropy",
@@ -35,7 +35,10 @@ LossName = Literal[
     "triplet_margin_with_distance_loss",
     "cosine_embedding_loss",
 ]
+"""The losses that torch.nn.functional has, too."""
+
+LossName = Literal[TwinName, "sigmoid_focal_loss", "asymmetric_loss"]
 """The losses of `fused_losses.registry`."""
 
-PatchedName = Literal[LossName, "linear_cross_entropy"]
+PatchedName = Literal[TwinName, "linear_cross_entropy"]
 """The functions of torch.nn.functional that `fused_losses.patch` replaces."""

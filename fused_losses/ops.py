@@ -31,7 +31,7 @@ _library = torch.library.Library("fused_losses", "DEF")
 _OPERANDS = "Tensor target, Tensor? weight, Tensor? extra"
 
 _OPTIONS: dict[Family, str] = {
-    "pointwise": "float[] parameters, float? ignore_index",
+    "pointwise": "float[] parameters, float? ignore_index, Tensor? normalizer",
     "vectors": "float[] parameters",
     "softmax": "int ignore_index, float label_smoothing, float[] terms, Tensor? normalizer, "
     "Tensor? lse_gradient",

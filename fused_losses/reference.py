@@ -132,45 +132,11 @@ def nll_loss(
     return F.nll_loss(input, target, weight, ignore_index=options.ignore_index, reduction=reduction)
 
 
-def binary_cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    extra: None,
-    options: PointwiseOptions,
-    reduction: str,
-) -> Tensor:
-    """Options: parameters (none), ignore_index."""
-
-    def elements(target: Tensor, reduction: str) -> Tensor:
-        return F.binary_cross_entropy(input, target, weight, reduction=reduction)
-
-    return _ignoring(elements, target, options.ignore_index, reduction)
-
-
-def binary_cross_entropy_with_logits(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    options: PointwiseOptions,
-    reduction: str,
-) -> Tensor:
-    """Options: parameters (none), ignore_index."""
-
-    def elements(target: Tensor, reduction: str) -> Tensor:
-        return F.binary_cross_entropy_with_logits(
-            input, target, weight, reduction=reduction, pos_weight=pos_weight
-        )
-
-    return _ignoring(elements, target, options.ignore_index, reduction)
-
-
 def soft_margin_loss(
     input: Tensor, target: Tensor, weight: None, extra: None, options: PointwiseOptions, reduction: str
 ) -> Tensor:
     """Torch's loss where that is finite; its exp overflows, which this does not."""
-    return _reduced(-F.logsigmoid(torch.mul(*torch.broadcast_tensors(input, target))), reduction)
+    return reduced(-F.logsigmoid(torch.mul(*torch.broadcast_tensors(input, target))), reduction)
 
 
 def multilabel_soft_margin_loss(
@@ -185,7 +151,7 @@ def multilabel_soft_margin_loss(
     losses = -(target * F.logsigmoid(input) + (1 - target) * F.logsigmoid(-input))
     if weight is not None:
         losses = losses * weight
-    return _reduced(losses * options.parameters[0], reduction)
+    return reduced(losses * options.parameters[0], reduction)
 
 
 def multi_margin_loss(
@@ -198,7 +164,7 @@ def multi_margin_loss(
     if weight is not None:
         gaps = gaps * weight[labels]
     others = torch.arange(input.shape[-1], device=input.device) != labels
-    return _reduced(torch.where(others, gaps, 0).sum(-1) / input.shape[-1], reduction)
+    return reduced(torch.where(others, gaps, 0).sum(-1) / input.shape[-1], reduction)
 
 
 def multilabel_margin_loss(
@@ -210,7 +176,7 @@ def multilabel_margin_loss(
     is_label = torch.zeros_like(input).scatter_add(-1, labels, listed.to(input.dtype)) > 0
     gaps = (1 - input.gather(-1, labels).unsqueeze(-1) + input.unsqueeze(-2)).clamp_min(0)
     counted = listed.unsqueeze(-1) & ~is_label.unsqueeze(-2)
-    return _reduced(torch.where(counted, gaps, 0).sum((-2, -1)) / input.shape[-1], reduction)
+    return reduced(torch.where(counted, gaps, 0).sum((-2, -1)) / input.shape[-1], reduction)
 
 
 def cosine_distance(x1: Tensor, x2: Tensor) -> Tensor:
@@ -252,26 +218,14 @@ def cosine_embedding_loss(
     )
 
 
-def _reduced(losses: Tensor, reduction: str) -> Tensor:
+def reduced(losses: Tensor, reduction: str) -> Tensor:
+    """Losses, or their mean or sum.
+
+    Raises:
+        ValueError: another reduction.
+    """
     if reduction == "none":
         return losses
     if reduction not in ("mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
     return losses.mean() if reduction == "mean" else losses.sum()
-
-
-def _ignoring(
-    elements: Callable[[Tensor, str], Tensor],
-    target: Tensor,
-    ignore_index: float | None,
-    reduction: str,
-) -> Tensor:
-    """The loss of the elements whose target is not `ignore_index`, and their mean."""
-    if ignore_index is None:
-        return elements(target, reduction)
-    kept = target != ignore_index
-    # 0 is a target that every loss takes; what it yields is dropped by the second `where`.
-    losses = torch.where(kept, elements(torch.where(kept, target, 0.0), "none"), 0.0)
-    if reduction == "none":
-        return losses
-    return losses.sum() / kept.sum() if reduction == "mean" else losses.sum()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from fused_losses import reference, samples
+from fused_losses import binary_reference, reference, samples
 from fused_losses.call import Options, Parameters, PointwiseOptions, SoftmaxOptions
 
 Family = Literal["pointwise", "vectors", "softmax", "class_margin"]
@@ -45,6 +45,8 @@ class Loss:
     """The loss composed of torch's operators; None where torch's function of that name will do."""
     has_twin: bool = True
     """Whether torch.nn has the function and the module, too."""
+    target_name: str = "target"
+    """What the function calls its target."""
     differentiable: int = INPUT_GRADIENT | TARGET_GRADIENT
     """The operands that have derivatives, as torch has them."""
     mean_over_weights: bool = False
@@ -115,8 +117,9 @@ LOSSES: dict[str, Loss] = {
             "BCELoss",
             "pointwise",
             samples.probabilities_and_labels,
-            extensions=("ignore_index",),
-            composed=reference.binary_cross_entropy,
+            parameters={"label_smoothing": 0.0},
+            extensions=("ignore_index", "label_smoothing", "normalizer"),
+            composed=binary_reference.binary_cross_entropy,
         ),
         Loss(
             "binary_cross_entropy_with_logits",
@@ -124,8 +127,9 @@ LOSSES: dict[str, Loss] = {
             "pointwise",
             samples.logits_and_labels,
             optional_extra=True,  # pos_weight
-            extensions=("ignore_index",),
-            composed=reference.binary_cross_entropy_with_logits,
+            parameters={"label_smoothing": 0.0},
+            extensions=("ignore_index", "label_smoothing", "normalizer"),
+            composed=binary_reference.binary_cross_entropy_with_logits,
         ),
         Loss(
             "l1_loss",
@@ -266,6 +270,30 @@ LOSSES: dict[str, Loss] = {
             trained=(0, 1),
             composed=reference.cosine_embedding_loss,
             parameters={"margin": 0.0},
+        ),
+        Loss(
+            "sigmoid_focal_loss",
+            "SigmoidFocalLoss",
+            "pointwise",
+            samples.logits_and_labels,
+            has_twin=False,
+            differentiable=INPUT_GRADIENT,
+            target_name="targets",
+            call={"reduction": "mean"},
+            parameters={"alpha": 0.25, "gamma": 2.0},
+            extensions=("weight", "ignore_index", "normalizer"),
+            composed=binary_reference.sigmoid_focal_loss,
+        ),
+        Loss(
+            "asymmetric_loss",
+            "AsymmetricLoss",
+            "pointwise",
+            samples.logits_and_labels,
+            has_twin=False,
+            differentiable=INPUT_GRADIENT,
+            parameters={"gamma_neg": 4.0, "gamma_pos": 1.0, "clip": 0.05, "eps": 1e-8},
+            extensions=("weight", "ignore_index", "normalizer"),
+            composed=binary_reference.asymmetric_loss,
         ),
     )
 }

@@ -82,9 +82,10 @@ template <LoopVariant variant, int kOperands, class Formula, class S>
   return unmet;
 }
 
-// One chunk. kOperands is 2 or 3, since the third operand of some formulas may be absent.
+// One chunk. kOperands is 2 or 3, since the third operand of some formulas may be absent. The formula is a copy: of its
+// numbers in memory, a compiler would have to think that each store may change them.
 template <LoopVariant variant, int kOperands, class Formula, class S>
-ChunkResult run_chunk(const Formula& formula, const Chunk<S>& chunk) {
+ChunkResult run_chunk(const Formula formula, const Chunk<S>& chunk) {
   using T = Compute<S>;
   using V = Vector<T>;
   const V zero{};

@@ -12,8 +12,13 @@ template <class Formula>
 class Call : public PointwiseCall<Formula>, public OnCpu<Call<Formula>> {
  public:
   Call(const Operands& operands, const std::vector<double>& parameters, std::optional<double> ignore_index,
-       int64_t reduction, const OptionalTensor& upstream)
-      : PointwiseCall<Formula>(operands, parameters, ignore_index, upstream), divisor_(this->plain_divisor(reduction)) {
+       const OptionalTensor& normalizer, int64_t reduction, const OptionalTensor& upstream)
+      : PointwiseCall<Formula>(operands, parameters, ignore_index, normalizer, upstream),
+        divisor_(this->plain_divisor(reduction)) {
+    if (const double* const instead = this->normalizer(reduction)) {
+      divisor_ = *instead;
+      return;
+    }
     if (this->divides_by_weights(reduction)) divisor_ = pointwise_divisor(this->arguments_, true) / this->copies();
     if (this->divides_by_kept(reduction)) divisor_ = pointwise_divisor(this->arguments_, false);
   }
@@ -53,7 +58,7 @@ class Call : public PointwiseCall<Formula>, public OnCpu<Call<Formula>> {
 
 STABLE_TORCH_LIBRARY_IMPL(fused_losses, CPU, m) {
 #define FUSED_LOSSES_IMPLEMENT(name, Formula) \
-  LossOperators<#name, Call<Formula>, const std::vector<double>&, std::optional<double>>::implement(m);
+  LossOperators<#name, Call<Formula>, const std::vector<double>&, std::optional<double>, OptionalTensor>::implement(m);
   FUSED_LOSSES_POINTWISE(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

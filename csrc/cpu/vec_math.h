@@ -294,6 +294,25 @@ inline V pow(V x, double p) {
   return x;
 }
 
+// x^p for each lane, see formulas/math.h.
+inline FloatV pow_of_unit(FloatV x, FloatV p) {
+  constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+  constexpr float kLeast = -151;         // 2^-151 is 0
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23, see exp_below_88
+  FloatV k, f;
+  split(x, k, f);
+  const FloatV leading = bit_cast<FloatV>(bit_cast<IntV>(p) & ~0xffff);
+  const FloatV whole = leading * k;
+  const FloatV tail = p * (log_of_parts(FloatV{}, f) * kLog2e) + (p - leading) * k;
+  const FloatV n = (larger(whole + tail, splat<FloatV>(kLeast)) + kShift) - kShift;
+  const FloatV power = scale_by_power_of_two(exp_below_88(((whole - n) + tail) * kLn2), n);
+  return select(x > 0.0f, power, select(p == 0.0f, splat<FloatV>(1), FloatV{}));
+}
+inline DoubleV pow_of_unit(DoubleV x, DoubleV p) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = pow_of_unit(x[i], p[i]);
+  return x;
+}
+
 // ---- across lanes ----------------------------------------------------------------------------
 
 // The sum of all lanes, as a double, since it is added to sums over thousands of registers.

@@ -11,9 +11,12 @@ template <class Formula>
 class Call : public PointwiseCall<Formula>, public OnGpu<Call<Formula>> {
  public:
   Call(const Operands& operands, const std::vector<double>& parameters, std::optional<double> ignore_index,
-       int64_t reduction, const OptionalTensor& upstream)
-      : PointwiseCall<Formula>(operands, parameters, ignore_index, upstream), OnGpu<Call<Formula>>(operands.input) {
+       const OptionalTensor& normalizer, int64_t reduction, const OptionalTensor& upstream)
+      : PointwiseCall<Formula>(operands, parameters, ignore_index, normalizer, upstream),
+        OnGpu<Call<Formula>>(operands.input) {
     this->scaling_.divisor = this->plain_divisor(reduction);
+    this->scaling_.divisor_on_device = this->normalizer(reduction);
+    if (this->scaling_.divisor_on_device) return;
     const bool by_weights = this->divides_by_weights(reduction);
     if (!by_weights && !this->divides_by_kept(reduction)) return;
     divisor_ = empty_on(this->queue().device, Layout(0, nullptr), ScalarType::Double);
@@ -35,7 +38,7 @@ class Call : public PointwiseCall<Formula>, public OnGpu<Call<Formula>> {
 
 FUSED_LOSSES_GPU_OPERATORS(m) {
 #define FUSED_LOSSES_IMPLEMENT(name, Formula) \
-  LossOperators<#name, Call<Formula>, const std::vector<double>&, std::optional<double>>::implement(m);
+  LossOperators<#name, Call<Formula>, const std::vector<double>&, std::optional<double>, OptionalTensor>::implement(m);
   FUSED_LOSSES_POINTWISE(FUSED_LOSSES_IMPLEMENT)
 #undef FUSED_LOSSES_IMPLEMENT
 }

@@ -91,6 +91,12 @@ FUSED_LOSSES_ROUNDED Rounded<S> exp(Rounded<S> x) {
 FUSED_LOSSES_ROUNDED Rounded<S> exp_below_88(Rounded<S> x) { return exp(x); }
 
 FUSED_LOSSES_ROUNDED Rounded<S> log(Rounded<S> x) { return Rounded<S>(approximate::log2(x.value) * approximate::kLn2); }
+// Of 0, the logarithm is -infinity.
+FUSED_LOSSES_ROUNDED Rounded<S> pow_of_unit(Rounded<S> x, Rounded<S> p) {
+  const float root = approximate::exp2(p.value * 0.5f * approximate::log2_of_normal(x.value));
+  return Rounded<S>(p.value == 0 ? 1.0f : root * root);
+}
+
 FUSED_LOSSES_ROUNDED Rounded<S> log_of_normal(Rounded<S> x) {
   return Rounded<S>(approximate::log2_of_normal(x.value) * approximate::kLn2);
 }

@@ -31,14 +31,38 @@ struct Sigmoid {
   }
 };
 
+// Targets of which the share `smoothing` is spread evenly over both classes: t (1 - smoothing) + smoothing / 2.
+class SmoothedTarget {
+ public:
+  static const char* expected(const double* parameters) {
+    return parameters[0] >= 0 && parameters[0] <= 1 ? nullptr : "hold a label smoothing between 0 and 1";
+  }
+  FUSED_LOSSES_HOST_DEVICE explicit SmoothedTarget(double smoothing) : slope_(1 - smoothing), least_(smoothing / 2) {}
+
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE V operator()(V t) const {
+    return multiply_add(t, splat<V>(slope_), splat<V>(least_));
+  }
+  template <class V>
+  FUSED_LOSSES_HOST_DEVICE V slope() const {
+    return splat<V>(slope_);
+  }
+
+ private:
+  double slope_, least_;
+};
+
 // -t log(x) - (1 - t) log(1 - x), with the logarithms held above -100 and the slope's denominator above
 // 1e-12, as torch does, so that x = 0 and x = 1 give finite losses and gradients.
 struct BinaryCrossEntropy : PointwiseFormula {
   static constexpr int kFunctionsOf = kInput;
   static constexpr bool kIgnores = true;
   static constexpr int kConditions = 2;
+  static constexpr int kParameters = 1;
   using DomainError = std::runtime_error;
-  using PointwiseFormula::PointwiseFormula;
+  static const char* expected(const double* parameters) { return SmoothedTarget::expected(parameters); }
+  FUSED_LOSSES_HOST_DEVICE explicit BinaryCrossEntropy(const double* parameters)
+      : PointwiseFormula(parameters), smoothed_(parameters[0]) {}
 
   FUSED_LOSSES_HOST_DEVICE static constexpr const char* refusal(int k) {
     return k == 0 ? "all elements of input should be between 0 and 1"
@@ -51,8 +75,8 @@ struct BinaryCrossEntropy : PointwiseFormula {
   }
 
   template <class V>
-  FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
-    const V one = splat<V>(1);
+  FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V label) const {
+    const V one = splat<V>(1), t = smoothed_(label);
     const V log_x = log_of_unit(x);
     const V log_rest = log_of_complement(x);
     const V floor = splat<V>(-100);
@@ -62,8 +86,12 @@ struct BinaryCrossEntropy : PointwiseFormula {
     const V smallest = splat<V>(1e-12f);  // torch's constant is a float32 for any input, too
     return {value,
             {divide_by_normal(x - t, select(variance < smallest, smallest, variance)),
-             log_rest - select(x == splat<V>(0), splat<V>(-std::numeric_limits<double>::infinity()), log_x)}};
+             (log_rest - select(x == splat<V>(0), splat<V>(-std::numeric_limits<double>::infinity()), log_x)) *
+                 smoothed_.template slope<V>()}};
   }
+
+ private:
+  SmoothedTarget smoothed_;
 };
 
 // With sigmoid s, softplus p(x) = log(1 + e^x) and pos_weight w (1 where there is none):
@@ -74,19 +102,23 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
   static constexpr int kOperands = 3;
   static constexpr bool kOptionalThird = true;
   static constexpr bool kIgnores = true;
-  using PointwiseFormula::PointwiseFormula;
+  static constexpr int kParameters = 1;
+  static const char* expected(const double* parameters) { return SmoothedTarget::expected(parameters); }
+  FUSED_LOSSES_HOST_DEVICE explicit BinaryCrossEntropyWithLogits(const double* parameters)
+      : PointwiseFormula(parameters), smoothed_(parameters[0]) {}
 
   template <class V>
-  FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t) const {
+  FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V label) const {
     const Sigmoid<V> parts(x);
-    const V rest = splat<V>(1) - t;
+    const V t = smoothed_(label), rest = splat<V>(1) - t;
     return {multiply_add(rest, x, parts.softplus_of_minus()),
-            {select(parts.positive, rest - parts.smaller, parts.smaller - t), -x}};
+            {select(parts.positive, rest - parts.smaller, parts.smaller - t), -x * smoothed_.template slope<V>()}};
   }
 
   template <class V>
-  FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V t, V w) const {
+  FUSED_LOSSES_HOST_DEVICE Terms<V, 2> terms(V x, V label, V w) const {
     const Sigmoid<V> parts(x);
+    const V t = smoothed_(label);
     const V one = splat<V>(1);
     const V rest = one - t, positives = w * t;
     // Where w t is infinite, torch subtracts it from itself: 0 times it is NaN, too, else nothing.
@@ -96,8 +128,12 @@ struct BinaryCrossEntropyWithLogits : PointwiseFormula {
     const V of_target =
         select(parts.positive, (w - one) * parts.excess() - x, w * parts.softplus_of_minus() - parts.excess());
     const V share = multiply_add(w - one, t, one);
-    return {multiply_add(rest, x, share * parts.softplus_of_minus()), {slope, of_target}};
+    return {multiply_add(rest, x, share * parts.softplus_of_minus()),
+            {slope, of_target * smoothed_.template slope<V>()}};
   }
+
+ private:
+  SmoothedTarget smoothed_;
 };
 
 // Binary cross-entropy with logits, times `share`. With a = 1 - t for x >= 0 and a = -t below,

@@ -49,6 +49,9 @@ FUSED_LOSSES_HOST_DEVICE inline double multiply_add(double a, double b, double c
 FUSED_LOSSES_HOST_DEVICE inline float pow(float x, double p) { return static_cast<float>(std::pow(x, p)); }
 FUSED_LOSSES_HOST_DEVICE inline double pow(double x, double p) { return std::pow(x, p); }
 
+// x^p for x from 0 to 1 and p >= 0; 0^0 is 1.
+FUSED_LOSSES_HOST_DEVICE inline double pow_of_unit(double x, double p) { return std::pow(x, p); }
+
 // a / b; and the same for b between 2^-126 and 2^126. A GPU multiplies by a reciprocal that is right to one unit in the
 // last place, since a division is a function with branches there.
 FUSED_LOSSES_WORD T divide(T a, T b) { return a / b; }
@@ -137,6 +140,32 @@ FUSED_LOSSES_HOST_DEVICE inline float log_of_complement(float x) {
   const float scale = float_of_bits(kOne - exponent);  // 2^-e
   const float log = log_of_parts(static_cast<float>(exponent), multiply_add(-x, scale, scale - 1));
   return rest == 0 ? -std::numeric_limits<float>::infinity() : log;
+}
+
+// 2^n y for a whole n from -151 to 0, in two steps, so that a subnormal product is rounded once.
+FUSED_LOSSES_HOST_DEVICE inline float scale_by_power_of_two(float y, float n) {
+  constexpr int32_t kBias = 127, kMantissaBits = 23;
+  const int32_t exponent = static_cast<int32_t>(n), half = exponent >> 1;
+  return y * float_of_bits((half + kBias) << kMantissaBits) * float_of_bits((exponent - half + kBias) << kMantissaBits);
+}
+
+// As 2^(p k) (1 + f)^p for x = 2^k (1 + f): the logarithm of x, which may be large, is not rounded to a float. Of p,
+// the leading 8 bits and the others are multiplied by k apart, both exactly.
+FUSED_LOSSES_HOST_DEVICE inline float pow_of_unit(float x, float p) {
+  constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+  constexpr float kBitsOfOne = 1.1920929e-7f;  // 2^-23, which makes a power of its bits
+  constexpr float kLeast = -151;               // 2^-151 is 0
+  const bool subnormal = x < std::numeric_limits<float>::min();
+  const float scaled = subnormal ? x * 8388608.0f : x;  // 2^23
+  const int32_t bits = exponent_bits(scaled);
+  const float f = float_of_bits(bits_of_float(scaled) - bits) - 1;
+  const float k = multiply_add(static_cast<float>(bits), kBitsOfOne, subnormal ? -23.0f : 0.0f);
+  const float leading = float_of_bits(bits_of_float(p) & ~0xffff);
+  const float whole = leading * k;
+  const float tail = multiply_add(p, log_of_parts(0.0f, f) * kLog2e, (p - leading) * k);
+  const float sum = whole + tail, n = std::rint(sum < kLeast ? kLeast : sum);
+  const float power = scale_by_power_of_two(std::exp(((whole - n) + tail) * kLn2), n);
+  return x > 0 ? power : (p == 0 ? 1.0f : 0.0f);
 }
 
 FUSED_LOSSES_HOST_DEVICE inline float log1p_of_unit(float x) {

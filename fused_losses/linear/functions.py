@@ -268,7 +268,7 @@ def linear_loss(
         options |= {"workspace": workspace, "backward": backward}
         overriding: Tensor = by_override(linear_loss, input, linear_weight, target, loss, **options)
         return overriding
-    keywords = options if target is None else {"target": target, **options}
+    keywords = options if target is None else {LOSSES[loss].target_name: target, **options}
     head = Head(input, linear_weight, linear_bias)
     if loss == "kl_div":
         return divergence(head, reduction, workspace, backward, **keywords)

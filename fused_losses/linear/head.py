@@ -89,7 +89,8 @@ class HeadCall:
             *call.operands[1:],
             parameters,
             None if isinstance(options, Parameters) else options.ignore_index,
-            *softmax[1:4],
+            *softmax[1:3],
+            getattr(options, "normalizer", None),
             call.reduction,
             self.dtype,
             self.logits_dtype,
@@ -106,7 +107,7 @@ class HeadCall:
         if kind is SoftmaxOptions:
             options = SoftmaxOptions(ignore_index, smoothing, tuple(terms), normalizer)
         elif kind is PointwiseOptions:
-            options = PointwiseOptions(tuple(parameters), ignore_index)
+            options = PointwiseOptions(tuple(parameters), ignore_index, normalizer)
         logits = logits_like(Head(*head), logits_dtype)
         call = Call(name, logits, target, options, reduction, weight=weight, extra=extra)
         return HeadCall(Head(*head), call, dtype, chunk_rows)
@@ -130,10 +131,11 @@ def plan(
         else value
         for name, value in keywords.items()
     }
-    target = keywords.get("target")
+    name = LOSSES[loss].target_name
+    target = keywords.get(name)
     if isinstance(target, Tensor) and target.is_sparse:
         # A chunk of its rows will be dense, so it is planned as a dense tensor, without the memory of one.
-        keywords["target"] = torch.empty((), dtype=target.dtype, device=target.device).expand(target.shape)
+        keywords[name] = torch.empty((), dtype=target.dtype, device=target.device).expand(target.shape)
     try:
         call = PLANS[loss](logits_like(head, logits_dtype), **keywords, reduction=reduction)
     except TypeError:  # arguments that the loss does not have: its function says so, in its own name

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from fused_losses.call import Options, Reduction, SoftmaxOptions, accumulate_dtype
+from fused_losses.call import Options, Parameters, Reduction, SoftmaxOptions, accumulate_dtype
 from fused_losses.divisors import divisor
 from fused_losses.linear import chunks
 from fused_losses.linear.counted import Counted, counted, may_leave_out, scaled
@@ -133,7 +133,7 @@ def _over_rows(head_call: HeadCall, wanted: int, kernel: Kernel) -> list[Tensor 
 
 def _without_normalizer(options: Options) -> Options:
     """The options of a kernel that only adds up losses, without what the mean divides by."""
-    return options._replace(normalizer=None) if isinstance(options, SoftmaxOptions) else options
+    return options if isinstance(options, Parameters) else options._replace(normalizer=None)
 
 
 def _row_results(head_call: HeadCall, wanted: int) -> list[Tensor]:

@@ -14,6 +14,7 @@ from fused_losses.losses.binary import (
 )
 from fused_losses.losses.classes import multi_margin_loss, multilabel_margin_loss, nll_loss
 from fused_losses.losses.cross_entropy import cross_entropy
+from fused_losses.losses.focal import asymmetric_loss, sigmoid_focal_loss
 from fused_losses.losses.likelihood import gaussian_nll_loss, kl_div, poisson_nll_loss
 from fused_losses.losses.margin import hinge_embedding_loss, margin_ranking_loss
 from fused_losses.losses.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
@@ -28,6 +29,7 @@ from fused_losses.losses.vectors import (
 
 __all__ = [
     "CrossEntropyOutput",
+    "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cosine_distance",
@@ -46,6 +48,7 @@ __all__ = [
     "multilabel_soft_margin_loss",
     "nll_loss",
     "poisson_nll_loss",
+    "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
     "triplet_margin_loss",

@@ -20,9 +20,7 @@ from fused_losses.call import (
 )
 from fused_losses.dispatch import by_composed, by_override, by_torch, is_overridden, kernels_take, run
 from fused_losses.losses.checks import (
-    as_element,
     as_floating,
-    check_ignored,
     meets_in_dtype,
     promoted,
     promoted_by_operators,
@@ -30,6 +28,7 @@ from fused_losses.losses.checks import (
     takes_elements,
     takes_factor,
 )
+from fused_losses.losses.element_options import binary_options, exceed_torch
 from fused_losses.losses.plans import plans
 from fused_losses.modes import autocasts
 from fused_losses.names import ReductionName
@@ -45,6 +44,8 @@ def binary_cross_entropy(
     reduction: ReductionName = "mean",
     *,
     ignore_index: float | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: Tensor | float | None = None,
     backward: Backward = "fused",
 ) -> Tensor:
     r"""Binary cross-entropy :math:`-w (t \log x + (1 - t) \log(1 - x))` of probabilities x.
@@ -59,7 +60,10 @@ def binary_cross_entropy(
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" or "sum".
         ignore_index: elements whose target equals this count neither in the loss nor in the mean's divisor
-            (not in torch).
+            (not in torch; nor are the next two).
+        label_smoothing: the share e of the target that is spread evenly over both classes, in [0, 1]: of t,
+            (1 - e) t + e / 2 is left.
+        normalizer: what the mean divides by instead: a number, or a tensor of one.
         backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
             of the input's size. "recompute": the backward computes it from the operands, and nothing else is
             kept; it takes the place of "fused" where the upstream gradient must be known first: for
@@ -67,8 +71,9 @@ def binary_cross_entropy(
             is needed.
 
     Raises:
-        ValueError: input and target of different shapes.
-        TypeError: an `ignore_index` that is no number.
+        ValueError: input and target of different shapes; a `label_smoothing` outside [0, 1]; a normalizer
+            where nothing is divided, or of several numbers.
+        TypeError: an `ignore_index` or a `label_smoothing` that is no number.
         RuntimeError: input or target outside [0, 1]; operands of different dtypes; autocast on a GPU.
 
     Example:
@@ -77,20 +82,21 @@ def binary_cross_entropy(
         tensor(0.4904)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
-    if ignore_index is not None:
-        check_ignored(ignore_index)
-        if isinstance(target, Tensor):
-            ignore_index = as_element(ignore_index, target.dtype)
-    call = _plan_of_probabilities(input, target, weight, reduction, ignore_index=ignore_index)
+    more: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "normalizer": normalizer,
+    }
+    call = _plan_of_probabilities(input, target, weight, reduction, **more)
     if call is not None:
         return run(call, backward)
-    if ignore_index is None:
+    if not exceed_torch(**more):
         return by_torch(F.binary_cross_entropy, input, target, weight, reduction=reduction)
     if is_overridden(input, target, weight, by_subclasses=False):
-        keywords = {"reduction": reduction, "ignore_index": ignore_index, "backward": backward}
-        result: Tensor = by_override(binary_cross_entropy, input, target, weight, **keywords)
+        more |= {"reduction": reduction, "backward": backward}
+        result: Tensor = by_override(binary_cross_entropy, input, target, weight, **more)
         return result
-    options = PointwiseOptions((), ignore_index)
+    options = binary_options(input, target, reduction, **more)
     return by_composed("binary_cross_entropy", input, target, weight, None, options, reduction)
 
 
@@ -102,6 +108,8 @@ def _plan_of_probabilities(
     reduction: str = "mean",
     *,
     ignore_index: float | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: Tensor | float | None = None,
 ) -> Call | None:
     if not (
         kernels_take(input, target, weight)
@@ -117,7 +125,7 @@ def _plan_of_probabilities(
         "binary_cross_entropy",
         input,
         target,
-        NO_OPTIONS if ignore_index is None else PointwiseOptions((), as_element(ignore_index, target.dtype)),
+        binary_options(input, target, reduction, ignore_index, label_smoothing, normalizer),
         REDUCTIONS[reduction],
         promoted(input),
         weight=weight,
@@ -134,6 +142,8 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
     *,
     ignore_index: float | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: Tensor | float | None = None,
     backward: Backward = "fused",
 ) -> Tensor:
     r"""Binary cross-entropy of logits x, with :math:`p = \mathrm{sigmoid}(x)`, stable for any x.
@@ -150,7 +160,10 @@ def binary_cross_entropy_with_logits(
         reduction: "none", "mean" or "sum".
         pos_weight: broadcastable to input, the factor of positive targets.
         ignore_index: elements whose target equals this count neither in the loss nor in the mean's divisor
-            (not in torch).
+            (not in torch; nor are the next two).
+        label_smoothing: the share e of the target that is spread evenly over both classes, in [0, 1]: of t,
+            (1 - e) t + e / 2 is left.
+        normalizer: what the mean divides by instead: a number, or a tensor of one.
         backward: "fused": this call computes the gradient, too, and keeps it until the backward, in a buffer
             of the input's size. "recompute": the backward computes it from the operands, and nothing else is
             kept; it takes the place of "fused" where the upstream gradient must be known first: for
@@ -158,8 +171,9 @@ def binary_cross_entropy_with_logits(
             is needed.
 
     Raises:
-        ValueError: input and target of different shapes.
-        TypeError: an `ignore_index` that is no number.
+        ValueError: input and target of different shapes; a `label_smoothing` outside [0, 1]; a normalizer
+            where nothing is divided, or of several numbers.
+        TypeError: an `ignore_index` or a `label_smoothing` that is no number.
         RuntimeError: a weight that requires grad, for which torch has no gradient either.
 
     Example:
@@ -168,21 +182,22 @@ def binary_cross_entropy_with_logits(
         tensor(0.4100)
     """
     reduction = reduction_of(backward, reduction, size_average, reduce)
-    if ignore_index is not None:
-        check_ignored(ignore_index)
-        if isinstance(target, Tensor):
-            ignore_index = as_element(ignore_index, target.dtype)
-    call = _plan_of_logits(input, target, weight, reduction, pos_weight, ignore_index=ignore_index)
+    more: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "normalizer": normalizer,
+    }
+    call = _plan_of_logits(input, target, weight, reduction, pos_weight, **more)
     if call is not None:
         return run(call, backward)
     keywords: dict[str, Any] = {"reduction": reduction, "pos_weight": pos_weight}
-    if ignore_index is None:
+    if not exceed_torch(**more):
         return by_torch(F.binary_cross_entropy_with_logits, input, target, weight, **keywords)
     if is_overridden(input, target, weight, pos_weight, by_subclasses=False):
-        keywords |= {"ignore_index": ignore_index, "backward": backward}
+        keywords |= {**more, "backward": backward}
         result: Tensor = by_override(binary_cross_entropy_with_logits, input, target, weight, **keywords)
         return result
-    options = PointwiseOptions((), ignore_index)
+    options = binary_options(input, target, reduction, **more)
     name = "binary_cross_entropy_with_logits"
     return by_composed(name, input, target, weight, pos_weight, options, reduction)
 
@@ -196,6 +211,8 @@ def _plan_of_logits(
     pos_weight: Tensor | None = None,
     *,
     ignore_index: float | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: Tensor | float | None = None,
 ) -> Call | None:
     if not (
         kernels_take(input, target, weight, pos_weight)
@@ -213,7 +230,7 @@ def _plan_of_logits(
         "binary_cross_entropy_with_logits",
         input,
         target,
-        NO_OPTIONS if ignore_index is None else PointwiseOptions((), as_element(ignore_index, target.dtype)),
+        binary_options(input, target, reduction, ignore_index, label_smoothing, normalizer),
         REDUCTIONS[reduction],
         None if dtype is input.dtype else dtype,
         weight=weight,

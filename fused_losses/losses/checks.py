@@ -62,10 +62,11 @@ def are_flags(*options: object) -> bool:
     return True
 
 
-def check_ignored(ignore_index: object) -> None:
-    """Raises TypeError for an ignored target that is no real number."""
-    if not isinstance(ignore_index, (Real, torch.SymFloat, torch.SymInt)):
-        raise TypeError(f"ignore_index must be a number, not {type(ignore_index).__name__}")
+def check_numbers(**options: object) -> None:
+    """Raises TypeError for an option that is no real number, by its name."""
+    for name, value in options.items():
+        if not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
+            raise TypeError(f"{name} must be a number, not {type(value).__name__}")
 
 
 def as_element(number: float, dtype: torch.dtype) -> float:

@@ -9,6 +9,7 @@ from torch.nn import AdaptiveLogSoftmaxWithLoss, CTCLoss, NLLLoss2d
 from fused_losses.modules.binary import BCELoss, BCEWithLogitsLoss, MultiLabelSoftMarginLoss, SoftMarginLoss
 from fused_losses.modules.classes import MultiLabelMarginLoss, MultiMarginLoss, NLLLoss
 from fused_losses.modules.cross_entropy import CrossEntropyLoss
+from fused_losses.modules.focal import AsymmetricLoss, SigmoidFocalLoss
 from fused_losses.modules.likelihood import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
 from fused_losses.modules.margin import HingeEmbeddingLoss, MarginRankingLoss
 from fused_losses.modules.regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
@@ -16,6 +17,7 @@ from fused_losses.modules.vectors import CosineEmbeddingLoss, TripletMarginLoss,
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
+    "AsymmetricLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CTCLoss",
@@ -34,6 +36,7 @@ __all__ = [
     "NLLLoss",
     "NLLLoss2d",
     "PoissonNLLLoss",
+    "SigmoidFocalLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
     "TripletMarginLoss",

@@ -10,8 +10,10 @@ from fused_losses.fused_module import FusedModule
 from fused_losses.names import ReductionName
 
 
-class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy):
+class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy, per_call=("normalizer",)):
     """:func:`fused_losses.functional.binary_cross_entropy` as a module.
+
+    `normalizer` is an argument of each call.
 
     Example:
         >>> fused_losses.BCELoss()(torch.tensor([0.5, 0.25]), torch.tensor([1.0, 0.0]))
@@ -26,14 +28,26 @@ class BCELoss(FusedModule, nn.BCELoss, function=F.binary_cross_entropy):
         reduction: ReductionName = "mean",
         *,
         ignore_index: float | None = None,
+        label_smoothing: float = 0.0,
         backward: Backward = "fused",
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction)
-        self.fused_options = {"ignore_index": ignore_index, "backward": backward}
+        self.fused_options = {
+            "ignore_index": ignore_index,
+            "label_smoothing": label_smoothing,
+            "backward": backward,
+        }
 
 
-class BCEWithLogitsLoss(FusedModule, nn.BCEWithLogitsLoss, function=F.binary_cross_entropy_with_logits):
+class BCEWithLogitsLoss(
+    FusedModule,
+    nn.BCEWithLogitsLoss,
+    function=F.binary_cross_entropy_with_logits,
+    per_call=("normalizer",),
+):
     """:func:`fused_losses.functional.binary_cross_entropy_with_logits` as a module.
+
+    `normalizer` is an argument of each call.
 
     Example:
         >>> loss = fused_losses.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0]))
@@ -50,10 +64,15 @@ class BCEWithLogitsLoss(FusedModule, nn.BCEWithLogitsLoss, function=F.binary_cro
         pos_weight: Tensor | None = None,
         *,
         ignore_index: float | None = None,
+        label_smoothing: float = 0.0,
         backward: Backward = "fused",
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction, pos_weight)
-        self.fused_options = {"ignore_index": ignore_index, "backward": backward}
+        self.fused_options = {
+            "ignore_index": ignore_index,
+            "label_smoothing": label_smoothing,
+            "backward": backward,
+        }
 
 
 class MultiLabelSoftMarginLoss(

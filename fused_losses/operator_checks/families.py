@@ -5,6 +5,7 @@ Each check returns the bits of the gradients that such a call can be asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,9 @@ class Arguments:
             "extra": self.extra,
             "upstream": self.upstream,
         }
-        if self.loss.family == "softmax":
-            named |= {"normalizer": self.options.normalizer, "lse_gradient": self.options.lse_gradient}
+        for name in ("normalizer", "lse_gradient"):
+            if hasattr(self.options, name):
+                named[name] = getattr(self.options, name)
         return named
 
 
@@ -61,11 +63,23 @@ def _check_pointwise(checks: Checks, call: Arguments) -> int:
     shape = checks.broadcast(input=call.input, target=call.target, extra=call.extra)
     checks.spans(shape, weight=call.weight)
     checks.parameters(call.options.parameters, len(call.loss.parameters))
+    for name, value in zip(call.loss.parameters, call.options.parameters, strict=True):
+        if name == "label_smoothing" and not 0 <= value <= 1:
+            checks.refuse("parameters", "hold a label smoothing between 0 and 1", value)
+        if name.startswith("gamma") and not 0 <= value < math.inf:
+            checks.refuse("parameters", f"hold a {name} that is finite and not below 0", value)
     if call.options.ignore_index is not None and "ignore_index" not in call.loss.extensions:
         checks.refuse("ignore_index", "be None", call.options.ignore_index)
+    _check_normalizer(checks, call.options.normalizer)
     if not call.reduction:
         checks.shape(shape, upstream=call.upstream)
     return call.loss.differentiable
+
+
+def _check_normalizer(checks: Checks, normalizer: Tensor | None) -> None:
+    """Checks what a mean divides by instead."""
+    if normalizer is not None and (normalizer.dim() or normalizer.dtype is not torch.float64):
+        checks.refuse("normalizer", "be float64 without dimensions", normalizer)
 
 
 def _check_vectors(checks: Checks, call: Arguments) -> int:
@@ -111,8 +125,7 @@ def _check_softmax(checks: Checks, call: Arguments) -> int:
         checks.refuse("ignore_index", "be negative, since the target holds probabilities", ignore_index)
     checks.floating(weight=call.weight, lse_gradient=lse_gradient)
     checks.shape(input.shape[class_dim(input) :][:1], weight=call.weight)
-    if normalizer is not None and (normalizer.dim() or normalizer.dtype is not torch.float64):
-        checks.refuse("normalizer", "be float64 without dimensions", normalizer)
+    _check_normalizer(checks, normalizer)
     if not has_softmax:
         checks.absent(extra=call.extra, lse_gradient=lse_gradient)
     checks.shape(rows, lse_gradient=lse_gradient)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from fused_losses.call import Reduction
 from fused_losses.registry import Loss
@@ -23,7 +24,7 @@ from fused_losses.triton_kernels.elements import (
     store_elements,
     widened,
 )
-from fused_losses.triton_kernels.formulas import binary, likelihood, margin, regression
+from fused_losses.triton_kernels.formulas import binary, focal, likelihood, margin, regression
 from fused_losses.triton_kernels.formulas.math import scalar, splat
 from fused_losses.triton_kernels.formulas.pointwise import MOST_NUMBERS, Formula
 from fused_losses.triton_kernels.iteration import compute_dtype, index_type, turns
@@ -39,6 +40,7 @@ from fused_losses.triton_kernels.reduce import (
 FORMULAS: dict[str, Formula] = {
     **regression.FORMULAS,
     **binary.FORMULAS,
+    **focal.FORMULAS,
     **likelihood.FORMULAS,
     **margin.FORMULAS,
 }
@@ -163,7 +165,7 @@ def pointwise(
 def run(call: EngineCall) -> None:
     """Writes what is asked for of a pointwise loss."""
     formula = FORMULAS[call.loss.name]
-    parameters, ignored = call.options
+    parameters, ignored, normalizer = call.options
     flags, numbers = _by_kind(call.loss, parameters)
     if len(numbers) > MOST_NUMBERS:
         raise RuntimeError(f"fused_losses: a pointwise loss has at most {MOST_NUMBERS} float parameters")
@@ -173,7 +175,7 @@ def run(call: EngineCall) -> None:
     walk = element_walk(shape, call.input, (*operands, *factors, call.losses, *call.gradients))
     arguments = walk.tensors
     count = shape.numel()
-    divisor, divisor_on_device = _divisor(call, ignored, shape)
+    divisor, divisor_on_device = _divisor(call, ignored, normalizer, shape)
     dtype = compute_dtype(*operands)
     tile, tiles = tiling.for_pointwise([x.element_size() for x in (*operands, *factors) if x is not None])
     programs = tiling.pointwise_programs(count, tile.rows * tiles)
@@ -227,12 +229,14 @@ def _by_kind(loss: Loss, parameters: Sequence[float]) -> tuple[tuple[bool, ...],
     return flags, [value for value, default in pairs if not isinstance(default, bool)]
 
 
-def _divisor(call: EngineCall, ignored: float | None, shape: torch.Size) -> Any:
+def _divisor(call: EngineCall, ignored: float | None, normalizer: Tensor | None, shape: torch.Size) -> Any:
     """What the sum is divided by: a number, and a tensor, (), float64, where only the device knows it."""
     if call.reduction == Reduction.BATCH_MEAN:
         return float(call.input.shape[0]) if call.input.dim() else 1.0, None
     if call.reduction != Reduction.MEAN:
         return 1.0, None
+    if normalizer is not None:
+        return 0.0, normalizer
     if call.loss.mean_over_weights and call.weight is not None:
         # torch sums the weights themselves, also where they are broadcast over a larger target.
         return 0.0, torch.sum(call.weight, dtype=torch.float64)

@@ -223,6 +223,8 @@ def test_sizes_are_not_compiled_in(name):
 
 # 1 and multiples of 16 are what Triton compiles in, unless it is told not to; whole numbers come as int, too.
 ANY_NUMBER = (0.5, 1.0, 1, 16)
+SHARES = (0.5, 0.25, 1.0, 1)
+IGNORED = (-1.0, 1, 16, 0.5)
 # Options that are no float parameters of a formula, or some of whose values are compiled in.
 NUMBERS = {
     "cross_entropy": {
@@ -234,10 +236,12 @@ NUMBERS = {
         "softcap": (30.0, 0.5, 1, 16),
     },
     "nll_loss": {"ignore_index": (-100, 0, 1, 16, 7)},
-    "binary_cross_entropy": {"ignore_index": (-1.0, 1, 16, 0.5)},
-    "binary_cross_entropy_with_logits": {"ignore_index": (-1.0, 1, 16, 0.5)},
+    "binary_cross_entropy": {"label_smoothing": SHARES, "ignore_index": IGNORED},
+    "binary_cross_entropy_with_logits": {"label_smoothing": SHARES, "ignore_index": IGNORED},
     "multi_margin_loss": {"p": ()},  # 1 and 2 are two formulas
     "triplet_margin_loss": {"p": (3.0, 5.0)},  # so are 1, 2 and infinity
+    "sigmoid_focal_loss": {"alpha": (*SHARES, -1), "ignore_index": IGNORED},
+    "asymmetric_loss": {"clip": SHARES, "eps": SHARES, "ignore_index": IGNORED},
 }
 
 

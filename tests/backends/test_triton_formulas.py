@@ -46,7 +46,7 @@ def forward(monkeypatch):
 
     def forward(x, t, parameters):
         gradients = INPUT_GRADIENT | TARGET_GRADIENT
-        return operator(x, t, None, None, parameters, None, Reduction.NONE, None, gradients)
+        return operator(x, t, None, None, parameters, None, None, Reduction.NONE, None, gradients)
 
     return forward
 
@@ -70,7 +70,7 @@ def test_more_numbers_than_a_kernel_takes_are_refused(monkeypatch):
     )
     x = torch.rand(3, 5)
     with pytest.raises(RuntimeError, match="at most 4 float parameters"):
-        operator(x, x, None, None, tuple(parameters.values()), None, Reduction.MEAN, None, 0)
+        operator(x, x, None, None, tuple(parameters.values()), None, None, Reduction.MEAN, None, 0)
 
 
 @pytest.mark.skipif(knobs.runtime.interpret, reason="TRITON_INTERPRET: kernels are interpreted")

@@ -87,4 +87,4 @@ def test_operators_refuse_tensors_of_several_devices():
     step = triton_kernels._implementations()["mse_loss_backward_"]
     for into, target in ((x, x.to("meta")), (x.to("meta"), x)):
         with pytest.raises(RuntimeError, match="must be on the same device as input"):
-            step([into], False, torch.ones(()), x, target, None, None, [], None, 1, 1)
+            step([into], False, torch.ones(()), x, target, None, None, [], None, None, 1, 1)

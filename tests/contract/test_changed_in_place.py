@@ -24,7 +24,7 @@ def loss_of(case, changed, **options):
     """The leaf that the input is made of, the loss, and a function that zeroes the operand of that number."""
     leaf = case.operands[0].clone().requires_grad_()
     operands = [leaf * 1, *(x.clone() for x in case.operands[1:])]
-    loss = case.ours(*operands, **case.options, **options)
+    loss = case.ours(*operands, **case.options | options)
 
     def change():
         with torch.no_grad():

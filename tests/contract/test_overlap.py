@@ -47,7 +47,7 @@ def check_refused(name, reduction, operands, options):
     input = operands[0]
     before = input.detach().clone().view(torch.uint8)  # bytes, since labels may look like NaN
     with pytest.raises(RuntimeError, match=OVERLAP):
-        loss = getattr(L, name)(*operands, **options, reduction=reduction, backward="inplace")
+        loss = getattr(L, name)(*operands, **options | {"reduction": reduction}, backward="inplace")
         # Where each loss has its own upstream gradient, the backward is what would write.
         assert reduction == "none"
         torch.autograd.grad(loss.sum(), input)
@@ -140,7 +140,7 @@ def test_nothing_is_written_to_empty_inputs(name, reduction, shape):
     def step(function, **options):
         leaf, *others = empty_operands(name, shape)
         leaf.requires_grad_()
-        loss = function(leaf * 1, *others, **case.options, reduction=reduction, **options)
+        loss = function(leaf * 1, *others, **case.options | {"reduction": reduction}, **options)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         # Torch's loss of the margins of no rows is memory that nothing was written to.
         return gradient if LOSSES[name].family == "class_margin" else (loss.detach(), gradient)

@@ -23,12 +23,14 @@ def case_of(name: str, dtype: torch.dtype = torch.float64) -> Case:
     if name in ("cross_entropy", "nll_loss"):
         second = LABELS
     options = {"p": 2} if name == "multi_margin_loss" else {}  # so that there is a second derivative
+    if name == "sigmoid_focal_loss":
+        options = {"reduction": "mean"}  # which it does not have by default
     return Case(name, name, (first, second, *rest), options).cast(dtype)
 
 
 def call(case: Case, loss, *operands: Tensor, **options) -> Tensor:
     """`loss` (ours or torch's) of the case, but for its first operands."""
-    return loss(*operands, *case.operands[len(operands) :], **case.options, **options)
+    return loss(*operands, *case.operands[len(operands) :], **{**case.options, **options})
 
 
 def expected(case: Case, upstream: Tensor | float = 1.0, **options) -> Tensor:

@@ -95,6 +95,17 @@ OPTIONS: dict[str, dict[str, Made]] = {
     "gaussian_nll_loss": {"full": _one_of(True), "eps": _one_of(0.75)},
     "multilabel_soft_margin_loss": {"weight": _of_classes},
     "multi_margin_loss": {"weight": _of_classes, "p": _one_of(2)},
+    "sigmoid_focal_loss": {
+        "weight": _of_last_dimension,
+        "alpha": _one_of(-1.0, 0.6),
+        "gamma": _one_of(0.0, 0.4, 1.0, 1.5, 3.0),
+    },
+    "asymmetric_loss": {
+        "weight": _of_last_dimension,
+        "gamma_neg": _one_of(0.0, 0.4, 1.0, 2.5),
+        "gamma_pos": _one_of(0.0, 0.4, 2.5),
+        "clip": _one_of(None, 0.2),
+    },
     "triplet_margin_loss": _TRIPLET | {"p": _one_of(1.0, 3.0)},
     "triplet_margin_with_distance_loss": _TRIPLET,
 }

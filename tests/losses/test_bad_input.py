@@ -131,7 +131,7 @@ def test_many_dimensions():
     assert "up to 8 dimensions" in fused_losses.explain(L.mse_loss, x, t)
     same("mse_loss", x, t)
     with pytest.raises(RuntimeError, match="at most 8 dimensions"):
-        torch.ops.fused_losses.mse_loss(x, t, None, None, [], None, 1, None, 0)
+        torch.ops.fused_losses.mse_loss(x, t, None, None, [], None, None, 1, None, 0)
     for name in ("cross_entropy", "nll_loss"):
         same(name, x, torch.zeros((2, *shape[2:]), dtype=torch.long))
     same("mse_loss", x[0], t[0])

@@ -144,6 +144,44 @@ def test_an_ignored_target_may_be_out_of_range():
         L.binary_cross_entropy(torch.tensor([0.5, 0.5]), torch.tensor([-1.0, 3.0]), ignore_index=-1)
 
 
+@pytest.mark.parametrize("name", ("sigmoid_focal_loss", "asymmetric_loss"))
+def test_what_torch_does_not_have_refuses_by_itself(name):
+    """The kernels' calls, and those that are composed, as a target that requires grad asks for."""
+    x, loss = torch.randn(4, 3), getattr(L, name)
+    powers = ("gamma",) if name == "sigmoid_focal_loss" else ("gamma_neg", "gamma_pos")
+    for t in (torch.rand(4, 3), torch.rand(4, 3, requires_grad=True)):
+        for power in powers:
+            for bad in (-0.1, torch.nan, torch.inf):
+                with pytest.raises(ValueError, match=f"{power} must be 0 or more"):
+                    loss(x, t, **{power: bad})
+            with pytest.raises(TypeError, match=f"{power} must be a number"):
+                loss(x, t, **{power: "2"})
+        for bad in (t[:3], t[:, :1], t[None]):
+            with pytest.raises(ValueError, match="Target size"):
+                loss(x, bad)
+        for options in ({"reduction": "batchmean"}, {"reduction": "average"}, {"backward": "late"}):
+            with pytest.raises(ValueError, match=next(iter(options.values()))):
+                loss(x, t, **options)
+        for options in ({"reduction": "sum"}, {"reduction": "none"}):
+            with pytest.raises(ValueError, match="normalizer is what the mean divides by"):
+                loss(x, t, normalizer=2, **options)
+        with pytest.raises(ValueError, match="must be one number"):
+            loss(x, t, reduction="mean", normalizer=torch.ones(2))
+        with pytest.raises(TypeError, match="ignore_index must be a number"):
+            loss(x, t, ignore_index="-1")
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            loss(x, t, weight=torch.rand(2))
+    for bad in (1.5, torch.nan):
+        with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
+            L.sigmoid_focal_loss(x, x, alpha=bad)
+    for clip in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="clip must be between 0 and 1"):
+            L.asymmetric_loss(x, x, clip=clip)
+    for eps in (0.0, -1.0, 2.0):
+        with pytest.raises(ValueError, match="eps must be above 0"):
+            L.asymmetric_loss(x, x, eps=eps)
+
+
 def test_pos_weight():
     x, t = torch.randn(4, 3), torch.rand(4, 3)
     for weight in (torch.rand(3), torch.rand(2), torch.rand(4, 1), torch.rand(2, 4, 3), torch.rand(())):

@@ -155,7 +155,7 @@ CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 """The keys of the CPU's kernels, which the dispatcher calls if any tensor is on the CPU."""
 
 OPTIONS = {
-    "pointwise": ([1.0], None),
+    "pointwise": ([1.0], None, None),
     "vectors": ([1.0] * 5,),
     "softmax": (-100, 0.0, [], None, None),
     "class_margin": ([1.0, 1.0],),
@@ -175,8 +175,11 @@ def test_operators_look_at_the_device_of_each_tensor(name):
         (operators.backward, [upstream, *right, *options, 1, 1]),
         (operators.backward_into, [into, False, upstream, *right, *options, 1, 1]),
     ]
-    if LOSSES[name].family == "softmax":
-        with_tensors = (*options[:3], torch.ones((), dtype=torch.float64), torch.ones(8))
+    with_tensors = {
+        "softmax": (*options[:3], torch.ones((), dtype=torch.float64), torch.ones(8)),
+        "pointwise": (*options[:2], torch.ones((), dtype=torch.float64)),
+    }.get(LOSSES[name].family)
+    if with_tensors is not None:
         calls += [(operators.forward, [*right, *with_tensors, 1, None, 0])]
     for operator, arguments in calls:
         for k, argument in enumerate(arguments):

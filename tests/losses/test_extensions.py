@@ -1,4 +1,4 @@
-"""What is ignored: elements of the binary losses, beyond torch, and rows, whatever multiplies a gradient."""
+"""What the binary losses have beyond torch; and what is ignored, whatever multiplies a gradient."""
 
 from __future__ import annotations
 
@@ -94,6 +94,74 @@ def test_in_modules():
     module = fused_losses.BCEWithLogitsLoss(ignore_index=-1)
     expected = F.binary_cross_entropy_with_logits(x[kept], t[kept])
     torch.testing.assert_close(there(module)(x, t), expected)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("smoothing", (0.0, 0.1, 1.0))
+@pytest.mark.parametrize("backward", ("fused", "recompute", "inplace"))
+@pytest.mark.parametrize("name", NAMES)
+def test_smoothed_labels_over_a_normalizer(name, backward, smoothing, dtype):
+    """Of targets between 0 and 1, and of labels; the smoothed target is exact enough for torch's function."""
+    for options in ({}, {"weight": torch.rand(33)}, {"pos_weight": torch.rand(33) * 3}):
+        if "pos_weight" in options and name == "binary_cross_entropy":
+            continue
+        options = {key: value.to(dtype) for key, value in options.items()}
+        for divisor in (None, 17, torch.tensor(17.0)):
+            x, t, kept = operands(name, dtype, -1.0)
+            t[::2] = t[::2].round()
+            mine, target = x.clone().requires_grad_(), t.clone().requires_grad_()
+            loss = there(getattr(L, name))(
+                mine * 1,
+                target,
+                ignore_index=-1,
+                label_smoothing=smoothing,
+                normalizer=divisor,
+                backward=backward,
+                **options,
+            )
+            loss.backward()
+
+            exact, wide = x.double().requires_grad_(), t.double().requires_grad_()
+            given = {key: value.double().expand(70, 33)[kept] for key, value in options.items()}
+            smoothed = wide[kept] * (1 - smoothing) + smoothing / 2
+            theirs = getattr(F, name)(exact[kept], smoothed, reduction="sum", **given)
+            theirs = theirs / (kept.sum() if divisor is None else 17)
+            theirs.backward()
+            tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 2**-7)
+            torch.testing.assert_close(loss.double(), theirs, rtol=tolerance, atol=0)
+            for a, b in ((mine.grad, exact.grad), (target.grad, wide.grad)):
+                largest = float(b.abs().max())
+                torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance * largest)
+                assert torch.equal(a[~kept], torch.zeros_like(a[~kept]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.cpu
+def test_smoothing_and_normalizer_are_checked_and_composed(name):
+    x, t, _ = operands(name, torch.float64, -1.0)
+    x, t = x[:4, :3], t[:4, :3].contiguous()
+    function = there(getattr(L, name))
+    for bad in (-0.1, 1.1, torch.nan):
+        with pytest.raises(ValueError, match="label_smoothing must be between 0 and 1"):
+            function(x, t, label_smoothing=bad)
+    for options in ({"label_smoothing": "0.1"}, {"ignore_index": "x"}):
+        with pytest.raises(TypeError, match="must be a number"):
+            function(x, t, **options)
+    for reduction in ("sum", "none"):
+        with pytest.raises(ValueError, match="normalizer is what the mean divides by"):
+            function(x, t, normalizer=3, reduction=reduction)
+    options = {"ignore_index": -1, "label_smoothing": 0.2, "normalizer": 5}
+
+    def loss(x):
+        return function(x, t, **options)
+
+    assert torch.autograd.gradgradcheck(loss, (x.clone().requires_grad_(),))
+    mine = x.clone().requires_grad_()
+    loss(mine).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(x), mine.grad)
+    module = {"binary_cross_entropy": fused_losses.BCELoss}.get(name, fused_losses.BCEWithLogitsLoss)
+    smoothed = module(ignore_index=-1, label_smoothing=0.2)
+    torch.testing.assert_close(there(smoothed)(x, t, normalizer=5), loss(x))
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16, torch.float16), ids=str)

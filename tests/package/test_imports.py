@@ -25,7 +25,7 @@ LAYERS = (
     ("divisors", "fakes", "architectures"),
     ("operator_checks",),
     ("registry",),
-    ("reference", "samples"),
+    ("binary_reference", "reference", "samples"),
     ("shapes", "devices", "call", "unpatched"),
     ("modes", "names"),
 )

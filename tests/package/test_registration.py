@@ -119,7 +119,8 @@ def test_signatures(name):
 def test_modules_take_their_operands_by_keyword(name):
     operands = LOSSES[name].inputs((4, 5), torch.Generator().manual_seed(0))
     module = getattr(fused_losses, LOSSES[name].module)()
-    names = list(inspect.signature(module.forward).parameters)
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is not KEYWORD_ONLY]
     by_name = module(**dict(zip(names, operands, strict=True)))
     assert torch.equal(by_name, module(*operands))
     assert torch.equal(by_name, getattr(ours, name)(*operands))
@@ -206,7 +207,7 @@ def options_of(name, target):
         smoothing = 0.1 if name == "cross_entropy" else 0.0
         return (-100 if target.is_floating_point() else 1), smoothing, [], None, None
     parameters = tuple(map(float, LOSSES[name].parameters.values()))
-    return (parameters, None) if LOSSES[name].family == "pointwise" else (parameters,)
+    return (parameters, None, None) if LOSSES[name].family == "pointwise" else (parameters,)
 
 
 def calls_of(name):

@@ -26,6 +26,13 @@ def sigmoid(x, ROUNDED: tl.constexpr):
 
 
 @triton.jit
+def smoothed(t, smoothing):
+    """Targets of which that share, a float64 scalar, is spread evenly over both classes; and their slope."""
+    slope = splat(1 - smoothing, t)
+    return tl.fma(t, slope, splat(smoothing * 0.5, t)), slope
+
+
+@triton.jit
 def are_probabilities(x, t, third):
     """Whether input and target are between 0 and 1."""
     # The input by its variance, which the slope needs, too.
@@ -34,10 +41,11 @@ def are_probabilities(x, t, third):
 
 @triton.jit
 def binary_cross_entropy(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.constexpr):
-    """-t log(x) - (1 - t) log(1 - x), finite at 0 and 1.
+    """-t log(x) - (1 - t) log(1 - x), finite at 0 and 1; the number is the label smoothing of t.
 
     As in torch, the logarithms are held above -100, the slope's denominator above 1e-12.
     """
+    t, keep = smoothed(t, numbers[0])
     log_x = log_of_unit(x, ROUNDED[0])
     log_rest = log1p(-x, ROUNDED[0])
     held_x, held_rest = maximum(log_x, -100.0), maximum(log_rest, -100.0)
@@ -51,7 +59,7 @@ def binary_cross_entropy(x, t, third, numbers, FLAGS: tl.constexpr, ROUNDED: tl.
     if ROUNDED[0]:
         # Where log1p is too large beside the logarithm of the sum, the other logarithm outweighs both.
         log_rest = log_of_unit(1 - x, ROUNDED[0])
-    return value, (slope, log_rest - tl.where(x == 0, float("-inf"), log_x))
+    return value, (slope, (log_rest - tl.where(x == 0, float("-inf"), log_x)) * keep)
 
 
 @triton.jit
@@ -60,7 +68,9 @@ def binary_cross_entropy_with_logits(x, t, pos_weight, numbers, FLAGS: tl.conste
 
     The value is (1 - t) x + (1 + (w - 1) t) p(-x); d/dx = (1 - t) s(x) - w t s(-x), d/dt = w p(-x) - p(x).
     Without w, d/dx is s(x) - t. For a positive x, it is (1 - t) - s(-x), of which nothing cancels at t = 1.
+    The number is the label smoothing of t.
     """
+    t, keep = smoothed(t, numbers[0])
     e, larger, excess = sigmoid(x, ROUNDED)
     positive = x >= 0
     minus = maximum(-x, 0.0)
@@ -81,7 +91,7 @@ def binary_cross_entropy_with_logits(x, t, pos_weight, numbers, FLAGS: tl.conste
         slope = tl.fma(minus_positives, 0.0, slope)
         # w p(-x) - p(x), which for a positive x is summed up in the order in which nothing cancels.
         d_target = tl.where(positive, (pos_weight - 1) * excess - x, pos_weight * softplus_of_minus - excess)
-    return value, (slope, d_target)
+    return value, (slope, d_target * keep)
 
 
 @triton.jit

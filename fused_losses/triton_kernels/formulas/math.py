@@ -224,6 +224,19 @@ def tanh(x):
 
 
 @triton.jit
+def pow_of_unit(x, p, ROUNDED: tl.constexpr):
+    """x^p for 0 <= x <= 1 and p >= 0, a number for each; 0^0 is 1."""
+    if INTERPRETED:
+        power = tl.exp(p.to(tl.float64) * tl.log(x.to(tl.float64))).to(x.dtype)
+        return tl.where(p == 0, 1.0, power)
+    elif ROUNDED:
+        root = tl.exp2(0.5 * p * _approximate_log2(x))
+        return tl.where(p == 0, 1.0, root * root)
+    else:
+        return libdevice.pow(x, p)
+
+
+@triton.jit
 def pow(x, p):
     """x^p for x >= 0."""
     if INTERPRETED:

@@ -109,7 +109,7 @@ class Base:
             }
         parameters = [float(number) for number in LOSSES[self.name].parameters.values()]
         if self.family == "pointwise":
-            return {"parameters": parameters, "ignore_index": None}
+            return {"parameters": parameters, "ignore_index": None, "normalizer": None}
         return {"parameters": parameters}
 
     def _bits(self) -> int:

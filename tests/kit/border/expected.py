@@ -106,6 +106,12 @@ def _check_parameters(base: Base, a: Arguments) -> None:
     need(len(a["parameters"]) == len(LOSSES[base.name].parameters), "parameters")
 
 
+def _check_normalizer(a: Arguments) -> None:
+    normalizer = a["normalizer"]
+    if normalizer is not None:
+        need(normalizer.dtype is torch.float64 and normalizer.dim() == 0, "normalizer")
+
+
 def _pointwise(base: Base, a: Arguments) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
     _check_parameters(base, a)
     need((a["extra"] is not None) == base.needs_extra or LOSSES[base.name].optional_extra, "extra")
@@ -116,6 +122,10 @@ def _pointwise(base: Base, a: Arguments) -> tuple[Tensor, list[Tensor | None], T
     extra = leaves[2] if len(leaves) > 2 else None
     if extra is not None and not base.needs_extra:
         extra.requires_grad_(False)
+    _check_normalizer(a)
+    for name, value in zip(LOSSES[base.name].parameters, a["parameters"], strict=True):
+        need(name != "label_smoothing" or 0 <= value <= 1, name)
+        need(not name.startswith("gamma") or 0 <= value < torch.inf, name)
     options = PointwiseOptions(a["parameters"], a["ignore_index"])
     # Torch's functions refuse numbers that kernels take: an eps, a delta or a beta that is not positive.
     if base.name == "gaussian_nll_loss":
@@ -209,9 +219,7 @@ def _softmax(base: Base, a: Arguments) -> tuple[Tensor, list[Tensor | None], Ten
         weight = weight.double()
     need(0 <= a["label_smoothing"] <= (1 if base.name == "cross_entropy" else 0), "label_smoothing")
     need(len(a["terms"]) in ((0, 4) if base.name == "cross_entropy" else (0,)), "terms")
-    normalizer = a["normalizer"]
-    if normalizer is not None:
-        need(normalizer.dtype is torch.float64 and normalizer.dim() == 0, "normalizer")
+    _check_normalizer(a)
     if a["extra"] is not None:
         need(base.name == "cross_entropy" and base.kind in ("backward", "backward_into"), "extra")
         right = _statistics(a)
@@ -270,11 +278,11 @@ def _reduced(base: Base, a: Arguments, losses: Tensor, weight: Tensor | None) ->
         return losses.sum() / (a["input"].shape[0] if a["input"].dim() else 1)
     if reduction != MEAN:
         return losses.sum()
+    if a.get("normalizer") is not None:
+        return losses.sum() / a["normalizer"]
     if base.family == "softmax":
-        divisor = a["normalizer"]
-        if divisor is None:
-            divisor = reference.divisor_of_mean(a["input"], a["target"], weight, a["ignore_index"])
-        return losses.sum() / divisor.double()
+        divisor = reference.divisor_of_mean(a["input"], a["target"], weight, a["ignore_index"])
+        return losses.sum() / divisor
     if LOSSES[base.name].mean_over_weights and weight is not None:
         return losses.sum() / weight.sum()
     if a.get("ignore_index") is not None:

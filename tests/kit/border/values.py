@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_losses.registry import TWINS
+from fused_losses.registry import LOSSES, TWINS
 from kit.border.calls import NONE, Arguments, Base, OtherBase
 
 HUGE = 2**62
@@ -130,6 +130,9 @@ def option_changes(base: Base | OtherBase, name: str) -> Iterator[Change]:
         # What a loss is at an extreme parameter, torch's function says, where there is one.
         extremes = NUMBERS if base.name in TWINS else ()
         values += [[*right[:k], bad, *right[k + 1 :]] for k in range(len(right)) for bad in extremes]
+        for k, parameter in enumerate(LOSSES[base.name].parameters if base.family == "pointwise" else ()):
+            if parameter.startswith("gamma"):
+                values += [[*right[:k], bad, *right[k + 1 :]] for bad in NUMBERS]
     for value in values:
         yield Change(name, str(value), lambda a, value=value: value)
     yield Change(name, "a string", lambda a: "mean", refused=True)

@@ -37,6 +37,16 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("kl_div", {"log_target": True}),
     ("margin_ranking_loss", {"margin": 0.3}),
     ("hinge_embedding_loss", {"margin": 0.3}),
+    ("sigmoid_focal_loss", {"alpha": -1.0, "gamma": 0.0}),
+    ("sigmoid_focal_loss", {"alpha": 0.0, "gamma": 0.3}),
+    ("sigmoid_focal_loss", {"alpha": 0.9, "gamma": 1.0}),
+    ("sigmoid_focal_loss", {"gamma": 1.7}),
+    ("sigmoid_focal_loss", {"gamma": 5}),
+    ("sigmoid_focal_loss", {"gamma": 11.3}),
+    ("asymmetric_loss", {"clip": None}),
+    ("asymmetric_loss", {"gamma_neg": 0, "gamma_pos": 0}),
+    ("asymmetric_loss", {"gamma_neg": 0.3, "gamma_pos": 0.7, "clip": 0.3}),
+    ("asymmetric_loss", {"gamma_neg": 2.5, "gamma_pos": 0, "clip": 1e-3, "eps": 0.02}),
 )
 
 
@@ -61,6 +71,8 @@ def shape_cases() -> Iterator[Case]:
             ("binary_cross_entropy", (p, t), last),
             ("binary_cross_entropy_with_logits", (x, t), weights),
             ("multilabel_soft_margin_loss", (x, t), last),
+            ("sigmoid_focal_loss", (x, t), last),
+            ("asymmetric_loss", (x, t), last),
         ):
             if name != "multilabel_soft_margin_loss" or (x.numel() and shape):  # it has no classes otherwise
                 yield Case(shape_name(shape), name, operands)
@@ -163,6 +175,14 @@ def edge_cases() -> Iterator[Case]:
                 "huber_loss",
                 "multilabel_soft_margin_loss",
             )
+        ),
+        *(
+            (f"far-{gamma}", "sigmoid_focal_loss", far, {"gamma": gamma})
+            for gamma in (0.0, 0.1, 0.5, 1.0, 2.0, 7.0)
+        ),
+        *(
+            (f"far{option_name(options)}", "asymmetric_loss", far, options)
+            for options in ({}, {"clip": None}, {"gamma_neg": 0.5, "gamma_pos": 0.3}, {"gamma_pos": 0})
         ),
         ("far-weight", "binary_cross_entropy_with_logits", finite, {"pos_weight": numbers(3.0)[0]}),
         *(

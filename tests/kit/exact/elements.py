@@ -14,7 +14,11 @@ PI = 4 * np.arctan(np.longdouble(1))
 def _weighted(weight, value, *derivatives, mean_over_weight=False):
     w = np.longdouble(1) if weight is None else weight
     divisor = w.sum() if mean_over_weight and weight is not None else None
-    return Exact(w * value, [w * derivative for derivative in derivatives], divisor=divisor)
+    weighted = [
+        tuple(w * term for term in derivative) if isinstance(derivative, tuple) else w * derivative
+        for derivative in derivatives
+    ]
+    return Exact(w * value, weighted, divisor=divisor)
 
 
 # ---- regression
@@ -78,6 +82,41 @@ def multilabel_soft_margin_loss(x, t, weight=None):
     return Exact(elements.values.sum(-1) / classes, derivatives, axis=-1)
 
 
+def sigmoid_focal_loss(x, t, alpha=0.25, gamma=2, weight=None):
+    log_p, log_q = -np.logaddexp(0, -x), -np.logaddexp(0, x)
+    loss = np.where(t == 0, 0, -t * log_p) + np.where(t == 1, 0, -(1 - t) * log_q)
+    log_u = np.logaddexp(np.log(t) + log_q, np.log(1 - t) + log_p)
+    # u' / u, of which nothing vanishes or overflows.
+    turn = (1 - 2 * t) * np.exp(log_p + log_q - log_u)
+    turn = np.where(t == 1, -np.exp(log_p), np.where(t == 0, np.exp(log_q), turn))
+    power = np.exp(gamma * log_u) if gamma else np.longdouble(1)
+    share = alpha * t + (1 - alpha) * (1 - t) if alpha >= 0 else np.longdouble(1)
+    steep = np.where(turn == 0, 0, gamma * loss * turn)
+    of_x = (np.where(t == 1, -np.exp(log_q), np.exp(log_p) - t), steep)
+    return _weighted(weight, share * power * loss, (share * power * of_x[0], share * power * of_x[1]))
+
+
+def asymmetric_loss(x, t, gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-8, weight=None):
+    clip, least = np.longdouble(clip or 0), np.log(np.longdouble(eps))
+    log_p, log_q = -np.logaddexp(0, -x), -np.logaddexp(0, x)
+    p, q = np.exp(log_p), np.exp(log_q)
+    left = np.where(p < clip, 0, p - clip)
+    # Near 1 and near 0, the logarithm of 1 - left.
+    log_n = np.where(x > 0, np.log(np.minimum(q + clip, 1)), np.log1p(-left)) if clip else log_q
+    loss = -t * np.where(log_p < least, least, log_p) - (1 - t) * np.where(log_n < least, least, log_n)
+    slope = (
+        np.where(log_p < least, 0, -t * q),
+        np.where((log_n < least) | (p < clip), 0, (1 - t) * p * (q / (q + clip) if clip else 1)),
+    )
+    u = t * q + (1 - t) * left
+    gamma = gamma_pos * t + gamma_neg * (1 - t)
+    with_u = np.where(u > 0, u, 1)
+    power = np.where(u > 0, with_u**gamma, gamma == 0)
+    steep = gamma * np.where(u > 0, loss / with_u, 1) * p * q
+    of_x = (*slope, np.where(p < clip, 0, steep * (1 - t)), -steep * t)
+    return _weighted(weight, power * loss, tuple(power * term for term in of_x))
+
+
 def soft_margin_loss(x, t):
     return Exact(np.logaddexp(0, -t * x), [-t * np.exp(-np.logaddexp(0, t * x))])
 
@@ -135,6 +174,7 @@ def _positive_part(gap):
 
 
 FORMULAS: dict[str, Callable[..., Exact]] = {
+    "asymmetric_loss": asymmetric_loss,
     "binary_cross_entropy": binary_cross_entropy,
     "binary_cross_entropy_with_logits": binary_cross_entropy_with_logits,
     "gaussian_nll_loss": gaussian_nll_loss,
@@ -146,6 +186,7 @@ FORMULAS: dict[str, Callable[..., Exact]] = {
     "mse_loss": mse_loss,
     "multilabel_soft_margin_loss": multilabel_soft_margin_loss,
     "poisson_nll_loss": poisson_nll_loss,
+    "sigmoid_focal_loss": sigmoid_focal_loss,
     "smooth_l1_loss": smooth_l1_loss,
     "soft_margin_loss": soft_margin_loss,
 }
