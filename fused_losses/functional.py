@@ -28,11 +28,13 @@ from functools import partial
 from torch.nn.functional import ctc_loss as ctc_loss
 
 from fused_losses import losses, unpatched
+from fused_losses.linear.contrastive import clip_loss as clip_loss
+from fused_losses.linear.contrastive import siglip_loss as siglip_loss
 from fused_losses.linear.functions import linear_cross_entropy as linear_cross_entropy
 from fused_losses.linear.functions import linear_loss as linear_loss
 from fused_losses.losses import *  # noqa: F403
 
-__all__ = ["ctc_loss", "linear_cross_entropy", "linear_loss"]
+__all__ = ["clip_loss", "ctc_loss", "linear_cross_entropy", "linear_loss", "siglip_loss"]
 __all__ += losses.__all__
 
 for _name in __all__:

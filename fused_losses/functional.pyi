@@ -9,6 +9,8 @@ from typing_extensions import Unpack
 
 from fused_losses.call import Backward
 from fused_losses.linear.autograd import Strategy
+from fused_losses.linear.contrastive import clip_loss as clip_loss
+from fused_losses.linear.contrastive import siglip_loss as siglip_loss
 from fused_losses.linear.functions import linear_loss as linear_loss
 from fused_losses.losses import (
     CrossEntropyOutput as CrossEntropyOutput,
@@ -90,6 +92,7 @@ __all__ = [
     "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "clip_loss",
     "cosine_distance",
     "cosine_embedding_loss",
     "cross_entropy",
@@ -109,6 +112,7 @@ __all__ = [
     "multilabel_soft_margin_loss",
     "nll_loss",
     "poisson_nll_loss",
+    "siglip_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",

@@ -11,6 +11,7 @@ sum of a linear head's input gradients.
     results.py        what is made of these numbers for the caller
     cross_entropy.py  the loss of logits
     linear.py         the loss over a linear head, without its logits
+    contrastive.py    losses of pairs, of which each process has some
 
 Example:
     In each process of a group, as torchrun starts them:
@@ -23,8 +24,9 @@ Example:
     tensor(2.0794)
 """
 
+from fused_losses.distributed.contrastive import clip_loss, siglip_loss
 from fused_losses.distributed.cross_entropy import cross_entropy
 from fused_losses.distributed.linear import linear_cross_entropy
 from fused_losses.distributed.shard import Shard
 
-__all__ = ["Shard", "cross_entropy", "linear_cross_entropy"]
+__all__ = ["Shard", "clip_loss", "cross_entropy", "linear_cross_entropy", "siglip_loss"]

@@ -6,12 +6,14 @@ import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import Unpack
 
+from fused_losses.distributed.contrastive import clip_loss as clip_loss
+from fused_losses.distributed.contrastive import siglip_loss as siglip_loss
 from fused_losses.distributed.shard import Shard as Shard
 from fused_losses.losses import CrossEntropyOutput
 from fused_losses.losses.softmax_keywords import Alone, Unknown, WithAccuracy, WithArgmax, WithLse, WithZLoss
 from fused_losses.names import ReductionName
 
-__all__ = ["Shard", "cross_entropy", "linear_cross_entropy"]
+__all__ = ["Shard", "clip_loss", "cross_entropy", "linear_cross_entropy", "siglip_loss"]
 
 @overload
 def cross_entropy(

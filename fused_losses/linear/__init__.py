@@ -4,6 +4,7 @@ Rows are taken a chunk at a time: their logits go into a workspace, a kernel tur
 place, into its gradient, and two more matrix products make the gradients of the head from that.
 
     functions.py   what users call
+    contrastive.py losses of pairs of features, by these functions
     choice.py      whether a call goes chunk by chunk, or with all logits in memory
     divergence.py  distillation, as a cross-entropy
     module.py      torch.nn's module

@@ -1,7 +1,8 @@
-"""Vocab-parallel losses: several processes, each with its part of the classes, against one with all."""
+"""Losses over several processes, each with its part of the classes or of the pairs, against one with all."""
 
 from __future__ import annotations
 
+import pairs
 import pytest
 import torch
 import vocab_parallel
@@ -14,7 +15,7 @@ def torch_is_imported_once():
     context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "torch.distributed.tensor"])
 
 
-@pytest.mark.parametrize("check", vocab_parallel.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", (*vocab_parallel.CHECKS, *pairs.CHECKS), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("world", (2, 4))
 def test_processes_agree_with_one(world, check, tmp_path):
     arguments = check, world, tmp_path / "store"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import fused_losses.functional as L
@@ -76,3 +77,23 @@ def test_asymmetric_loss_of_timm(gamma_neg, gamma_pos, clip):
             lambda x: module(x, target),  # noqa: B023
             x,
         )
+
+
+def features(dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Images and texts, a logit scale and a bias."""
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(50, 16, generator=generator, dtype=torch.float64) for _ in range(2))
+    numbers = (torch.tensor(x, dtype=torch.float64) for x in (7.0, -4.0))
+    return tuple(x.to(dtype) for x in (F.normalize(image), F.normalize(image + text), *numbers))
+
+
+@each_dtype
+@pytest.mark.parametrize("name", ("ClipLoss", "SigLipLoss"))
+def test_losses_of_pairs_of_open_clip(name, dtype):
+    theirs = getattr(pytest.importorskip("open_clip.loss"), name)()
+    image, text, scale, bias = features(dtype)
+    if name == "SigLipLoss":
+        assert_same(L.siglip_loss, theirs, image, text, scale, bias)
+    else:  # the bias has no gradient but what roundings leave
+        mine = lambda i, t, a: L.clip_loss(i, t, a, logit_bias=bias)  # noqa: E731
+        assert_same(mine, lambda i, t, a: theirs(i, t, a, bias), image, text, scale)

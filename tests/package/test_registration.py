@@ -23,8 +23,15 @@ KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 # In fused_losses, but torch's own for now.
 TORCHS = {"CTCLoss": "ctc_loss"}
 TORCHS_MODULES = {*TORCHS, "NLLLoss2d", "AdaptiveLogSoftmaxWithLoss"}
-# In fused_losses.functional beyond torch: distances that kernels know, and any loss over a linear head.
-BEYOND = {"CrossEntropyOutput", "cosine_distance", "euclidean_distance", "linear_loss"}
+# In fused_losses.functional beyond torch: distances that kernels know, and losses over linear heads.
+BEYOND = {
+    "CrossEntropyOutput",
+    "clip_loss",
+    "cosine_distance",
+    "euclidean_distance",
+    "linear_loss",
+    "siglip_loss",
+}
 
 
 def formulas_in_triton():
