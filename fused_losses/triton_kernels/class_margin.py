@@ -13,9 +13,10 @@ from fused_losses.call import Reduction
 from fused_losses.triton_kernels import tiling
 from fused_losses.triton_kernels.class_margin_one_target import multi_margin
 from fused_losses.triton_kernels.class_margin_several_targets import multilabel_margin
-from fused_losses.triton_kernels.iteration import compute_dtype, position_arguments
+from fused_losses.triton_kernels.iteration import compute_dtype, index_type, position_arguments
 from fused_losses.triton_kernels.launch import launch
 from fused_losses.triton_kernels.operators import EngineCall
+from fused_losses.triton_kernels.packs import pack_of_rows
 from fused_losses.triton_kernels.reduce import reduction_arguments
 
 
@@ -35,10 +36,8 @@ def run(call: EngineCall) -> None:
         if not resident and gradient is not None and gradient.data_ptr() == input.data_ptr():
             # The scores of its targets are needed to the end.
             input = input.clone()
-    else:
-        tile = tiling.for_one_target(classes)
     upstream = call.losses_upstream
-    _, with_classes, numbers_of_rows = position_arguments(
+    sizes, with_classes, numbers_of_rows = position_arguments(
         input.shape,
         axis,
         range(axis + 1),
@@ -51,6 +50,9 @@ def run(call: EngineCall) -> None:
     )
     x, grad_input, *lists = with_classes
     losses_upstream, losses, *labels = numbers_of_rows
+    if not several:
+        pack = pack_of_rows(classes, sizes, with_classes)
+        tile = tiling.for_one_target(classes, input.element_size(), pack)
     programs = tile.programs(count, input.device)
     arguments: dict[str, Any] = {
         "x": x,
@@ -67,11 +69,18 @@ def run(call: EngineCall) -> None:
     constants: dict[str, Any] = {
         "READY": call.ready,
         "DTYPE": dtype,
-        "CHUNK": tile.columns,
         "num_warps": tile.num_warps,
     }
     if several:
-        launch(multilabel_margin, programs, input.device, arguments, RESIDENT=resident, **constants)
+        launch(
+            multilabel_margin,
+            programs,
+            input.device,
+            arguments,
+            CHUNK=tile.columns,
+            RESIDENT=resident,
+            **constants,
+        )
         return
     power, margin = parameters
     weight = (None,) if call.weight is None else (call.weight, call.weight.expand(classes).stride(0))
@@ -81,6 +90,11 @@ def run(call: EngineCall) -> None:
         input.device,
         {**arguments, "weight": weight, "margin": margin},
         POWER=int(power),
+        INDEX=index_type(count),
+        WHOLE=tile.columns >= classes,
+        PACK=pack,
         ROWS=tile.rows,
+        PARTS=tile.parts,
+        WIDTH=tile.width,
         **constants,
     )

@@ -9,21 +9,28 @@ import triton.language as tl
 
 
 @triton.jit
-def offset_of(index, sizes, strides):
+def offset_of(index, sizes, strides, PACK: tl.constexpr = 1, SPAN: tl.constexpr = None):
     """How far from a tensor's first number the one lies that a walk over `sizes` visits as number `index`.
 
-    In elements, as int64.
+    In elements, as int64; a multiple of PACK. A thread is to have no more than SPAN neighbours.
     """
     if len(sizes) == 1:
         # A stride of 1 is compiled in: neighbours are seen to be neighbours.
-        return index.to(tl.int64) * strides[0]
+        index = index.to(tl.int64)
+        if SPAN is not None:
+            index = tl.max_contiguous(index, SPAN)
+        offset = index * strides[0]
     else:
         rest = index
         offset = (index * 0).to(tl.int64)
         for d in tl.static_range(len(sizes) - 1, 0, -1):
             offset += (rest % sizes[d]).to(tl.int64) * strides[d]
             rest = rest // sizes[d]
-        return offset + rest.to(tl.int64) * strides[0]
+        offset += rest.to(tl.int64) * strides[0]
+        if SPAN is not None:
+            offset = tl.max_contiguous(offset, SPAN)
+    # Said of the operation above, which must be in the same function: compilers would forget a call's.
+    return offset if PACK == 1 else tl.multiple_of(offset, PACK)
 
 
 @triton.jit
@@ -54,12 +61,16 @@ def store(pointers, value, mask):
 
 
 @triton.jit
-def row_starts(tensor, sizes, position):
-    """Pointers to where the rows of some positions begin, in a tensor with an axis; None if it is absent."""
+def row_starts(tensor, sizes, position, PACK: tl.constexpr = 1, SPAN: tl.constexpr = None):
+    """Pointers to where the rows of some positions begin, in a tensor with an axis; None if it is absent.
+
+    Every row begins at a multiple of PACK elements from the tensor's first. Where rows lie side by side, a
+    thread is to have no more than SPAN neighbours.
+    """
     if tensor[0] is None:
         return
     else:
-        return tensor[0] + offset_of(position, sizes, tensor[2])
+        return tensor[0] + offset_of(position, sizes, tensor[2], PACK, SPAN)
 
 
 @triton.jit

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from fused_losses.triton_kernels.class_blocks import are_stored, in_packs, of_rows, places_from
 from fused_losses.triton_kernels.iteration import turns
 from fused_losses.triton_kernels.labels import load_labels, mean_divisor, weight_of_labels
 from fused_losses.triton_kernels.memory import elements_of, load_numbers, row_starts, store, store_numbers
@@ -31,10 +32,13 @@ def nll(
     READY: tl.constexpr,
     INDEX: tl.constexpr,
     DTYPE: tl.constexpr,
+    PACK: tl.constexpr,
     ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     """-w_y x_y for each position's label y. Arguments are as in `softmax_kernel.softmax`."""
+    classes = in_packs(classes, PACK, False)
     scale = upstream_of_reduced(upstream_ptr)
     if READY:
         if scale == 1:
@@ -63,11 +67,11 @@ def nll(
             slope = tl.where(counts, slope, 0.0)
             # In place, no thread may write what another one has yet to read.
             tl.debug_barrier()
-            rows = row_starts(grad_input, sizes, position)
-            for chunk in range(0, classes, CHUNK):
-                c = chunk + tl.arange(0, CHUNK)
-                gradient = tl.where(c[None, :] == y[:, None], slope[:, None], 0.0)
-                stored = live[:, None] & (c < classes)[None, :]
-                store(elements_of(grad_input, rows[:, None], c[None, :]), gradient, stored)
+            rows = row_starts(grad_input, sizes, position, PACK)
+            for first in range(0, classes, PARTS * WIDTH):
+                c = places_from(first, PARTS, WIDTH)
+                gradient = tl.where(c == of_rows(y.to(tl.int32)), of_rows(slope), 0.0)
+                stored = are_stored(c, live, 0, classes, PACK, False)
+                store(elements_of(grad_input, of_rows(rows), c), gradient, stored)
     if loss_ptr is not None:
         finish(tl.sum(total), divisor, loss_ptr, partials_ptr, arrived_ptr)

@@ -15,6 +15,7 @@ from fused_losses.triton_kernels.labels import launch_label_divisor
 from fused_losses.triton_kernels.launch import launch
 from fused_losses.triton_kernels.nll_kernel import nll
 from fused_losses.triton_kernels.operators import EngineCall
+from fused_losses.triton_kernels.packs import has_even_positions, pack_of_rows, shifted_pack
 from fused_losses.triton_kernels.reduce import reduction_arguments
 from fused_losses.triton_kernels.softmax_kernel import softmax
 
@@ -50,14 +51,21 @@ def run(call: EngineCall) -> None:
     weight = (None,) if call.weight is None else (call.weight, call.weight.stride(0))
 
     in_rows = input.stride(axis) == 1 or count == 1
-    tile, resident = tiling.for_softmax(
+    pack = pack_of_rows(classes, sizes, with_classes) if in_rows else 1
+    # More than the largest logit and the sum would be too many numbers of both a row's block and its ends.
+    is_simple = has_labels and smoothing == 0 and entropy == 0 and call.argmax is None
+    shifted = shifted_pack(classes, sizes, with_classes) if is_simple and not is_nll else None
+    if shifted is not None:
+        pack = shifted
+    tile = tiling.for_softmax(
         classes,
         input.dtype.itemsize,
-        in_rows=in_rows,
+        pack=pack if in_rows else None,
+        even=has_even_positions(sizes, with_classes),
         reads_once=not (is_nll or given),
         # If logits are capped, and for an entropy, they have to stay beside their exponentials.
         tensors=1
-        + (call.weight is not None)
+        + (call.weight is not None and (smoothing != 0 or not has_labels))
         + (not has_labels)
         + (call.gradients[1] is not None)
         + (softcap != 0 or entropy != 0),
@@ -97,7 +105,9 @@ def run(call: EngineCall) -> None:
         "INDEX": index_type(count),
         "DTYPE": compute_dtype(input),
         "ROWS": tile.rows,
-        "CHUNK": tile.columns,
+        "PACK": pack,
+        "PARTS": tile.parts,
+        "WIDTH": tile.width,
         "num_warps": tile.num_warps,
     }
     if is_nll:
@@ -121,12 +131,15 @@ def run(call: EngineCall) -> None:
             "softcap": float(softcap),
         },
         SMOOTHED=smoothing != 0,
-        TERMS=tuple(terms or NO_TERMS) != NO_TERMS or lse_gradient is not None,
+        TERMS=z_loss != 0 or entropy != 0 or lse_gradient is not None,
+        SCALED=logit_scale != 1,
         ENTROPY=entropy != 0,
         CAPPED=softcap != 0,
         GIVEN=given,
+        SPAN=None if in_rows else tile.span,
         ROUNDED=input.dtype.itemsize == 2,
         IN_ROWS=in_rows,
-        RESIDENT=resident,
+        SHIFTED=shifted is not None,
+        RESIDENT=tile.columns >= classes,
         **constants,
     )

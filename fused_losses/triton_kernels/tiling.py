@@ -48,6 +48,15 @@ class Tiling:
     rows: int
     columns: int
     num_warps: int
+    parts: int = 1
+    """Of a row's columns; see `class_blocks.py`."""
+    span: int = 1
+    """Neighbouring rows that a thread has, where these lie side by side."""
+
+    @property
+    def width(self) -> int:
+        """Columns of a part."""
+        return self.columns // self.parts
 
     def programs(self, count: int, device: torch.device) -> int:
         """How many programs share `count` rows: as many as there is work and room for.
@@ -116,32 +125,40 @@ one of them waits for memory, another computes."""
 
 
 def for_softmax(
-    classes: int, itemsize: int, *, in_rows: bool, reads_once: bool, tensors: int
-) -> tuple[Tiling, bool]:
-    """For softmax: the tile, and whether it holds whole rows that stay in registers.
+    classes: int, itemsize: int, *, pack: int | None, even: bool, reads_once: bool, tensors: int
+) -> Tiling:
+    """For softmax. A tile that holds whole rows stays in registers.
 
     Args:
-        classes: How many a row has.
+        classes: How many a row has, or how many places its block needs.
         itemsize: Bytes of a logit.
-        in_rows: Classes lie side by side. Otherwise positions do, and a tile wants as many of them as a warp
-            has threads.
+        pack: How many classes, which lie side by side, are read at once. None: positions lie side by side.
+        even: Whether positions may be read in pairs.
         reads_once: Rows should stay where they fit.
         tensors: How many tensors have a number for each class of a row.
     """
     columns = power_of_two(classes)
-    # Where positions lie side by side, a tile that stays has at least as many of them as memory answers with.
-    rows, fewest = (1, 1) if in_rows else (WARP, SECTOR)
+    tensors = power_of_two(tensors)
     # Rows of 16 bits need no second sum, and a shorter exponential: registers that others do not have left.
-    most = LONGEST_ROW // power_of_two(tensors) // (itemsize // 2)
-    if not in_rows:
-        # Threads have rows of their own then, and what is known of each row (its maximum, sums, label,
-        # pointers) takes registers, too: a quarter of the warps leaves each thread four times as many.
-        most //= 4
-    if not reads_once or columns * fewest > most:
-        columns = min(columns, STREAMED // rows)
-        return _tiling(rows, columns, STREAMED), reads_once and columns >= classes
-    rows = min(rows, most // columns)
-    return _tiling(rows, columns, min(most, STREAMED)), True
+    most = LONGEST_ROW // tensors // (itemsize // 2)
+    if pack is not None:
+        elements = THREAD_ELEMENTS // tensors // (4 if itemsize == 8 else 1)
+        if not reads_once or columns > most:
+            columns = min(columns, STREAMED)
+        return _of_neighbours(columns, pack, itemsize, elements)
+    # A thread has whole positions where they are short: all warps have the same classes then, and need no
+    # addresses of their own.
+    elements = 2 * THREAD_ELEMENTS // tensors // (itemsize // 2)
+    if columns <= elements:
+        span = min(2, elements // columns) if even else 1
+        return Tiling(LEAST_WARPS * WARP * span, columns, LEAST_WARPS, columns, span)
+    elements = THREAD_ELEMENTS // 2 // tensors // (2 if itemsize == 8 else 1)
+    most //= 4
+    if not reads_once or columns * SECTOR > most:
+        columns = min(columns, STREAMED // WARP)
+    rows = min(WARP, most // columns)
+    num_warps = max(LEAST_WARPS, rows * columns // (elements * WARP))
+    return Tiling(rows, columns, num_warps, columns)
 
 
 VECTOR_ELEMENTS = 16
@@ -170,9 +187,30 @@ def for_vectors(length: int, *, is_float64: bool, has_powers: bool) -> tuple[Til
     return Tiling(elements * num_warps // columns, columns, num_warps), True
 
 
-def for_one_target(classes: int) -> Tiling:
+NARROWEST = 8
+"""Bytes that threads read at least of a row at once, where it has as many: a quarter of a sector. The others
+are read soon after, from the first-level cache, which answers with whole sectors."""
+
+
+def _of_neighbours(columns: int, pack: int, itemsize: int, elements: int) -> Tiling:
+    """A tile of columns that lie side by side: a thread has so many `elements` of it, in packs.
+
+    Short rows have a few threads each: what is known of a row, its label, maximum and sums, every one of its
+    threads has to compute.
+    """
+    if pack == 1:
+        elements //= 2  # each has an address of its own
+    threads = min(max(1, columns // elements), MOST_WARPS * WARP)
+    width = min(columns, max(threads * pack, NARROWEST // itemsize))
+    threads = width // min(pack, width)
+    num_warps = max(LEAST_WARPS, threads // WARP)
+    return Tiling(max(1, num_warps * WARP // threads), columns, num_warps, columns // width)
+
+
+def for_one_target(classes: int, itemsize: int, pack: int) -> Tiling:
     """For margins over the class of one label in each row: rows are read once, chunk by chunk."""
-    return _tiling(1, min(power_of_two(classes), STREAMED), STREAMED)
+    elements = THREAD_ELEMENTS // (4 if itemsize == 8 else 1)
+    return _of_neighbours(min(power_of_two(classes), STREAMED), pack, itemsize, elements)
 
 
 TARGETS_ELEMENTS = THREAD_ELEMENTS // 2

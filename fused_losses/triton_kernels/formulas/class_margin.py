@@ -22,6 +22,6 @@ def terms(gap, others, POWER: tl.constexpr):
     exceeds = others & (gap > 0)
     excess = tl.where(exceeds, gap, 0.0)
     if POWER == 1:
-        return excess, exceeds.to(gap.dtype)
+        return excess, tl.where(exceeds, 1.0, 0.0).to(gap.dtype)
     else:
         return excess * excess, excess + excess

@@ -17,6 +17,10 @@ INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 """Whether kernels run in Triton's interpreter, on the CPU."""
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""The binary logarithm of e."""
+
+
 @triton.jit
 def splat(value, like):
     """A number in the shape and type of `like`; float64 itself would turn all that it meets into float64."""
@@ -77,13 +81,21 @@ def exp(x, ROUNDED: tl.constexpr):
 @triton.jit
 def exp_of_rounded(x, ROUNDED: tl.constexpr):
     """e^x; by a single instruction if what is made of it is ROUNDED to 16 bits."""
-    if INTERPRETED:
+    if ROUNDED:
+        return exp2_of_rounded(x * LOG2_E)
+    elif INTERPRETED:
         return tl.exp(x)
-    elif ROUNDED:
-        # Without the library's guard of subnormal results, which no 16 bits have room for.
-        return libdevice.exp2(x * 1.4426950408889634)  # log2(e)
     else:
         return libdevice.exp(x)
+
+
+@triton.jit
+def exp2_of_rounded(x):
+    """2^x by a single instruction, which takes subnormal results for 0: no 16 bits have room for them."""
+    if INTERPRETED:
+        return tl.exp2(x)
+    else:
+        return libdevice.exp2(x)
 
 
 # Bits of float32, as int32: of 1, of the least number not below 2/3, and all of the exponent.
