@@ -45,6 +45,11 @@ def _per_class(name: str) -> Special:
     return special
 
 
+def _weight_and_smoothing(inputs: Inputs) -> tuple[Inputs, dict[str, Any]]:
+    inputs, keywords = _per_class("weight")(inputs)
+    return inputs, {**keywords, "label_smoothing": 0.1}
+
+
 def _probabilities(inputs: Inputs) -> tuple[Inputs, dict[str, Any]]:
     return [inputs[0], torch.empty_like(inputs[0], requires_grad=False)], {}
 
@@ -64,6 +69,7 @@ SPECIAL: dict[str, Special] = {
     "slice [:, 1:]": _sliced,
     "sum": lambda inputs: (inputs, {"reduction": "sum"}),
     "label_smoothing": lambda inputs: (inputs, {"label_smoothing": 0.1}),
+    "weight and label_smoothing": _weight_and_smoothing,
     "z_loss": lambda inputs: (inputs, {"z_loss": 1e-4}),
     "softcap": lambda inputs: (inputs, {"softcap": 30.0}),
     "probabilities": _probabilities,
@@ -247,6 +253,7 @@ def _cells() -> Iterator[Cell]:
     for shape in (
         (192, 4096),
         (768, 1000),
+        (768, 1001),
         (64, 50257),
         (6144, 100),
         (12288, 10),
@@ -255,9 +262,17 @@ def _cells() -> Iterator[Cell]:
         (2, 19, 127, 127),
     ):
         yield Cell("cross_entropy", "bfloat16", shape, "sum")
-    for special in ("weight of classes", "label_smoothing", "z_loss", "softcap", "probabilities"):
+    for special in (
+        "weight of classes",
+        "label_smoothing",
+        "weight and label_smoothing",
+        "z_loss",
+        "softcap",
+        "probabilities",
+    ):
         yield Cell("cross_entropy", "bfloat16", (64, 32768), special)
-    yield Cell("multi_margin_loss", "bfloat16", (4096, 10))
+    for shape in ((4096, 10), (4096, 100)):
+        yield Cell("multi_margin_loss", "bfloat16", shape)
 
 
 CELLS = list(_cells())
