@@ -199,7 +199,7 @@ def _of_neighbours(columns: int, pack: int, itemsize: int, elements: int) -> Til
     threads has to compute.
     """
     if pack == 1:
-        elements //= 2  # each has an address of its own
+        elements = max(1, elements // 2)  # each has an address of its own
     threads = min(max(1, columns // elements), MOST_WARPS * WARP)
     width = min(columns, max(threads * pack, NARROWEST // itemsize))
     threads = width // min(pack, width)
