@@ -91,7 +91,7 @@ def test_every_limit_is_of_a_cell_of_the_report():
     keys = {(*cell.key, direction) for cell in cells.CELLS for direction in ("forward", "backward")}
     limits = gpu_limits.read()
     assert {limit.key for limit in limits} <= keys
-    assert len({(limit.key, limit.backend) for limit in limits}) == len(limits)
+    assert len({(limit.key, limit.backend, limit.kind) for limit in limits}) == len(limits)
     goals = {limit.key for limit in limits if limit.kind == "goal"}
     assert all(LOSSES[loss].family == "pointwise" for loss, *_ in goals)
 
