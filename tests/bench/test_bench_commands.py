@@ -142,6 +142,9 @@ def test_losses_can_be_called_as_variants_say(name):
     """By this package as by torch: the gradients of a step are accurate."""
     losses = [loss for loss in LOSSES if takes_variant(loss, (32, 10), name)]
     assert losses
+    if len(losses) == len(LOSSES):
+        # Of a variant that every loss has, some losses of each kind.
+        losses = losses[::4]
     for case in select(["small"], losses, ["bfloat16"], variants=[name]):
         plan = session.Plan(["fused"], "step", 2, 1.0, 1, False)
         (found,) = session.measure(case, plan, lambda stage: None)

@@ -65,7 +65,7 @@ def test_a_rehearsal_without_a_gpu(tmp_path):
             assert bool(record["percent_of_copy"]) == bool(record["gbps"]) == has_copy
             assert record["kernels"].startswith("C++") == record["provider"].startswith("cuda")
             assert bool(record["vs_eager"]) == (record["pass"] == "step")
-    assert {r["variant"] for r in records} == {"", "float32 targets", "slice"}
+    assert {r["variant"] for r in records} == {"", "float32 targets", "slice", "transposed target"}
     # And it is read by all that reads results.
     assert "cuda fused" in invoke("compare", path, path, "--all")
     invoke("summary", path)
