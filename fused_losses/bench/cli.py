@@ -211,7 +211,6 @@ def run(
             "waits for them makes any loss look slow. Do not trust the times.",
             style="yellow",
         )
-    memory.limit_run(memory.HEADS_BYTES if has_heads else memory.RUN_BYTES)
     left = [case for case in cases if destination.lacks(case, pass_, plan.providers)]
     _announce(destination, len(left), len(cases))
     measured = list(destination.earlier) if resume else []

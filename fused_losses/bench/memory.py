@@ -1,4 +1,4 @@
-"""Peak extra memory of one training step, measured in a fresh process, and a limit for a run (Linux only).
+"""Peak extra memory of one training step, measured in a fresh process, and a limit for others (Linux only).
 
 ``python -m fused_losses.bench.memory '{"loss": …}'`` is that process; `peak_bytes` starts it.
 """
@@ -10,6 +10,8 @@ import resource
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,12 +27,12 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 # Written to CLEAR_REFS, this sets the peak of the resident size (VmHWM) to what is resident now; see proc(5).
 RESET_PEAK = "5"
 
-# Bytes that a run may allocate: several times what any case needs in eager torch, and less than any machine
-# that is worth a benchmark has. Compiled multilabel_margin_loss asks for N x C x C numbers: it is refused
-# them, since a process that is killed for memory would end the run of all providers.
+# Bytes that a provider of others may allocate: several times what any case needs in eager torch, and less than
+# any machine that is worth a benchmark has. Compiled multilabel_margin_loss asks for N x C x C numbers: it is
+# refused them, since a process that is killed for memory would end the run of all providers.
 RUN_BYTES = 8 << 30
 
-# Bytes that a run may allocate for losses behind a linear layer: enough for a step of eager torch with 4 GiB
+# The same for losses behind a linear layer: enough for a step of eager torch with 4 GiB
 # of logits.
 HEADS_BYTES = 18 << 30
 
@@ -40,12 +42,19 @@ def available() -> bool:
     return CLEAR_REFS.exists()
 
 
-def limit_run(bytes_: int) -> None:
-    """From now on, an allocation of this process beyond so many more bytes raises."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+@contextmanager
+def limited(bytes_: int) -> Iterator[None]:
+    """Lets an allocation of this process beyond so many more bytes raise, within the `with` block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = _status("VmData") + bytes_
-    if hard == resource.RLIM_INFINITY or wanted < hard:
+    if (soft == resource.RLIM_INFINITY or wanted < soft) and (
+        hard == resource.RLIM_INFINITY or wanted < hard
+    ):
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def peak_bytes(case: Case, provider: str, threads: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ pytest.importorskip("rich")
 
 from kit.bench import invoke, machine, row, write
 
-from fused_losses.bench import destination, memory, providers, report, session
+from fused_losses.bench import destination, providers, report, session
 from fused_losses.bench import rows as bench_rows
 from fused_losses.bench.cases import DTYPES, SETS, Case, cases_of_set, select, takes_variant
 from fused_losses.bench.heads import HEADS
@@ -31,12 +32,6 @@ def bench(*arguments, path=None):
     environment = os.environ if path is None else {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "fused_losses.bench", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)
-
-
-@pytest.fixture
-def without_limit(monkeypatch):
-    """A run limits the memory of its process, which here has other tests to run."""
-    monkeypatch.setattr(memory, "limit_run", lambda size: None)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +89,7 @@ def test_a_run_without_a_terminal(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_ctrl_c_keeps_what_was_measured(tmp_path, monkeypatch, without_limit):
+def test_ctrl_c_keeps_what_was_measured(tmp_path, monkeypatch):
     path = tmp_path / "run.csv"
     arguments = ("run", *SMALL, "--loss=l1_loss", "--loss=mse_loss", f"--csv={path}")
     measure, asked = session.measure, []
@@ -164,6 +159,28 @@ def test_a_target_is_laid_the_other_way_round():
     case = Case("mse_loss", "small", (32, 10), "bfloat16", variant="transposed target")
     input, target = case.inputs(0)
     assert input.stride() == (10, 1) and target.stride() == (1, 32)
+
+
+def test_memory_is_limited_while_others_are_verified_and_never_while_anyone_is_timed(monkeypatch):
+    usual, limits = resource.getrlimit(resource.RLIMIT_DATA), {}
+    verdict, interleave = session.Judge.verdict, session.interleave
+
+    def verified(judge, function):
+        limits[function] = resource.getrlimit(resource.RLIMIT_DATA)
+        return verdict(judge, function)
+
+    def timed(contenders, pace):
+        assert resource.getrlimit(resource.RLIMIT_DATA) == usual
+        return interleave(contenders, pace)
+
+    monkeypatch.setattr(session.Judge, "verdict", verified)
+    monkeypatch.setattr(session, "interleave", timed)
+    plan = session.Plan(["eager", "fused"], "step", 2, 1.0, 1, False)
+    found = session.measure(Case("mse_loss", "small", (32, 10), "float32"), plan, lambda stage: None)
+    assert [each.status for each in found] == ["ok", "ok"]
+    of_eager, of_fused = limits.values()
+    assert of_eager != usual and of_fused == usual
+    assert resource.getrlimit(resource.RLIMIT_DATA) == usual
 
 
 def test_a_slice_is_not_overwritten():
