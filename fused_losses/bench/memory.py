@@ -27,9 +27,9 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 # Written to CLEAR_REFS, this sets the peak of the resident size (VmHWM) to what is resident now; see proc(5).
 RESET_PEAK = "5"
 
-# Bytes that a provider of others may allocate: several times what any case needs in eager torch, and less than
-# any machine that is worth a benchmark has. Compiled multilabel_margin_loss asks for N x C x C numbers: it is
-# refused them, since a process that is killed for memory would end the run of all providers.
+# Bytes that a provider of others may allocate: several times what any case needs in eager torch, and less
+# than any machine that is worth a benchmark has. Compiled multilabel_margin_loss asks for N x C x C numbers
+# and is refused them, as a process that is killed for memory would end the run of all providers.
 RUN_BYTES = 8 << 30
 
 # The same for losses behind a linear layer: enough for a step of eager torch with 4 GiB
