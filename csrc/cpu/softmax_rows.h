@@ -4,7 +4,7 @@
 // numerators exp(x - reference), and keeps these in a buffer that stays in cache. The second pass (emit) turns them
 // into the gradient by one multiplication each: one exponential for each element in all. The reference is the largest
 // logit of the row's first chunk, unless a later chunk makes it rise. The numerators of chunks before that are computed
-// again in the second pass, so that a backward that has the logits and the last reference makes the same bits.
+// again in the second pass, so that a backward that has the logits and the last reference makes the same ones.
 //
 // Reading order: run() gives rows to threads; row() does one row; accumulate() and emit() are its passes over a
 // stretch, whose loops are in softmax_chunks.h and softmax_term_loops.h; at_label() makes the one element that needs

@@ -146,7 +146,7 @@ def test_losses_can_be_called_as_variants_say(name):
         assert found.status == "ok", (case, found.status)
 
 
-def test_a_set_has_its_own_cases_and_each_provider_has_them(tmp_path):
+def test_a_set_has_its_own_sizes_and_variants(tmp_path):
     (name,) = SETS
     cases = cases_of_set(name, LOSSES, ["float32"])
     assert len(cases) == len({str(case) for case in cases}) == len(SETS[name])
