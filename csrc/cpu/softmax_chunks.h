@@ -62,8 +62,8 @@ Compute<S> max_of(const S* x, int64_t n) {
 }
 
 // The first pass over n logits x of a chunk. Adds them to `state`; their numerators, relative to the state's reference,
-// go to `numerators` if kStore. Returns the largest logit. If that is more than kHeadroom above the reference, the state
-// is left as it was, and the chunk must be done again with a larger one.
+// go to `numerators` if kStore. Returns the largest logit. If that is more than kHeadroom above the reference, the
+// state is left as it was, and the chunk must be done again with a larger one.
 template <bool kStore, class S, class Targets>
 Compute<S> accumulate_relative(SoftmaxState<double>& state, const S* x, int64_t n, const Targets& q,
                                Compute<S>* numerators) {
